@@ -1,0 +1,57 @@
+# `make` lists the targets. Each does its own set-up, in .venv of this checkout.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run token test check fmt lock clean
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/run ## Run the service: embedded PostgreSQL, development tokens, docs
+	@exec $(BIN)/todo-api dev
+
+test: .venv/dev ## Run every test that this machine can run
+	$(BIN)/pytest
+
+check: .venv/dev ## Lint, types, architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: .venv/dev ## Format, and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: .venv/dev ## Lock the newest versions that pyproject.toml allows
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
+		--no-emit-index-url --no-emit-find-links pyproject.toml --group dev -o requirements-dev.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --no-emit-find-links pyproject.toml --group build -c requirements-dev.lock -o requirements.lock
+
+clean: ## Remove the virtual environment and the caches; .todo with its data stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+
+# The stamps .venv/run and .venv/dev say which lock is installed.
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or later is needed; point PYTHON at one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "==> Creating the virtual environment .venv"
+	@$(PYTHON) -m venv .venv
+
+.venv/run: requirements.lock pyproject.toml | .venv/bin/python
+	@echo "==> Installing the service's dependencies (the first time takes a minute)"
+	@$(BIN)/pip install --quiet --progress-bar on --require-hashes -r requirements.lock
+	@$(MAKE) -s .venv/package
+	@touch $@
+
+.venv/dev: requirements-dev.lock pyproject.toml | .venv/bin/python
+	@echo "==> Installing the development dependencies (the first time takes a minute)"
+	@$(BIN)/pip install --quiet --progress-bar on --require-hashes -r requirements-dev.lock
+	@$(MAKE) -s .venv/package
+	@touch $@ .venv/run
+
+.PHONY: .venv/package
+.venv/package:
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .

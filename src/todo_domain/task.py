@@ -1,0 +1,174 @@
+"""The Task aggregate: what a task is, the rules it keeps, and how it changes.
+
+A ``Task`` is a value: every transition returns a new one. A transition that alters nothing returns
+the task itself, so that an idle edit leaves version and times alone.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, time
+from enum import StrEnum
+from typing import Any, Final, TypedDict, Unpack
+from uuid import UUID
+
+from todo_domain.errors import BrokenRule, InvalidTask, Violation
+
+TITLE_MAX: Final = 200
+DESCRIPTION_MAX: Final = 2000
+TAG_MAX: Final = 50
+TAGS_MAX: Final = 20
+
+
+class Priority(StrEnum):
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+    @property
+    def rank(self) -> int:
+        """1 for low to 3 for high: the order that people mean."""
+        return list(Priority).index(self) + 1
+
+
+def clean_title(text: str) -> str:
+    """The title without outer white space. Raises BrokenRule when blank or too long."""
+    title = text.strip()
+    if not title:
+        raise BrokenRule("blank", "must not be empty")
+    return _storable(title, TITLE_MAX)
+
+
+def clean_description(text: str | None) -> str | None:
+    """The description exactly as it came. Raises BrokenRule when too long."""
+    return None if text is None else _storable(text, DESCRIPTION_MAX)
+
+
+def clean_tag(text: str) -> str:
+    """The tag without outer white space. Raises BrokenRule when blank or too long."""
+    tag = text.strip()
+    if not tag:
+        raise BrokenRule("blank", "must not be empty")
+    return _storable(tag, TAG_MAX)
+
+
+def clean_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Clean tags in their first order, each once. Raises BrokenRule for a bad tag or too many."""
+    unique = tuple(dict.fromkeys(clean_tag(tag) for tag in tags))
+    if len(unique) > TAGS_MAX:
+        raise BrokenRule("too_many", f"must be at most {TAGS_MAX} tags")
+    return unique
+
+
+def clean_due_date(due: date | datetime | None) -> date | datetime | None:
+    """A date as it is, a date-time in UTC. Raises BrokenRule for one that names no instant."""
+    if not isinstance(due, datetime):
+        return due
+    if due.tzinfo is None:
+        raise BrokenRule("no_offset", "must have an offset from UTC, such as Z or +02:00")
+    try:
+        return due.astimezone(UTC)
+    except OverflowError:
+        raise BrokenRule("out_of_range", "must lie between the years 1 and 9999 in UTC") from None
+
+
+def due_instant(due: date | datetime) -> datetime:
+    """The instant that a due date is sorted and compared by: a plain date is its midnight in UTC."""
+    return due if isinstance(due, datetime) else datetime.combine(due, time.min, UTC)
+
+
+def _storable(text: str, longest: int) -> str:
+    """Text that PostgreSQL can hold.
+
+    Lengths are code points: never more than JavaScript counts, so what passes there passes here.
+    """
+    if len(text) > longest:
+        raise BrokenRule("too_long", f"must be at most {longest} characters")
+    if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
+        raise BrokenRule("bad_character", "must not contain NUL or a lone surrogate")
+    return text
+
+
+_RULES: Final[dict[str, Callable[[Any], object]]] = {
+    "title": clean_title,
+    "description": clean_description,
+    "due_date": clean_due_date,
+    "tags": clean_tags,
+}
+
+
+class TaskChanges(TypedDict, total=False):
+    """The members an edit may name; the absent ones keep their value."""
+
+    title: str
+    description: str | None
+    completed: bool
+    priority: Priority | None
+    due_date: date | datetime | None
+    tags: Iterable[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One thing to do, belonging to one user. An instance that breaks a rule cannot exist.
+
+    ``owner`` is the user's id exactly as the token's ``sub`` has it. Times are aware and in UTC.
+    ``version`` counts the changes, from 1. Raises InvalidTask, naming every broken rule.
+    """
+
+    id: UUID
+    owner: str
+    title: str
+    description: str | None = None
+    priority: Priority | None = None
+    due_date: date | datetime | None = None
+    tags: tuple[str, ...] = ()
+    created_at: datetime
+    updated_at: datetime
+    completed_at: datetime | None = None
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        violations = []
+        for field, rule in _RULES.items():
+            try:
+                object.__setattr__(self, field, rule(getattr(self, field)))
+            except BrokenRule as broken:
+                violations.append(Violation(field, broken.code, broken.message))
+        if violations:
+            raise InvalidTask(violations)
+
+    @classmethod
+    def new(
+        cls, task_id: UUID, owner: str, now: datetime, **members: Unpack[TaskChanges]
+    ) -> "Task":
+        """A task that begins at ``now``, completed already if its members say so."""
+        fields: dict[str, Any] = dict(members)
+        completed_at = now if fields.pop("completed", False) else None
+        return cls(
+            id=task_id,
+            owner=owner,
+            created_at=now,
+            updated_at=now,
+            completed_at=completed_at,
+            **fields,
+        )
+
+    @property
+    def completed(self) -> bool:
+        return self.completed_at is not None
+
+    def changed(self, now: datetime, **changes: Unpack[TaskChanges]) -> "Task":
+        """This task with the given members replaced; itself when they alter nothing."""
+        fields: dict[str, Any] = dict(changes)
+        if fields.pop("completed", self.completed) != self.completed:
+            fields["completed_at"] = None if self.completed else now
+        candidate = replace(self, **fields)
+        if candidate == self:
+            return self
+        # A clock that was set back must not make a task look older than it was.
+        updated_at = max(now, self.updated_at)
+        return replace(candidate, updated_at=updated_at, version=self.version + 1)
+
+    def toggled(self, now: datetime) -> "Task":
+        """This task completed if it was pending, pending if it was completed."""
+        return self.changed(now, completed=not self.completed)
