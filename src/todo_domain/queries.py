@@ -1,7 +1,7 @@
 """What a list of tasks asks for (filter, order, page) and what it gets, as plain values.
 
-``TaskFilter.matches`` and ``Sort.key`` say what each question means; a repository may answer it in
-any way that gives the same tasks in the same order.
+``TaskFilter.matches`` and ``Sort.key`` define what each question means; a repository may answer
+it in any way that gives the same tasks in the same order.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ SortValue = datetime | str | int | None
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in a sorted list: right after the task with this sort value and id."""
+    """A place in a sorted list: where a task with this value of the sorted field and this id is."""
 
     value: SortValue
     id: UUID
@@ -47,20 +47,23 @@ class Sort:
 
     def position(self, task: Task) -> Position:
         """Where the task stands in this order."""
-        return Position(self._value(task), task.id)
-
-    def _value(self, task: Task) -> SortValue:
         match self.by:
-            case SortBy.DUE_DATE:
-                return None if task.due_date is None else due_instant(task.due_date)
-            case SortBy.PRIORITY:
-                return None if task.priority is None else task.priority.rank
-            case SortBy.TITLE:
-                return task.title.lower()
             case SortBy.CREATED_AT:
-                return task.created_at
+                return Position(task.created_at, task.id)
             case SortBy.UPDATED_AT:
-                return task.updated_at
+                return Position(task.updated_at, task.id)
+            case SortBy.TITLE:
+                return Position(task.title, task.id)
+            case SortBy.DUE_DATE:
+                return Position(task.due_date and due_instant(task.due_date), task.id)
+            case SortBy.PRIORITY:
+                return Position(task.priority and task.priority.rank, task.id)
+
+    def key(self, position: Position) -> tuple[bool, SortValue, UUID]:
+        """What positions compare by: ascending keys ascending, descending keys descending."""
+        value = position.value
+        comparable = value.lower() if isinstance(value, str) else value
+        return ((value is None) != self.descending, comparable, position.id)
 
 
 @dataclass(frozen=True, slots=True)

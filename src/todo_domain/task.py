@@ -61,18 +61,21 @@ def clean_tags(tags: Iterable[str]) -> tuple[str, ...]:
 
 def clean_due_date(due: date | datetime | None) -> date | datetime | None:
     """A date as it is, a date-time in UTC. Raises BrokenRule for one that names no instant."""
-    if not isinstance(due, datetime):
-        return due
-    if due.tzinfo is None:
+    return in_utc(due) if isinstance(due, datetime) else due
+
+
+def in_utc(moment: datetime) -> datetime:
+    """The same instant in UTC. Raises BrokenRule for a time that names none, or none in range."""
+    if moment.tzinfo is None:
         raise BrokenRule("no_offset", "must have an offset from UTC, such as Z or +02:00")
     try:
-        return due.astimezone(UTC)
+        return moment.astimezone(UTC)
     except OverflowError:
         raise BrokenRule("out_of_range", "must lie between the years 1 and 9999 in UTC") from None
 
 
 def due_instant(due: date | datetime) -> datetime:
-    """The instant that a due date is sorted and compared by: a plain date is its midnight in UTC."""
+    """The instant that a due date sorts and compares by: a plain date is its midnight in UTC."""
     return due if isinstance(due, datetime) else datetime.combine(due, time.min, UTC)
 
 

@@ -1,0 +1,16 @@
+"""Alembic's entry point, within a transaction of ``todo_adapters.postgres.schema``."""
+
+from alembic import context
+
+from todo_adapters.postgres.tables import SCHEMA, metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table_schema=SCHEMA,
+    include_schemas=True,
+    # Better Auth's tables share the database; only ours are compared.
+    include_name=lambda name, kind, _: name == SCHEMA if kind == "schema" else True,
+    compare_type=True,
+)
+context.run_migrations()

@@ -1,0 +1,78 @@
+"""Bringing the database's schema to the version that this code needs, and telling which it has."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Final, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from todo_adapters.postgres.tables import SCHEMA
+from todo_adapters.postgres.url import DatabaseAddress
+
+# Any number, as long as every deploy takes the same: two at once then migrate one after the other.
+_LOCK: Final = 7_046_029_254
+
+_Result = TypeVar("_Result")
+
+
+@cache
+def wanted_revision() -> str:
+    """The revision of the newest migration."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    if revision is None:
+        raise RuntimeError("the package was built without its migrations")
+    return revision
+
+
+async def migrate(address: DatabaseAddress) -> tuple[str | None, str]:
+    """Apply the missing migrations in one transaction; return the revisions before and after.
+
+    Goes to the server itself where the address names a pooler. Raises what the driver raises.
+    """
+    return await _with_connection(address.direct(), _upgrade)
+
+
+async def current_revision(address: DatabaseAddress) -> str | None:
+    """The revision that the database has, None before the first. Raises what the driver raises."""
+    return await _with_connection(address, _revision)
+
+
+def _upgrade(connection: Connection) -> tuple[str | None, str]:
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+    before = _revision(connection)
+    command.upgrade(_config(connection), "head")
+    return before, wanted_revision()
+
+
+def _revision(connection: Connection) -> str | None:
+    options = {"version_table_schema": SCHEMA}
+    return MigrationContext.configure(connection, opts=options).get_current_revision()
+
+
+async def _with_connection(
+    address: DatabaseAddress, work: Callable[[Connection], _Result]
+) -> _Result:
+    engine = create_async_engine(
+        address.url, connect_args=dict(address.connect_args), poolclass=NullPool
+    )
+    try:
+        async with engine.begin() as connection:
+            return await connection.run_sync(work)
+    finally:
+        await engine.dispose()
+
+
+def _config(connection: Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config

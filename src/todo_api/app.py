@@ -1,0 +1,57 @@
+"""The application: routes, layers around them, and adapters that live as long as it does."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from todo_api import docs, health, tasks
+from todo_api.cors import Cors
+from todo_api.dependencies import Adapters
+from todo_api.openapi import DocumentedApp
+from todo_api.paths import LiberalPaths
+from todo_api.problems import RequestRefused, answer_failure, answer_http, answer_refusal
+from todo_api.request_log import LastResort, RequestLog
+from todo_domain.errors import TodoError
+
+
+def create_app(
+    open_adapters: Callable[[], AbstractAsyncContextManager[Adapters]],
+    *,
+    cors_origins: Sequence[str] = (),
+) -> FastAPI:
+    """The app over the adapters that ``open_adapters`` opens at its start and closes at its end."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        async with open_adapters() as adapters:
+            yield {"adapters": adapters}
+
+    app = DocumentedApp(
+        title="todo-api",
+        version=version("todo-api"),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+        middleware=[
+            Middleware(RequestLog),
+            Middleware(Cors, origins=cors_origins),
+            Middleware(LastResort),
+            Middleware(LiberalPaths),
+        ],
+        exception_handlers={
+            RequestRefused: answer_refusal,
+            TodoError: answer_failure,
+            HTTPException: answer_http,
+        },
+    )
+    # Put side by side instead of included: FastAPI would match an included route twice.
+    for module in (tasks, health, docs):
+        app.router.routes.extend(module.router.routes)
+    return app

@@ -1,0 +1,119 @@
+"""The command line: each command does one thing; what goes wrong is a sentence on stderr."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Annotated, Final
+
+import typer
+
+from todo_api import doctor, main, seed, server, welcome
+from todo_api.settings import ConfigurationError, Settings
+from todo_domain.errors import TodoError
+
+app = typer.Typer(
+    help="The backend of a to-do application: Better Auth tokens in, tasks on PostgreSQL.",
+    epilog="Every setting is an environment variable, or a line in .env: see .env.example.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+TOKEN_LIFETIME: Final = timedelta(days=1)
+UserId = Annotated[str, typer.Argument(metavar="USER", help="The user's id, such as alice.")]
+
+
+@app.command()
+def dev() -> None:
+    """Run for development: an embedded PostgreSQL and development tokens, unless set otherwise."""
+    with _plain_failures():
+        settings = Settings.read()
+        if not settings.cors_origins:
+            settings = settings.model_copy(update={"cors_origins": ("http://localhost:3000",)})
+        server.require_free(settings.host, settings.port)
+        with main.embedded_database(settings, _say) as with_database:
+            _migrate(with_database)
+            welcome.when_ready(with_database, _development_token(with_database))
+            server.serve(with_database, partial(main.build_app, with_database, development=True))
+
+
+@app.command()
+def serve() -> None:
+    """Run in production. Refuses to start, saying why, when something is missing or unsafe."""
+    with _plain_failures():
+        settings = Settings.read()
+        main.build_app(settings)  # fails here, in a sentence, and not later in each worker
+        server.serve(settings, partial(main.build_app, settings))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema to the newest version."""
+    with _plain_failures():
+        _migrate(main.with_running_database(Settings.read()))
+
+
+@app.command()
+def token(
+    user: UserId,
+    hours: Annotated[float, typer.Option(min=0.01, max=8760, help="How long it is valid.")] = 24,
+) -> None:
+    """Print a development token for a user, for use with `todo-api dev`."""
+    with _plain_failures():
+        print(main.development_token(Settings.read(), user, timedelta(hours=hours)))  # noqa: T201
+
+
+@app.command("seed")
+def seed_user(user: UserId) -> None:
+    """Give a user some lifelike tasks."""
+    with _plain_failures():
+        settings = main.with_running_database(Settings.read())
+        count = asyncio.run(_seed(settings, user))
+        _say(f"{user} has {count} more tasks.")
+
+
+@app.command("doctor")
+def examine() -> None:
+    """Check the configuration, the database and the auth server, and say how to mend each."""
+    with _plain_failures():
+        settings = main.with_running_database(Settings.read())
+        findings = asyncio.run(doctor.examine(settings))
+    for finding in findings:
+        _say(str(finding))
+    raise typer.Exit(0 if all(finding.is_fine for finding in findings) else 1)
+
+
+async def _seed(settings: Settings, user: str) -> int:
+    async with main.open_tasks(settings) as tasks:
+        return await seed.seed_tasks(tasks, user, datetime.now(UTC))
+
+
+def _migrate(settings: Settings) -> None:
+    before, after = asyncio.run(main.migrate(settings))
+    if before != after:
+        _say(f"The database is now at schema version {after}.")
+
+
+def _development_token(settings: Settings) -> str | None:
+    if settings.names_issuer:
+        return None
+    return main.development_token(settings, "alice", TOKEN_LIFETIME)
+
+
+def _say(sentence: str) -> None:
+    typer.echo(sentence, err=True)
+
+
+@contextmanager
+def _plain_failures() -> Iterator[None]:
+    """End the program with the sentences of a failure that its user can mend, and no traceback."""
+    try:
+        yield
+    except (ConfigurationError, TodoError) as failure:
+        for line in str(failure).splitlines() or [type(failure).__name__]:
+            typer.echo(f"todo-api: {line}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

@@ -1,0 +1,57 @@
+"""Opaque cursors: the place where a page of one user's list ends, bound to that user and that list.
+
+The checksum is no secret's: whoever forges one reaches another place in their own list, no more.
+It makes a damaged cursor, or one from another list or user, a clear 400 instead of a wrong page.
+"""
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import datetime
+from hashlib import blake2b
+from typing import Final
+from uuid import UUID
+
+import orjson
+
+from todo_api.problems import RequestRefused
+from todo_domain.queries import Position, Sort, SortBy, SortValue, TaskQuery
+
+_CHECKSUM: Final = 8  # bytes
+
+
+def write_cursor(owner: str, query: TaskQuery, position: Position) -> str:
+    place = orjson.dumps([position.value, position.id.hex])
+    return urlsafe_b64encode(_checksum(owner, query, place) + place).decode().rstrip("=")
+
+
+def read_cursor(owner: str, query: TaskQuery, cursor: str) -> Position:
+    """The place in the list that ``query`` describes. Raises RequestRefused (bad_cursor)."""
+    try:
+        data = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        place = data[_CHECKSUM:]
+        value, task_id = orjson.loads(place)
+        position = Position(_sort_value(query.sort, value), UUID(task_id))
+    except (ValueError, TypeError, AttributeError):
+        raise RequestRefused("bad_cursor") from None
+    # Written anew it must be the same text: base64 has several spellings for the same bytes.
+    if write_cursor(owner, query, position) != cursor:
+        raise RequestRefused("bad_cursor")
+    return position
+
+
+def _sort_value(sort: Sort, value: object) -> SortValue:
+    match sort.by, value:
+        case SortBy.TITLE, str():
+            return value
+        case SortBy.PRIORITY, int() | None:
+            return value
+        case SortBy.DUE_DATE, None:
+            return None
+        case SortBy.CREATED_AT | SortBy.UPDATED_AT | SortBy.DUE_DATE, str():
+            return datetime.fromisoformat(value)
+        case _:
+            raise ValueError(value)
+
+
+def _checksum(owner: str, query: TaskQuery, place: bytes) -> bytes:
+    listed = repr((owner, query.sort, query.filter)).encode()
+    return blake2b(listed + place, digest_size=_CHECKSUM).digest()

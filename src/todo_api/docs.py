@@ -1,0 +1,44 @@
+"""Interactive documentation that needs no internet: Swagger UI from an installed package."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from fastapi import APIRouter
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.responses import FileResponse, Response
+
+from todo_api.problems import KINDS, RequestRefused
+
+router = APIRouter(include_in_schema=False)
+
+_ASSETS: Final = ("swagger-ui-bundle.js", "swagger-ui.css")
+
+
+@router.get("/docs")
+async def show_docs() -> Response:
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="todo-api",
+        swagger_js_url="/docs/swagger-ui-bundle.js",
+        swagger_css_url="/docs/swagger-ui.css",
+        swagger_favicon_url="data:,",
+        swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True},
+    )
+
+
+@router.get("/docs/{asset}")
+async def show_asset(asset: str) -> Response:
+    if asset not in _ASSETS:
+        raise RequestRefused("not_found")
+    path = Path(str(files("fastapi_offline") / "static" / asset))
+    return FileResponse(path, headers={"Cache-Control": "public, max-age=86400"})
+
+
+@router.get("/problems/{code}")
+async def show_problem(code: str) -> dict[str, object]:
+    """Where a problem's ``type`` leads: what its code means."""
+    if code not in KINDS:
+        raise RequestRefused("not_found")
+    kind = KINDS[code]
+    return {"code": code, "status": kind.status, "title": kind.title, "detail": kind.detail}

@@ -1,0 +1,70 @@
+"""Structured logging: one JSON object per line, or coloured lines for people on a terminal."""
+
+import logging.config
+import sys
+from typing import Any, Final, Literal
+
+import orjson
+import structlog
+
+Format = Literal["json", "console"]
+
+_SHARED: Final[list[Any]] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+    structlog.processors.format_exc_info,
+]
+
+
+def configure_logs(level: str, log_format: Format | None) -> None:
+    """Log to standard output: as asked, or for people if that is a terminal, else as JSON."""
+    is_json = _is_json(log_format)
+    structlog.configure(
+        processors=[*_SHARED, _json_bytes() if is_json else structlog.dev.ConsoleRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.BytesLoggerFactory()
+        if is_json
+        else structlog.PrintLoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    logging.config.dictConfig(library_logs(log_format))
+
+
+def library_logs(log_format: Format | None) -> dict[str, Any]:
+    """``logging.config`` for what libraries say: the same form, from warnings on."""
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if _is_json(log_format)
+        else structlog.dev.ConsoleRenderer()
+    )
+    formatter = {
+        "()": structlog.stdlib.ProcessorFormatter,
+        "foreign_pre_chain": _SHARED,
+        "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+    }
+    handler = {
+        "class": "logging.StreamHandler",
+        "stream": "ext://sys.stdout",
+        "formatter": "structlog",
+    }
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"structlog": formatter},
+        "handlers": {"out": handler},
+        "loggers": {},
+        "root": {"level": "WARNING", "handlers": ["out"]},
+    }
+
+
+def _is_json(log_format: Format | None) -> bool:
+    return log_format == "json" or (log_format is None and not sys.stdout.isatty())
+
+
+def _json_bytes() -> structlog.processors.JSONRenderer:
+    return structlog.processors.JSONRenderer(serializer=_to_json)
+
+
+def _to_json(event: Any, **_: Any) -> bytes:  # noqa: ANN401 - structlog's signature
+    return orjson.dumps(event, default=repr)

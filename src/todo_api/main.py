@@ -1,0 +1,171 @@
+"""The composition root: settings in, adapters chosen, app out. Nothing else knows the adapters.
+
+Any ASGI server can serve it: ``uvicorn --factory todo_api.main:app``.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from todo_adapters.jose.development import DevelopmentIssuer
+from todo_adapters.jose.jwks import RemoteKeySet
+from todo_adapters.jose.tokens import JwksTokenVerifier, SharedSecretTokenVerifier
+from todo_adapters.postgres import schema
+from todo_adapters.postgres.diagnosis import plain_failures
+from todo_adapters.postgres.embedded import EmbeddedPostgresError, embedded_postgres, running_url
+from todo_adapters.postgres.engine import Database
+from todo_adapters.postgres.tasks import PostgresTaskRepository
+from todo_adapters.postgres.url import DatabaseAddress, DatabaseUrlError, parse_database_url
+from todo_api.app import create_app
+from todo_api.dependencies import Adapters, Check
+from todo_api.logs import configure_logs
+from todo_api.settings import ConfigurationError, JwksAuth, Settings
+from todo_domain.ports import TaskRepository, TokenVerifier
+
+
+def app() -> FastAPI:
+    """The production app as the environment configures it. Raises ConfigurationError."""
+    return build_app(Settings.read())
+
+
+def build_app(settings: Settings, *, development: bool = False) -> FastAPI:
+    """The app for these settings. Only ``development`` may believe the development issuer.
+
+    Raises ConfigurationError.
+    """
+    configure_logs(settings.log_level, settings.log_format)
+    address = database_address(settings)
+    auth = _auth(settings, development=development)
+
+    @asynccontextmanager
+    async def open_adapters() -> AsyncIterator[Adapters]:
+        async with AsyncExitStack() as opened:
+            database = Database(address, pool_size=settings.database_pool_size)
+            opened.push_async_callback(database.close)
+            opened.push_async_callback(auth.close)
+            yield Adapters(
+                tasks=PostgresTaskRepository(database),
+                tokens=auth.tokens,
+                checks={"database": database.check, "auth_keys": auth.check},
+            )
+
+    return create_app(open_adapters, cors_origins=settings.cors_origins)
+
+
+@asynccontextmanager
+async def open_tasks(settings: Settings) -> AsyncIterator[TaskRepository]:
+    """The task repository alone, for commands that need no HTTP. Raises ConfigurationError."""
+    database = Database(database_address(settings), pool_size=1)
+    try:
+        yield PostgresTaskRepository(database)
+    finally:
+        await database.close()
+
+
+@contextmanager
+def embedded_database(settings: Settings, report: Callable[[str], None]) -> Iterator[Settings]:
+    """These settings with the address of a running database: the embedded one if none is set.
+
+    Raises ConfigurationError.
+    """
+    if settings.database_url is not None:
+        yield settings
+        return
+    try:
+        with embedded_postgres(_database_dir(settings), report=report) as url:
+            yield settings.model_copy(update={"database_url": SecretStr(url)})
+    except EmbeddedPostgresError as failure:
+        raise ConfigurationError(str(failure)) from failure
+
+
+def with_running_database(settings: Settings) -> Settings:
+    """These settings, with the embedded database of a running ``todo-api dev`` if none is set."""
+    url = None if settings.database_url else running_url(_database_dir(settings))
+    return settings.model_copy(update={"database_url": SecretStr(url)}) if url else settings
+
+
+async def migrate(settings: Settings) -> tuple[str | None, str]:
+    """Bring the database to the newest schema; return its revisions before and after."""
+    with plain_failures():
+        return await schema.migrate(database_address(settings, direct=True))
+
+
+async def schema_revisions(settings: Settings) -> tuple[str | None, str]:
+    """The schema version that the database has, and the one that this code needs."""
+    with plain_failures():
+        return await schema.current_revision(database_address(settings)), schema.wanted_revision()
+
+
+async def check_tokens(settings: Settings) -> str:
+    """Whose tokens are believed, once their keys are at hand. Raises AuthKeysUnavailable."""
+    auth = _auth(settings, development=True)
+    try:
+        await auth.check()
+    finally:
+        await auth.close()
+    return auth.issuer
+
+
+def database_address(settings: Settings, *, direct: bool = False) -> DatabaseAddress:
+    """Where the database is, past any pooler if ``direct``. Raises ConfigurationError."""
+    name, url = "DATABASE_URL", settings.database_url
+    if direct and settings.database_url_direct:
+        name, url = "DATABASE_URL_DIRECT", settings.database_url_direct
+    if url is None:
+        raise ConfigurationError(
+            "DATABASE_URL is missing: set it to the connection string that Neon's console shows "
+            "(or start an embedded database with `todo-api dev`)"
+        )
+    try:
+        return parse_database_url(url.get_secret_value())
+    except DatabaseUrlError as refused:
+        raise ConfigurationError(f"{name}: {refused}") from None
+
+
+def development_token(settings: Settings, user_id: str, lifetime: timedelta) -> str:
+    """A token of the development issuer. Raises ConfigurationError where it is not believed."""
+    if settings.names_issuer:
+        raise ConfigurationError(
+            "this service believes the auth server of BETTER_AUTH_URL, AUTH_JWKS_URL or "
+            "AUTH_MODE alone: get a token there, or unset them to use development tokens"
+        )
+    issuer = DevelopmentIssuer(settings.data_dir / "issuer")
+    return issuer.token(user_id, datetime.now(UTC), lifetime=lifetime)
+
+
+@dataclass(frozen=True, slots=True)
+class _Auth:
+    issuer: str
+    tokens: TokenVerifier
+    check: Check
+    close: Callable[[], Awaitable[None]]
+
+
+def _auth(settings: Settings, *, development: bool) -> _Auth:
+    if development and not settings.names_issuer:
+        issuer = DevelopmentIssuer(settings.data_dir / "issuer")
+        return _Auth("the development issuer", issuer.verifier(), _nothing, _nothing)
+    chosen = settings.auth()
+    try:
+        if isinstance(chosen, JwksAuth):
+            keys = RemoteKeySet(chosen.url, chosen.algorithms)
+            verifier = JwksTokenVerifier(keys, issuer=chosen.issuer, audience=chosen.audience)
+            return _Auth(chosen.issuer, verifier, keys.check, keys.aclose)
+        secret = chosen.secret.get_secret_value()
+        shared = SharedSecretTokenVerifier(secret, issuer=chosen.issuer, audience=chosen.audience)
+        return _Auth("whoever knows BETTER_AUTH_SECRET", shared, _nothing, _nothing)
+    except ValueError as unsafe:
+        raise ConfigurationError(str(unsafe)) from None
+
+
+async def _nothing() -> None:
+    """There is nothing to check or to close."""
+
+
+def _database_dir(settings: Settings) -> Path:
+    return settings.data_dir / "postgres"

@@ -1,0 +1,252 @@
+"""Every way in which a request can fail, as an RFC 9457 problem: the one table of them all."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NotRequired
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+from typing_extensions import TypedDict
+
+from todo_domain.errors import (
+    AuthKeysUnavailable,
+    BrokenRule,
+    DatabaseUnavailable,
+    EditConflict,
+    InvalidTask,
+    Overloaded,
+    StaleVersion,
+    TaskNotFound,
+    TodoError,
+    TokenFault,
+    TokenRejected,
+)
+
+MEDIA_TYPE: Final = "application/problem+json"
+_BEARER: Final = 'Bearer realm="todo-api"'
+_WHERE_THE_JWT_IS: Final = (
+    "send the JWT that your auth server answers at /api/auth/token (authClient.token())"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One code of the contract: its status, its title, and the sentence when nothing says more."""
+
+    status: int
+    title: str
+    detail: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def _token(detail: str) -> Kind:
+    challenge = f'{_BEARER}, error="invalid_token", error_description="{detail}"'
+    return Kind(
+        401,
+        "Not authenticated",
+        detail,
+        {"WWW-Authenticate": challenge, "Cache-Control": "no-store"},
+    )
+
+
+def _away(title: str, detail: str, seconds: int) -> Kind:
+    return Kind(503, title, detail, {"Retry-After": str(seconds)})
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "malformed_json": Kind(400, "Malformed JSON", "the body is not valid JSON"),
+    "bad_cursor": Kind(
+        400, "Bad cursor", "cursor: take it unchanged from the Link header of the same list"
+    ),
+    "bad_request": Kind(400, "Bad request", "the request could not be understood"),
+    "token_missing": Kind(
+        401,
+        "Not authenticated",
+        f"the Authorization header with a bearer token is missing: {_WHERE_THE_JWT_IS}",
+        {"WWW-Authenticate": _BEARER, "Cache-Control": "no-store"},
+    ),
+    TokenFault.MALFORMED: _token(f"the bearer token is not a JWT: {_WHERE_THE_JWT_IS}"),
+    TokenFault.NOT_JWT: _token(f"this is a session token, not a JWT: {_WHERE_THE_JWT_IS}"),
+    TokenFault.EXPIRED: _token("the token has expired: fetch a fresh one from /api/auth/token"),
+    TokenFault.INVALID: _token(f"the token is not valid here: {_WHERE_THE_JWT_IS}"),
+    "not_found": Kind(404, "Not found", "there is nothing here"),
+    "method_not_allowed": Kind(405, "Method not allowed", "this method is not allowed here"),
+    "not_acceptable": Kind(406, "Not acceptable", "Accept: only application/json is served here"),
+    "request_timeout": Kind(408, "Request timeout", "the body did not arrive in time"),
+    "conflict": Kind(
+        409, "Conflict", "others kept changing this task; nothing was written, try again"
+    ),
+    "stale_version": Kind(
+        412, "Stale version", "the task has changed since it was read; nothing was written"
+    ),
+    "body_too_large": Kind(413, "Body too large", "the body is larger than 1 MiB"),
+    "unsupported_media_type": Kind(
+        415, "Unsupported media type", "Content-Type: send the body as application/json"
+    ),
+    "validation_failed": Kind(422, "Validation failed", "the request does not validate"),
+    "headers_too_large": Kind(431, "Headers too large", "the headers are larger than 16 KiB"),
+    "internal_error": Kind(
+        500, "Internal error", "this is a bug of the service: report it with the request_id"
+    ),
+    "database_unavailable": _away(
+        "Database unavailable", "the database does not answer; nothing was written, try again", 2
+    ),
+    "auth_keys_unavailable": _away(
+        "Auth keys unavailable", "the auth server's keys cannot be fetched; try again", 5
+    ),
+    "overloaded": _away("Overloaded", "the service is busy; nothing was written, try again", 1),
+}
+
+_FAILURES: Final[dict[type[TodoError], str]] = {
+    AuthKeysUnavailable: "auth_keys_unavailable",
+    DatabaseUnavailable: "database_unavailable",
+    EditConflict: "conflict",
+    InvalidTask: "validation_failed",
+    Overloaded: "overloaded",
+    StaleVersion: "stale_version",
+    TaskNotFound: "not_found",
+}
+
+
+class FieldError(TypedDict):
+    """One thing that is wrong with the request, and where: ``pointer`` as in RFC 6901."""
+
+    field: str
+    pointer: NotRequired[str]
+    code: str
+    message: str
+
+
+class Problem(TypedDict):
+    """An RFC 9457 problem. ``message`` repeats ``detail`` for frontends that read that."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    message: str
+    code: str
+    instance: str
+    request_id: str
+    errors: NotRequired[list[FieldError]]
+
+
+def field_errors(errors: Iterable[Any], root: str = "") -> list[FieldError]:
+    """Pydantic's errors in the contract's words, never with the input in them.
+
+    ``root`` names the field of an error that concerns the whole.
+    """
+    return [_field_error(error, root) for error in errors]
+
+
+def _field_error(error: Any, root: str) -> FieldError:  # noqa: ANN401 - Pydantic's ErrorDetails
+    path = [part for part in error["loc"] if part != "query"]
+    broken = error.get("ctx", {}).get("error")
+    if isinstance(broken, BrokenRule):
+        code, message = broken.code, broken.message
+    else:
+        code, message = _VALIDATION[error["type"]]
+        message = message.format(**error.get("ctx", {}))
+    found = FieldError(field=".".join(map(str, path)) or root, code=code, message=message)
+    if error["loc"][:1] != ("query",):
+        found["pointer"] = "".join(f"/{part}" for part in path)
+    return found
+
+
+_VALIDATION: Final = {
+    "missing": ("required", "is required"),
+    "bool_type": ("wrong_type", "must be true or false"),
+    "list_type": ("wrong_type", "must be an array"),
+    "dict_type": ("wrong_type", "must be a JSON object"),
+    "literal_error": ("unknown_value", "must be {expected}"),
+    "int_parsing": ("wrong_type", "must be a whole number"),
+    "int_parsing_size": ("out_of_range", "must be a number of reasonable size"),
+    "int_from_float": ("wrong_type", "must be a whole number"),
+    "greater_than_equal": ("out_of_range", "must be {ge} or more"),
+    "less_than_equal": ("out_of_range", "must be {le} or less"),
+}
+
+
+class RequestRefused(Exception):
+    """A request that HTTP or the contract refuses before the domain hears of it."""
+
+    def __init__(
+        self, code: str, detail: str | None = None, *, errors: Sequence[FieldError] = ()
+    ) -> None:
+        super().__init__(code)
+        self.code = code
+        self.detail = detail or (_summary(errors) if errors else None)
+        self.errors = errors
+
+
+async def answer_refusal(request: Request, refusal: RequestRefused) -> Response:
+    return problem(request, refusal.code, refusal.detail, errors=refusal.errors)
+
+
+async def answer_failure(request: Request, failure: TodoError) -> Response:
+    """The answer to a failure of the domain or of what stands behind it."""
+    match failure:
+        case TokenRejected(fault=fault):
+            return problem(request, fault)
+        case InvalidTask(violations=violations):
+            errors = [
+                FieldError(field=v.field, pointer=f"/{v.field}", code=v.code, message=v.message)
+                for v in violations
+            ]
+            return problem(request, "validation_failed", _summary(errors), errors=errors)
+        case _:
+            return problem(request, _FAILURES[type(failure)])
+
+
+async def answer_http(request: Request, failure: HTTPException) -> Response:
+    """The answer to what Starlette refuses by itself: no such route, no such method."""
+    if failure.status_code == 405:  # noqa: PLR2004
+        return problem(request, "method_not_allowed", headers={"Allow": _allowed(request)})
+    return problem(request, "not_found" if failure.status_code == 404 else "bad_request")  # noqa: PLR2004
+
+
+def _allowed(request: Request) -> str:
+    """Every method of this path; Starlette names those of the first route alone."""
+    routes = request.app.router.routes
+    here = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in here for method in route.methods}))
+
+
+def problem(
+    request: Request,
+    code: str,
+    detail: str | None = None,
+    *,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The problem document for a code of the contract."""
+    kind = KINDS[code]
+    sentence = detail or kind.detail
+    document: dict[str, Any] = {
+        "type": f"/problems/{code}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": sentence,
+        "message": sentence,
+        "code": code,
+        "instance": request.scope["path"],
+        "request_id": request.scope["request_id"],
+    }
+    if errors:
+        document["errors"] = errors
+    return Response(
+        orjson.dumps(document),
+        kind.status,
+        {**kind.headers, **(headers or {})},
+        MEDIA_TYPE,
+    )
+
+
+def _summary(errors: Sequence[FieldError]) -> str:
+    """The errors in one readable line, the first few of them if there are many."""
+    shown = "; ".join(f"{error['field']}: {error['message']}" for error in errors[:5])
+    return f"{shown}; and {len(errors) - 5} more" if len(errors) > 5 else shown  # noqa: PLR2004

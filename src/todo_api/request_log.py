@@ -1,0 +1,98 @@
+"""The outermost layer: a request id and safe headers on every answer, one log line per request."""
+
+import re
+from time import perf_counter
+from typing import Final
+
+import structlog
+import uuid_utils
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from todo_api.problems import problem
+
+_SANE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_log = structlog.get_logger()
+
+
+class RequestLog:
+    """Pure ASGI. Sets ``scope["request_id"]``, and answers 500 to what nothing else has caught."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = perf_counter()
+        request_id = scope["request_id"] = _request_id(scope)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                _complete_headers(MutableHeaders(scope=message), scope)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            _write_line(scope, status, perf_counter() - started)
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's id if it is a sane one, so that its log and ours can be joined."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
+            return str(value, "ascii")
+    return uuid_utils.uuid7().hex
+
+
+def _complete_headers(headers: MutableHeaders, scope: Scope) -> None:
+    headers["X-Request-ID"] = scope["request_id"]
+    headers["X-Content-Type-Options"] = "nosniff"
+    if scope["path"].startswith("/api/"):
+        headers["Vary"] = "Origin, Authorization"
+        headers.setdefault("Cache-Control", "private, no-cache")
+
+
+def _write_line(scope: Scope, status: int, seconds: float) -> None:
+    route = scope.get("route")
+    client = scope.get("client")
+    _log.info(
+        "request",
+        method=scope["method"],
+        route=getattr(route, "path_format", None),
+        status=status,
+        ms=round(seconds * 1000, 1),
+        user=scope.get("user"),
+        client=client and client[0],
+    )
+
+
+class LastResort:
+    """Pure ASGI. Turns whatever escaped from the app into a problem that tells no internals."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched_send)
+        except Exception:
+            if scope["type"] != "http" or has_begun:
+                raise
+            _log.exception("internal_error")
+            await problem(Request(scope), "internal_error")(scope, receive, send)

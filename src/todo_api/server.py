@@ -1,0 +1,78 @@
+"""Serving an app with Granian until a signal ends it; docs/decisions says why Granian."""
+
+import ctypes
+import errno
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from fastapi import FastAPI
+from granian.constants import Interfaces
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.server import Server
+
+from todo_api.logs import library_logs
+from todo_api.settings import ConfigurationError, Settings
+
+GRACE: Final = 10  # seconds that accepted requests have to finish after SIGTERM
+HEADER_TIMEOUT: Final = 20_000  # milliseconds for a client to send its request's head
+HEADER_BUFFER: Final = 64 * 1024
+
+
+def serve(settings: Settings, load: Callable[[], FastAPI]) -> None:
+    """Serve what ``load`` returns in each worker; returns after SIGINT or SIGTERM.
+
+    ``load`` runs in the workers, so it must be picklable. Raises ConfigurationError when the
+    address cannot be had.
+    """
+    require_free(settings.host, settings.port)
+    server = Server(
+        "todo_api.main:app",
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.ASGI,
+        workers=settings.workers,
+        websockets=False,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=HEADER_TIMEOUT, max_buffer_size=HEADER_BUFFER
+        ),
+        log_level=LogLevels.warning,
+        log_dictconfig=library_logs(settings.log_format),
+        workers_kill_timeout=GRACE,
+        respawn_failed_workers=settings.workers > 1,
+    )
+    server.serve(target_loader=_Loader(load), wrap_loader=False)
+
+
+class _Loader:
+    """Loads the app in a worker that dies with its parent, so that a kill -9 leaves nothing."""
+
+    def __init__(self, load: Callable[[], FastAPI]) -> None:
+        self._load = load
+
+    def __call__(self) -> FastAPI:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        return self._load()
+
+
+def require_free(host: str, port: int) -> None:
+    """Raise ConfigurationError if nothing can listen at the address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as failure:
+            raise ConfigurationError(_cannot_listen(failure, host, port)) from None
+
+
+def _cannot_listen(failure: OSError, host: str, port: int) -> str:
+    if failure.errno == errno.EADDRINUSE:
+        return f"port {port} is taken: stop what uses it, or choose another with PORT={port + 1}"
+    if failure.errno == errno.EACCES:
+        return f"port {port} needs privileges: choose one above 1023 with PORT"
+    return f"HOST={host} is no address of this machine: use 127.0.0.1, or 0.0.0.0 for every one"
