@@ -1,7 +1,7 @@
 """The command line: each command does one thing; what goes wrong is a sentence on stderr."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -35,7 +35,7 @@ def dev() -> None:
         server.require_free(settings.host, settings.port)
         with main.embedded_database(settings, _say) as with_database:
             _migrate(with_database)
-            welcome.when_ready(with_database, _development_token(with_database))
+            welcome.when_ready(settings, _development_tokens(settings))
             server.serve(with_database, partial(main.build_app, with_database, development=True))
 
 
@@ -96,10 +96,10 @@ def _migrate(settings: Settings) -> None:
         _say(f"The database is now at schema version {after}.")
 
 
-def _development_token(settings: Settings) -> str | None:
+def _development_tokens(settings: Settings) -> Callable[[str], str] | None:
     if settings.names_issuer:
         return None
-    return main.development_token(settings, "alice", TOKEN_LIFETIME)
+    return lambda user: main.development_token(settings, user, TOKEN_LIFETIME)
 
 
 def _say(sentence: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import httpx
@@ -28,6 +29,7 @@ REFETCH_INTERVAL: Final = 10
 
 REFETCHES: Final = 3
 REDIRECTS_MAX: Final = 3
+REASON_MAX: Final = 200
 
 # Uncompressed, so that the limit on what is read is the limit on what is held.
 _HEADERS: Final = {"Accept": "application/json", "Accept-Encoding": "identity"}
@@ -96,22 +98,22 @@ class RemoteKeySet:
         self._keys: Mapping[str, VerificationKey] = {}
         self._refresh_at = self._kept_until = clock()
         self._refetches = _Allowance(clock)
-        self._flight: asyncio.Task[None] | None = None
-        self._flights = 0
+        self._fetch: asyncio.Task[None] | None = None
+        self._begun = 0
         self._failure = ""
 
     async def find(self, kid: str) -> VerificationKey | None:
-        """The key of that name, None if the issuer has none.
+        """The key of that name; None if the issuer has none, or cannot be asked any more just now.
 
         Raises AuthKeysUnavailable when there is no usable key and none can be fetched.
         """
-        flights_before = self._flights
+        begun_before = self._begun
         await self.check()
         while (key := self._keys.get(kid)) is None:
-            asked_since = self._flights > flights_before
-            if self._flight is None and (asked_since or not self._refetches.take()):
+            was_asked = self._begun > begun_before
+            if self._fetch is None and (was_asked or not self._refetches.take()):
                 return None
-            await self._landed(self._take_off())
+            await _ended(self._fetch_begun())
         return key
 
     def holds(self, key: VerificationKey) -> bool:
@@ -127,16 +129,16 @@ class RemoteKeySet:
         if self._is_usable():
             self._renew_if_due()
             return
-        if self._flight is not None or self._is_due():
-            await self._landed(self._take_off())
+        if self._fetch is not None or self._is_due():
+            await _ended(self._fetch_begun())
         if not self._is_usable():
             raise AuthKeysUnavailable(f"no keys from {self._url.host}: {self._failure}")
 
     async def aclose(self) -> None:
         """End a fetch that is under way and let go of the connection."""
-        if self._flight is not None:
-            self._flight.cancel()
-            await self._landed(self._flight)
+        if self._fetch is not None:
+            self._fetch.cancel()
+            await _ended(self._fetch)
         if self._owns_client:
             await self._client.aclose()
 
@@ -148,18 +150,14 @@ class RemoteKeySet:
 
     def _renew_if_due(self) -> None:
         if self._is_due():
-            self._take_off()
+            self._fetch_begun()
 
-    def _take_off(self) -> asyncio.Task[None]:
-        """The fetch that is under way, begun now if there is none."""
-        if self._flight is None:
-            self._flights += 1
-            self._flight = asyncio.create_task(self._renew())
-        return self._flight
-
-    async def _landed(self, flight: asyncio.Task[None]) -> None:
-        # Unlike awaiting the task, this leaves it alone when the one who waits is cancelled.
-        await asyncio.wait([flight])
+    def _fetch_begun(self) -> asyncio.Task[None]:
+        """The fetch that is under way, begun now if there was none."""
+        if self._fetch is None:
+            self._begun += 1
+            self._fetch = asyncio.create_task(self._renew())
+        return self._fetch
 
     async def _renew(self) -> None:
         fresh_for = RETRY_WITH_KEYS if self._is_usable() else RETRY_WITHOUT_KEYS
@@ -172,11 +170,11 @@ class RemoteKeySet:
             self._note(str(failure))
         except (TimeoutError, httpx.TimeoutException):
             self._note("timeout")
-        except (httpx.HTTPError, httpx.InvalidURL, OSError):
-            self._note("unreachable")
+        except (httpx.HTTPError, OSError, ValueError) as failure:
+            self._note(f"unreachable: {failure}"[:REASON_MAX])
         finally:
             self._refresh_at = self._clock() + fresh_for
-            self._flight = None
+            self._fetch = None
 
     def _note(self, failure: str) -> None:
         self._failure = failure
@@ -221,9 +219,9 @@ class RemoteKeySet:
         return {kid: self._same(key) for kid, key in keys.items()}
 
     def _same(self, key: VerificationKey) -> VerificationKey:
-        """The key as we know it already, if we do: that one is known to have verified tokens."""
+        """The key as it is in use already, if it is: ``holds`` tells keys apart by identity."""
         known = self._keys.get(key.kid)
-        return known if known == key and known is not None else key
+        return known if known is not None and known == key else key
 
 
 class _FetchFailed(Exception):
@@ -250,20 +248,21 @@ class _Allowance:
         return True
 
 
+async def _ended(fetch: asyncio.Task[None]) -> None:
+    # Unlike awaiting the task, this leaves it alone when the one who waits is cancelled.
+    await asyncio.wait([fetch])
+
+
 def _checked_url(text: str) -> httpx.URL:
-    try:
+    with suppress(httpx.InvalidURL, UnicodeError):
         url = httpx.URL(text)
-    except httpx.InvalidURL:
-        url = httpx.URL()
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise ValueError(
-            "AUTH_JWKS_URL must be an address such as https://app.example/api/auth/jwks"
-        )
-    return url
+        if url.scheme in {"http", "https"} and url.host:
+            return url
+    raise ValueError("AUTH_JWKS_URL must be an address like https://app.example/api/auth/jwks")
 
 
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port
+def _origin(url: httpx.URL) -> tuple[str, bytes]:
+    return url.scheme, url.netloc
 
 
 async def _body(response: httpx.Response) -> bytes:

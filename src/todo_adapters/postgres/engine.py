@@ -13,7 +13,8 @@ from typing import Any, Final
 import asyncpg
 import structlog
 from sqlalchemy import URL, ClauseElement, event
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import PoolProxiedConnection
@@ -25,6 +26,7 @@ POOL_WAIT: Final = 2.0  # seconds until a request without a connection is refuse
 CONNECT_TIMEOUT: Final = 2.0
 STATEMENT_TIMEOUT: Final = 2.5
 CONNECTION_LIFETIME: Final = 1800
+STATEMENTS_KEPT: Final = 100  # by each connection, as many as asyncpg keeps of named ones
 
 _log = structlog.get_logger()
 _DIALECT: Final = URL.create("postgresql+asyncpg").get_dialect()()
@@ -40,6 +42,8 @@ _AWAY: Final = (
     asyncpg.UndefinedTableError,  # 42P01: not migrated
     asyncpg.InvalidSchemaNameError,
 )
+# What SQLAlchemy makes of any failure to open a connection, the driver's being the cause.
+_NOT_CONNECTED: Final = (AsyncAdapt_asyncpg_dbapi.Error, DBAPIError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,9 @@ class Database:
         self._engine = create_async_engine(
             address.url,
             connect_args={
-                **address.connect_args,
                 "timeout": CONNECT_TIMEOUT,
                 "command_timeout": STATEMENT_TIMEOUT,
+                **address.connect_args,
             },
             pool_size=pool_size,
             max_overflow=0,
@@ -128,6 +132,8 @@ class Database:
         rows: list[asyncpg.Record]
         if self._unnamed:
             if sql not in pooled.info:
+                if len(pooled.info) >= STATEMENTS_KEPT:
+                    pooled.info.clear()
                 pooled.info[sql] = await connection.prepare(sql)
             rows = await pooled.info[sql].fetch(*arguments)
         else:
@@ -155,11 +161,13 @@ def _failures_named() -> Iterator[None]:
         yield
     except PoolTimeoutError as failure:
         raise Overloaded from failure
-    except (OSError, asyncpg.InterfaceError, *_AWAY) as failure:
+    except (OSError, asyncpg.InterfaceError, *_AWAY, *_NOT_CONNECTED) as failure:
         raise DatabaseUnavailable(_reason(failure)) from failure
 
 
 def _reason(failure: BaseException) -> str:
     """What went wrong in a word for the log; messages may carry addresses and are left out."""
+    while isinstance(failure, _NOT_CONNECTED) and failure.__cause__:
+        failure = failure.__cause__
     state = getattr(failure, "sqlstate", None)
     return f"{type(failure).__name__} {state}" if state else type(failure).__name__

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Final, TypeVar
 
 from alembic import command
@@ -72,7 +71,7 @@ async def _with_connection(
 
 def _config(connection: Connection | None = None) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", "todo_adapters.postgres:migrations")
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     return config

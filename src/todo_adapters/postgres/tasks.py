@@ -292,7 +292,7 @@ def _sort_value(sort: Sort, value: ColumnElement[Any] | None = None) -> ColumnEl
     value = _tasks.c[_SORTED[sort.by]] if value is None else value
     match sort.by:
         case SortBy.TITLE:
-            return func.lower(value)
+            return func.lower(value).collate("C")
         case SortBy.DUE_DATE:
             last = "'-infinity'" if sort.descending else "'infinity'"
             return func.coalesce(value, literal_column(f"{last}::timestamptz"))

@@ -1,0 +1,109 @@
+"""In-memory fakes of the domain's ports. They pass the suites of ``contracts.py``."""
+
+import asyncio
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from todo_domain.errors import (
+    AuthKeysUnavailable,
+    StaleVersion,
+    TaskNotFound,
+    TokenFault,
+    TokenRejected,
+)
+from todo_domain.ownership import Principal
+from todo_domain.queries import TaskPage, TaskQuery
+from todo_domain.task import Task
+
+TOKEN_LIFETIME: Final = timedelta(minutes=15)
+
+
+class InMemoryTaskRepository:
+    """A fake of todo_domain.ports.TaskRepository: a dict that is gone with the test.
+
+    Every call first lets others run, as one to a database would, so that rivals really meet.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: dict[UUID, Task] = {}
+
+    async def add(self, task: Task) -> None:
+        await _others_run()
+        self._tasks[task.id] = task
+
+    async def get(self, owner: str, task_id: UUID) -> Task:
+        await _others_run()
+        return self._own(owner, task_id)
+
+    async def find(self, owner: str, query: TaskQuery) -> TaskPage:
+        await _others_run()
+        own = (task for task in self._tasks.values() if task.owner == owner)
+        matching = _ordered(filter(query.filter.matches, own), query)
+        following = [task for task in matching if _follows(task, query)]
+        more = len(following) > query.limit
+        whole = query.after is None and not more
+        total = len(matching) if query.counted or whole else None
+        return TaskPage(tuple(following[: query.limit]), more, total)
+
+    async def save(self, task: Task) -> None:
+        await _others_run()
+        stored = self._tasks.get(task.id)
+        if stored is None or (stored.owner, stored.version) != (task.owner, task.version - 1):
+            raise StaleVersion
+        self._tasks[task.id] = task
+
+    async def set_completed(
+        self, owner: str, task_id: UUID, *, completed: bool, now: datetime
+    ) -> Task:
+        await _others_run()
+        task = self._own(owner, task_id).changed(now, completed=completed)
+        self._tasks[task_id] = task
+        return task
+
+    async def remove(self, owner: str, task_id: UUID) -> Task:
+        await _others_run()
+        task = self._own(owner, task_id)
+        del self._tasks[task_id]
+        return task
+
+    def _own(self, owner: str, task_id: UUID) -> Task:
+        task = self._tasks.get(task_id)
+        if task is None or task.owner != owner:
+            raise TaskNotFound
+        return task
+
+
+class FakeTokenVerifier:
+    """A fake of todo_domain.ports.TokenVerifier: a token is the id of the user it speaks for.
+
+    It proves nothing. It knows the given users; with ``has_keys=False`` it can judge no token.
+    """
+
+    def __init__(self, *user_ids: str, has_keys: bool = True) -> None:
+        self._user_ids = frozenset(user_ids)
+        self._has_keys = has_keys
+
+    async def verify(self, token: str, now: datetime) -> Principal:
+        if not self._has_keys:
+            raise AuthKeysUnavailable
+        if token not in self._user_ids:
+            raise TokenRejected(TokenFault.INVALID, "unknown to the fake")
+        return Principal(token, expires_at=now + TOKEN_LIFETIME)
+
+
+def _ordered(tasks: Iterable[Task], query: TaskQuery) -> list[Task]:
+    sort = query.sort
+    return sorted(tasks, key=lambda task: sort.key(sort.position(task)), reverse=sort.descending)
+
+
+def _follows(task: Task, query: TaskQuery) -> bool:
+    if query.after is None:
+        return True
+    key, start = query.sort.key(query.sort.position(task)), query.sort.key(query.after)
+    return key < start if query.sort.descending else key > start
+
+
+async def _others_run() -> None:
+    await asyncio.sleep(0)

@@ -1,0 +1,206 @@
+"""``todo-api serve`` as a process: what it refuses, whom it believes, what it outlasts."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from jose import jwt
+
+from service import Service, Workplace, eventually, refusal, workplace
+from todo_adapters.postgres.embedded import embedded_postgres
+
+SECRET: Final = "a-secret-of-the-frontend-and-of-nobody-else"
+PASSWORD: Final = "hunter2-hunter2"
+NOWHERE: Final = f"postgresql://ada:{PASSWORD}@127.0.0.1:1/todo"
+
+# Enough to serve; each case of a refusal takes or changes a part of it.
+SETTINGS: Final = {"DATABASE_URL": NOWHERE, "BETTER_AUTH_URL": "http://localhost:3000"}
+SHARED_SECRET: Final = {"AUTH_MODE": "shared-secret", "BETTER_AUTH_SECRET": SECRET}
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Workplace]:
+    with workplace() as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def database_url(server_url: str, place: Workplace) -> str:
+    """The URL of a database that ``todo-api migrate`` has prepared."""
+    name = f"served_{uuid4().hex}"
+    asyncio.run(create_database(server_url, name))
+    url = urlsplit(server_url)._replace(path=f"/{name}").geturl()
+    result = place.todo_api("migrate", DATABASE_URL=url)
+    assert result.returncode == 0, result.stderr
+    return url
+
+
+@pytest.fixture(scope="module")
+def service(place: Workplace, database_url: str) -> Iterator[Service]:
+    with place.serving("serve", DATABASE_URL=database_url, **SHARED_SECRET) as service:
+        yield service
+
+
+async def create_database(server_url: str, name: str) -> None:
+    connection = await asyncpg.connect(server_url)
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+    finally:
+        await connection.close()
+
+
+def frontend_token(user: str) -> str:
+    """A token as a frontend signs it for its user."""
+    now = datetime.now(UTC)
+    claims = {"sub": user, "iat": now, "exp": now + timedelta(minutes=15)}
+    return str(jwt.encode(claims, SECRET, algorithm="HS256"))
+
+
+class TestRefusal:
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            pytest.param({"DATABASE_URL": ""}, "DATABASE_URL is missing: set it to", id="database"),
+            pytest.param(
+                {"BETTER_AUTH_URL": ""}, "BETTER_AUTH_URL is missing: set it to", id="auth"
+            ),
+            pytest.param(
+                {"DATABASE_URL": f"mysql://ada:{PASSWORD}@localhost/todo"},
+                "DATABASE_URL: The database URL is for MySQL: write one for PostgreSQL",
+                id="other-database",
+            ),
+            pytest.param(
+                {"DATABASE_URL": f"postgresql://ada:{PASSWORD}/slash@localhost/todo"},
+                "out of place",
+                id="unencoded-password",
+            ),
+            pytest.param({"CORS_ORIGINS": "*"}, "CORS_ORIGINS must be exact origins", id="cors"),
+            pytest.param(
+                SHARED_SECRET | {"BETTER_AUTH_SECRET": ""},
+                "BETTER_AUTH_SECRET is missing",
+                id="no-secret",
+            ),
+            pytest.param(
+                SHARED_SECRET | {"BETTER_AUTH_SECRET": PASSWORD},
+                "BETTER_AUTH_SECRET of at least 32 bytes",
+                id="weak-secret",
+            ),
+            pytest.param(
+                SHARED_SECRET | {"AUTH_JWKS_URL": "http://localhost:3000/api/auth/jwks"},
+                "exclude each other",
+                id="two-modes",
+            ),
+            pytest.param(
+                {"AUTH_ALGORITHMS": "EdDSA,none"}, "AUTH_ALGORITHMS cannot be none", id="algorithm"
+            ),
+            pytest.param({"HOST": "192.0.2.1"}, "HOST=192.0.2.1 is no address", id="host"),
+            pytest.param({"PORT": "web"}, "PORT must be a", id="port"),
+        ],
+    )
+    def test_is_a_sentence_on_what_to_change(
+        self, place: Workplace, changes: dict[str, str], words: str
+    ) -> None:
+        sentence = refusal(place.todo_api("serve", **SETTINGS | changes))
+        assert words in sentence
+        assert PASSWORD not in sentence
+
+    def test_names_all_that_is_missing_at_once(self, place: Workplace) -> None:
+        result = place.todo_api("serve")
+        assert result.returncode == 1
+        assert "DATABASE_URL is missing" in result.stderr
+        assert "BETTER_AUTH_URL is missing" in result.stderr
+
+    def test_tells_which_port_is_taken(self, place: Workplace) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            sentence = refusal(place.todo_api("serve", **SETTINGS, PORT=str(port)))
+        assert f"port {port} is taken" in sentence
+
+
+class TestService:
+    def test_serves_the_users_of_a_frontend_that_signs_for_them(self, service: Service) -> None:
+        with (
+            service.client(frontend_token("ada")) as ada,
+            service.client(frontend_token("eve")) as eve,
+        ):
+            task = ada.post("/api/tasks", json={"title": "Buy milk"}).json()
+            assert task in ada.get("/api/tasks").json()
+            assert eve.get(f"/api/tasks/{task['id']}").status_code == 404
+            assert ada.delete(f"/api/tasks/{task['id']}").json() == task
+
+    def test_refuses_development_tokens(self, place: Workplace, service: Service) -> None:
+        token = place.todo_api("token", "ada").stdout.strip()
+        with service.client(token) as impostor:
+            answer = impostor.get("/api/tasks")
+        assert answer.status_code == 401
+        assert answer.json()["code"] == "token_invalid"
+
+    def test_has_no_origin_that_browsers_may_call_from_unless_told(self, service: Service) -> None:
+        with service.client() as frontend:
+            answer = frontend.get("/health/live", headers={"Origin": "http://localhost:3000"})
+        assert "access-control-allow-origin" not in answer.headers
+
+    def test_writes_no_secret_to_its_log(self, service: Service) -> None:
+        token = frontend_token("ada")
+        with service.client(token) as ada:
+            ada.post("/api/tasks", json={"title": "Nobody's business"})
+        log = service.stdout + service.stderr
+        assert '"user":"ada"' in log
+        for secret in (SECRET, token, "Nobody's business"):
+            assert secret not in log
+
+    def test_listens_at_an_address_that_is_a_name(self, place: Workplace) -> None:
+        with place.serving("serve", **SETTINGS, HOST="localhost") as service:
+            assert service.stderr == ""
+
+    def test_runs_as_many_workers_as_wanted_and_ends_them_all(self, database_url: str) -> None:
+        variables = {"DATABASE_URL": database_url, "WORKERS": "2", **SHARED_SECRET}
+        with workplace() as place, place.serving("serve", **variables) as service:
+            assert eventually(lambda: len(place.processes()) == 3)
+            for _ in range(10):
+                with service.client(frontend_token("ada")) as ada:
+                    assert ada.get("/api/tasks").status_code == 200
+            service.send(signal.SIGTERM)
+            assert service.exit_code() == 0
+            assert place.processes() == {}
+
+
+class TestDatabase:
+    def test_may_be_away_and_come_back_any_time(self, place: Workplace) -> None:
+        directory = place.root / "database"
+        with embedded_postgres(directory) as url:
+            assert place.todo_api("migrate", DATABASE_URL=url).returncode == 0
+
+        with (
+            place.serving("serve", DATABASE_URL=url, **SHARED_SECRET) as service,
+            service.client(frontend_token("ada")) as ada,
+        ):
+            assert_away(ada)
+            for _ in range(2):
+                with embedded_postgres(directory):
+                    assert eventually(lambda: ada.get("/health/ready").is_success)
+                    assert ada.post("/api/tasks", json={"title": "Buy milk"}).is_success
+                assert_away(ada)
+
+
+def assert_away(client: httpx.Client) -> None:
+    """The service lives, and says of everything else that it has to wait for the database."""
+    assert client.get("/health/live").status_code == 200
+
+    ready = client.get("/health/ready")
+    assert ready.status_code == 503
+    assert ready.json()["parts"] == {"database": "unavailable", "auth_keys": "ok"}
+
+    answer = client.get("/api/tasks")
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["code"] == "database_unavailable"

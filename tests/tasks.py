@@ -1,0 +1,87 @@
+"""Tasks for tests, in which only what a test is about has to be said."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Final, TypedDict, Unpack
+from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
+
+from todo_domain.task import Priority, Task
+
+NOW: Final = datetime(2026, 1, 18, 9, 30, tzinfo=UTC)
+LATER: Final = NOW + timedelta(minutes=1)
+
+# Each fits a title, so it starts and ends with something other than white space.
+HOSTILE_TEXTS: Final = (
+    "👩‍👩‍👧‍👦 and 🏳️‍🌈",
+    "שלום \u202eسلم\u202c",
+    "'; DROP TABLE todo.tasks; --",
+    "\"double\" 'single' `back` $1 %s {} <b>&amp;</b>",
+    "100% _of_ C:\\temp\\",
+    "line\nbreak\r\nand\ttab",
+    "e\u0301 is not \u00e9",
+    "\u200b\ufeff\u0001\x7f\U0010ffff",
+    "x" * 200,
+)
+
+
+class Members(TypedDict, total=False):
+    id: UUID
+    owner: str
+    title: str
+    description: str | None
+    priority: Priority | None
+    due_date: date | datetime | None
+    tags: tuple[str, ...]
+    created_at: datetime
+    updated_at: datetime
+    completed_at: datetime | None
+    version: int
+
+
+def a_task(**members: Unpack[Members]) -> Task:
+    """A new task of Ada's to buy milk, but for the given members."""
+    return replace(Task.new(uuid4(), "ada", NOW, title="Buy milk"), **members)
+
+
+def mixed_tasks(owner: str = "ada") -> list[Task]:
+    """Thirty tasks in no order, with ties and gaps in everything that a list can ask for."""
+    return [_mixed(owner, number) for number in range(30)]
+
+
+def _mixed(owner: str, number: int) -> Task:
+    # The periods differ, so that values meet in many ways.
+    created_at = NOW + timedelta(microseconds=number * 7 % 11)
+    return a_task(
+        id=uuid5(NAMESPACE_OID, f"{owner} {number}"),
+        owner=owner,
+        title=_TITLES[number % len(_TITLES)],
+        description=_DESCRIPTIONS[number % len(_DESCRIPTIONS)],
+        priority=_PRIORITIES[number % len(_PRIORITIES)],
+        due_date=_DUE_DATES[number % len(_DUE_DATES)],
+        tags=_TAGS[number % len(_TAGS)],
+        created_at=created_at,
+        updated_at=created_at + timedelta(seconds=number * 5 % 13),
+        completed_at=LATER if number % 9 < 4 else None,
+        version=1 + number % 2,
+    )
+
+
+_TITLES: Final = (
+    "Buy milk",
+    "buy Milk",
+    "ÉCOLE",
+    "école buissonnière",
+    "100% done",
+    "100_ C:\\",
+    "z",
+)
+_DESCRIPTIONS: Final = (None, "", "MILK, Straße and Ω", "100 percent", "Éc\nole", "%_\\")
+_PRIORITIES: Final = (None, Priority.HIGH, Priority.LOW, Priority.MEDIUM)
+_DUE_DATES: Final = (
+    None,
+    date(2026, 1, 20),
+    datetime(2026, 1, 20, tzinfo=UTC),
+    datetime(2026, 1, 20, 0, 0, 0, 1, tzinfo=UTC),
+    date(2026, 1, 19),
+)
+_TAGS: Final[tuple[tuple[str, ...], ...]] = ((), ("home",), ("work", "home"))

@@ -1,0 +1,109 @@
+"""The running app on fakes, people who ask it, and one answer of every status."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import httpx
+import pytest
+from starlette.types import ASGIApp
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+
+from fakes import FakeTokenVerifier, InMemoryTaskRepository
+from http_client import FRONTEND, FailingRepository, client, served
+from tasks import a_task
+from todo_domain.errors import DatabaseUnavailable, StaleVersion
+
+TASK: Final = a_task()
+JSON: Final = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A request of ada's, and what stands behind the app, that lead to the status."""
+
+    status: int
+    method: str = "GET"
+    path: str = "/api/tasks"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    failure: Exception | None = None
+    has_keys: bool = True
+
+
+SITUATIONS: Final = {
+    "200": Situation(200),
+    "201": Situation(201, "POST", headers=JSON, body=b'{"title": "Buy milk"}'),
+    "400": Situation(400, "POST", headers=JSON, body=b"{"),
+    "401": Situation(401, headers={"Authorization": "Bearer nobody"}),
+    "404": Situation(404, path="/api/tasks/nothing"),
+    "404 off the map": Situation(404, path="/api/lists"),
+    "405": Situation(405, "TRACE"),
+    "406": Situation(406, headers={"Accept": "text/html"}),
+    "409": Situation(
+        409, "PATCH", f"/api/tasks/{TASK.id}", JSON, b'{"title": "x"}', failure=StaleVersion()
+    ),
+    "413": Situation(413, "POST", headers=JSON, body=b" " * (1024 * 1024 + 1)),
+    "415": Situation(415, "POST", headers={"Content-Type": "text/plain"}, body=b"Buy milk"),
+    "422": Situation(422, path="/api/tasks?limit=0"),
+    "500": Situation(500, failure=RuntimeError("a bug")),
+    "503 database": Situation(503, failure=DatabaseUnavailable()),
+    "503 keys": Situation(503, has_keys=False),
+}
+
+
+@pytest.fixture(params=SITUATIONS.values(), ids=list(SITUATIONS))
+async def any_answer(
+    request: pytest.FixtureRequest, log: list[EventDict]
+) -> AsyncIterator[httpx.Response]:
+    """An answer of each status in turn, to a browser at FRONTEND."""
+    del log
+    asked: Situation = request.param
+    tasks = FailingRepository(asked.failure) if asked.failure else InMemoryTaskRepository()
+    await tasks.add(TASK)
+    tokens = FakeTokenVerifier("ada", has_keys=asked.has_keys)
+    async with served(tasks, tokens) as app, client(app, "ada") as ada:
+        headers = {"Origin": FRONTEND, **asked.headers}
+        answer = await ada.request(asked.method, asked.path, headers=headers, content=asked.body)
+        assert answer.status_code == asked.status
+        yield answer
+
+
+@pytest.fixture
+def log() -> Iterator[list[EventDict]]:
+    """What is logged, as it is just before it is written."""
+    with capture_logs([merge_contextvars]) as entries:
+        yield entries
+
+
+@pytest.fixture
+def tasks() -> InMemoryTaskRepository:
+    return InMemoryTaskRepository()
+
+
+@pytest.fixture
+async def app(tasks: InMemoryTaskRepository, log: list[EventDict]) -> AsyncIterator[ASGIApp]:
+    del log
+    async with served(tasks) as app:
+        yield app
+
+
+@pytest.fixture
+async def ada(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
+    async with client(app, "ada") as ada:
+        yield ada
+
+
+@pytest.fixture
+async def eve(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
+    async with client(app, "eve") as eve:
+        yield eve
+
+
+@pytest.fixture
+async def stranger(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
+    """Somebody without a token."""
+    async with client(app) as stranger:
+        yield stranger

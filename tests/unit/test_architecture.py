@@ -1,0 +1,135 @@
+"""The rules that keep the shape hold, and each of them would notice."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+LINTER: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+CONTRACTS: Final = [contract["name"] for contract in LINTER["contracts"]]
+
+# For each contract some ways to break it: a module, which may be new, and a line at its end.
+VIOLATIONS: Final = {
+    "The domain knows neither adapters nor API, the adapters do not know the API": [
+        ("todo_domain/task.py", "import todo_adapters"),
+        ("todo_adapters/postgres/url.py", "import todo_api"),
+    ],
+    "The domain's modules stand on each other in one order": [
+        ("todo_domain/task.py", "import todo_domain.use_cases"),
+        ("todo_domain/ownership.py", "import todo_domain.queries"),
+        ("todo_domain/unplaced.py", ""),
+    ],
+    "No adapter knows another": [
+        ("todo_adapters/jose/keys.py", "import todo_adapters.postgres"),
+        ("todo_adapters/postgres/url.py", "import todo_adapters.jose"),
+        ("todo_adapters/unplaced.py", ""),
+    ],
+    "The PostgreSQL adapter's modules stand on each other in one order": [
+        ("todo_adapters/postgres/engine.py", "import todo_adapters.postgres.tables"),
+        ("todo_adapters/postgres/unplaced.py", ""),
+    ],
+    "The JOSE adapter's modules stand on each other in one order": [
+        ("todo_adapters/jose/keys.py", "import todo_adapters.jose.tokens"),
+        ("todo_adapters/jose/unplaced.py", ""),
+    ],
+    "Only the composition root knows the adapters": [
+        ("todo_api/app.py", "import todo_adapters.postgres.tasks"),
+        ("todo_api/unplaced.py", "from todo_adapters import jose"),
+    ],
+    "Only the API knows HTTP": [
+        ("todo_domain/errors.py", "import fastapi"),
+        ("todo_adapters/postgres/engine.py", "from starlette import status"),
+    ],
+    "No modules import each other in a circle": [
+        ("todo_api/settings.py", "import todo_api.main"),
+    ],
+}
+
+
+def checked(sources: Path) -> str:
+    """What import-linter says about the packages in the directory, in one line."""
+    linter = Path(sys.executable).with_name("lint-imports")
+    report = subprocess.run(
+        [linter, "--config", ROOT / "pyproject.toml", "--no-cache", "--no-logo"],
+        env=os.environ | {"PYTHONPATH": str(sources)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return " ".join((report.stdout + report.stderr).split())
+
+
+def foreign_imports(package: Path) -> set[str]:
+    """What the package's modules import that is neither theirs nor in the standard library."""
+    imported = {
+        name.partition(".")[0]
+        for module in package.rglob("*.py")
+        for node in ast.walk(ast.parse(module.read_text()))
+        for name in imported_by(node)
+    }
+    return imported - sys.stdlib_module_names - {package.name}
+
+
+def imported_by(node: ast.AST) -> Iterator[str]:
+    match node:
+        case ast.Import(names=names):
+            yield from (alias.name for alias in names)
+        case ast.ImportFrom(module=str(module), level=0):
+            yield module
+
+
+def test_the_domain_imports_the_standard_library_alone() -> None:
+    assert foreign_imports(ROOT / "src/todo_domain") == set()
+
+
+@pytest.mark.parametrize(
+    ("line", "foreign"),
+    [
+        ("import sqlalchemy.orm", "sqlalchemy"),
+        ("from fastapi.responses import Response", "fastapi"),
+        ("def late():\n    import pydantic as p", "pydantic"),
+        ("if 0:\n    from todo_adapters import jose", "todo_adapters"),
+    ],
+)
+def test_a_domain_that_imports_anything_else_is_noticed(
+    tmp_path: Path, line: str, foreign: str
+) -> None:
+    domain = shutil.copytree(ROOT / "src/todo_domain", tmp_path / "todo_domain")
+    (domain / "stray.py").write_text(f"import json, os.path\nfrom . import task\n{line}\n")
+    assert foreign_imports(domain) == {foreign}
+
+
+def test_every_contract_is_kept() -> None:
+    report = checked(ROOT / "src")
+    assert f"Contracts: {len(CONTRACTS)} kept, 0 broken." in report
+
+
+def test_every_package_is_under_the_contracts() -> None:
+    packages = {path.name for path in (ROOT / "src").iterdir() if any(path.rglob("*.py"))}
+    assert packages == set(LINTER["root_packages"])
+
+
+def test_every_contract_has_violations_to_show_that_it_would_notice() -> None:
+    assert set(CONTRACTS) <= VIOLATIONS.keys()
+
+
+@pytest.mark.parametrize(
+    ("contract", "module", "line"),
+    [(name, *violation) for name in CONTRACTS for violation in VIOLATIONS.get(name, [])],
+)
+def test_a_violation_of_a_contract_is_noticed(
+    tmp_path: Path, contract: str, module: str, line: str
+) -> None:
+    pycache = shutil.ignore_patterns("__pycache__")
+    sources = shutil.copytree(ROOT / "src", tmp_path / "src", ignore=pycache)
+    with (sources / module).open("a") as violator:
+        violator.write(f"\n{line}\n")
+    assert f"{contract} BROKEN" in checked(sources)

@@ -1,0 +1,196 @@
+from datetime import UTC, date, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import HOSTILE_TEXTS, LATER, NOW, a_task
+from todo_domain.errors import BrokenRule, InvalidTask
+from todo_domain.task import (
+    DESCRIPTION_MAX,
+    TAG_MAX,
+    TAGS_MAX,
+    TITLE_MAX,
+    Priority,
+    Task,
+    clean_description,
+    clean_due_date,
+    clean_tag,
+    clean_tags,
+    clean_title,
+    due_instant,
+)
+
+UNSTORABLE = ("\0", "a\0b", "\ud800", "a\udfffb", "\udc00\ud800")
+IN_PARIS = timezone(timedelta(hours=1))
+
+
+def broken(rule: object, value: object) -> str:
+    assert callable(rule)
+    with pytest.raises(BrokenRule) as caught:
+        rule(value)
+    return caught.value.code
+
+
+class TestTitle:
+    def test_loses_its_outer_white_space_only(self) -> None:
+        assert clean_title("\n\u00a0 Buy  milk\t ") == "Buy  milk"
+
+    @pytest.mark.parametrize("text", ["", " ", "\t\r\n\u00a0\u2003"])
+    def test_is_never_blank(self, text: str) -> None:
+        assert broken(clean_title, text) == "blank"
+
+    def test_is_measured_without_outer_white_space(self) -> None:
+        assert clean_title(f" {'x' * TITLE_MAX} ") == "x" * TITLE_MAX
+
+    def test_is_never_longer_than_its_limit(self) -> None:
+        assert broken(clean_title, "x" * (TITLE_MAX + 1)) == "too_long"
+
+    @pytest.mark.parametrize("text", UNSTORABLE)
+    def test_holds_no_character_that_postgresql_cannot_store(self, text: str) -> None:
+        assert broken(clean_title, text) == "bad_character"
+
+    @pytest.mark.parametrize("text", HOSTILE_TEXTS)
+    def test_may_be_any_other_text(self, text: str) -> None:
+        assert clean_title(text) == text
+
+    @given(st.text(max_size=2 * TITLE_MAX))
+    def test_that_passes_javascripts_length_check_passes_here(self, text: str) -> None:
+        title = text.replace("\0", "").strip() or "x"
+        if len(title.encode("utf-16-le")) // 2 <= TITLE_MAX:
+            assert clean_title(title) == title
+
+
+class TestDescription:
+    @pytest.mark.parametrize("text", [None, "", " \n ", *HOSTILE_TEXTS, "é" * DESCRIPTION_MAX])
+    def test_stays_exactly_as_it_came(self, text: str | None) -> None:
+        assert clean_description(text) == text
+
+    def test_is_never_longer_than_its_limit(self) -> None:
+        assert broken(clean_description, "x" * (DESCRIPTION_MAX + 1)) == "too_long"
+
+    @pytest.mark.parametrize("text", UNSTORABLE)
+    def test_holds_no_character_that_postgresql_cannot_store(self, text: str) -> None:
+        assert broken(clean_description, text) == "bad_character"
+
+
+class TestTags:
+    def test_keep_their_first_order_each_once(self) -> None:
+        assert clean_tags(["work", " home", "home ", "Work"]) == ("work", "home", "Work")
+
+    def test_are_counted_without_duplicates(self) -> None:
+        tags = [str(number) for number in range(TAGS_MAX)]
+        assert clean_tags([*tags, *tags]) == tuple(tags)
+
+    def test_are_never_more_than_their_limit(self) -> None:
+        assert broken(clean_tags, [str(number) for number in range(TAGS_MAX + 1)]) == "too_many"
+
+    @pytest.mark.parametrize(
+        ("tag", "code"),
+        [(" ", "blank"), ("x" * (TAG_MAX + 1), "too_long"), ("a\0", "bad_character")],
+    )
+    def test_are_each_a_short_text_that_says_something(self, tag: str, code: str) -> None:
+        assert broken(clean_tag, tag) == code
+        assert broken(clean_tags, ["home", tag]) == code
+
+
+class TestDueDate:
+    @pytest.mark.parametrize("due", [None, date.min, date(2026, 1, 20), date.max])
+    def test_that_is_a_date_stays_a_date(self, due: date | None) -> None:
+        assert clean_due_date(due) is due
+
+    def test_that_is_a_date_time_is_kept_in_utc(self) -> None:
+        cleaned = clean_due_date(datetime(2026, 1, 20, 0, 30, tzinfo=IN_PARIS))
+        assert str(cleaned) == "2026-01-19 23:30:00+00:00"
+
+    def test_without_an_offset_is_refused(self) -> None:
+        naive = datetime(2026, 1, 20, tzinfo=UTC).replace(tzinfo=None)
+        assert broken(clean_due_date, naive) == "no_offset"
+
+    def test_that_utc_cannot_express_is_refused(self) -> None:
+        assert broken(clean_due_date, datetime.min.replace(tzinfo=IN_PARIS)) == "out_of_range"
+
+    def test_that_is_a_date_means_its_midnight_in_utc(self) -> None:
+        assert due_instant(date(2026, 1, 20)) == datetime(2026, 1, 20, tzinfo=UTC)
+
+
+class TestPriority:
+    def test_ranks_as_people_mean_it(self) -> None:
+        assert Priority.LOW.rank < Priority.MEDIUM.rank < Priority.HIGH.rank
+
+
+class TestTask:
+    def test_that_breaks_rules_cannot_exist_and_every_broken_rule_is_named(self) -> None:
+        with pytest.raises(InvalidTask) as caught:
+            a_task(title=" ", description="\0", tags=("x" * 51,))
+        fields = [(violation.field, violation.code) for violation in caught.value.violations]
+        assert fields == [
+            ("title", "blank"),
+            ("description", "bad_character"),
+            ("tags", "too_long"),
+        ]
+
+    def test_that_breaks_a_rule_says_where_and_what(self) -> None:
+        with pytest.raises(InvalidTask, match=r"^title: must not be empty$"):
+            a_task(title="")
+
+    def test_holds_its_members_clean(self) -> None:
+        task = a_task(title=" Buy milk ", tags=("home ", "home"))
+        assert (task.title, task.tags) == ("Buy milk", ("home",))
+
+    def test_begins_pending_at_version_one(self) -> None:
+        task = Task.new(a_task().id, "ada", NOW, title="Buy milk")
+        assert (task.version, task.created_at, task.updated_at) == (1, NOW, NOW)
+        assert not task.completed
+
+    def test_may_begin_completed(self) -> None:
+        assert Task.new(a_task().id, "ada", NOW, title="Done", completed=True).completed_at == NOW
+
+
+class TestChange:
+    def test_replaces_the_named_members_and_keeps_the_others(self) -> None:
+        task = a_task(description="2 litres", priority=Priority.LOW, tags=("home",))
+        changed = task.changed(LATER, title="Buy oat milk", priority=None)
+        assert (changed.title, changed.priority) == ("Buy oat milk", None)
+        assert (changed.description, changed.tags) == ("2 litres", ("home",))
+
+    def test_counts_a_version_and_notes_the_time(self) -> None:
+        changed = a_task(version=7).changed(LATER, title="Buy oat milk")
+        assert (changed.version, changed.updated_at, changed.created_at) == (8, LATER, NOW)
+
+    def test_leaves_the_task_it_was_made_from_as_it_was(self) -> None:
+        task = a_task()
+        task.changed(LATER, title="Buy oat milk")
+        assert (task.title, task.version) == ("Buy milk", 1)
+
+    def test_that_alters_nothing_returns_the_task_itself(self) -> None:
+        task = a_task(tags=("home",))
+        assert task.changed(LATER) is task
+        assert task.changed(LATER, title=" Buy milk ", completed=False, tags=["home"]) is task
+
+    def test_of_a_date_to_its_midnight_is_a_change(self) -> None:
+        task = a_task(due_date=date(2026, 1, 20))
+        assert task.changed(LATER, due_date=datetime(2026, 1, 20, tzinfo=UTC)) is not task
+
+    def test_under_a_clock_set_back_does_not_make_a_task_look_older(self) -> None:
+        changed = a_task(updated_at=LATER).changed(NOW, title="Buy oat milk")
+        assert changed.updated_at == LATER
+
+    def test_that_breaks_a_rule_is_refused(self) -> None:
+        with pytest.raises(InvalidTask):
+            a_task().changed(LATER, title="")
+
+    def test_to_completed_notes_when(self) -> None:
+        assert a_task().changed(LATER, completed=True).completed_at == LATER
+
+    def test_to_completed_again_keeps_the_first_time(self) -> None:
+        task = a_task(completed_at=NOW)
+        assert task.changed(LATER, completed=True) is task
+
+    def test_to_pending_forgets_when_it_was_completed(self) -> None:
+        assert a_task(completed_at=NOW).changed(LATER, completed=False).completed_at is None
+
+    def test_of_a_toggle_completes_what_is_pending_and_reopens_what_is_completed(self) -> None:
+        completed = a_task().toggled(LATER)
+        assert completed.completed
+        assert not completed.toggled(LATER).completed
