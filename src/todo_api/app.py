@@ -9,9 +9,11 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from todo_api import docs, health, tasks
+from todo_api import docs, health, me, metrics, tasks
+from todo_api.bounds import Bounds
 from todo_api.cors import Cors
 from todo_api.dependencies import Adapters
+from todo_api.metrics import Metrics
 from todo_api.openapi import DocumentedApp
 from todo_api.paths import LiberalPaths
 from todo_api.problems import RequestRefused, answer_failure, answer_http, answer_refusal
@@ -23,13 +25,17 @@ def create_app(
     open_adapters: Callable[[], AbstractAsyncContextManager[Adapters]],
     *,
     cors_origins: Sequence[str] = (),
+    concurrency: int = 1000,
+    shows_metrics: bool = True,
 ) -> FastAPI:
     """The app over the adapters that ``open_adapters`` opens at its start and closes at its end."""
+    counted = Metrics()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with open_adapters() as adapters:
-            yield {"adapters": adapters}
+            counted.watch(adapters.readings)
+            yield {"adapters": adapters, "metrics": counted}
 
     app = DocumentedApp(
         title="todo-api",
@@ -40,9 +46,10 @@ def create_app(
         redirect_slashes=False,
         separate_input_output_schemas=False,
         middleware=[
-            Middleware(RequestLog),
+            Middleware(RequestLog, metrics=counted),
             Middleware(Cors, origins=cors_origins),
             Middleware(LastResort),
+            Middleware(Bounds, concurrency=concurrency),
             Middleware(LiberalPaths),
         ],
         exception_handlers={
@@ -52,6 +59,9 @@ def create_app(
         },
     )
     # Put side by side instead of included: FastAPI would match an included route twice.
-    for module in (tasks, health, docs):
-        app.router.routes.extend(module.router.routes)
+    routers = [tasks.router, me.router, health.router, docs.router]
+    if shows_metrics:
+        routers.append(metrics.router)
+    for router in routers:
+        app.router.routes.extend(router.routes)
     return app

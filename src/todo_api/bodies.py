@@ -1,5 +1,6 @@
 """Reading a JSON body: bounded, strict about JSON, and validated with errors for people."""
 
+import asyncio
 import json
 from typing import Any, Final, NoReturn, cast
 
@@ -7,9 +8,12 @@ from fastapi._compat import ModelField  # what Dependant.body_params holds; it h
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from todo_api.problems import RequestRefused, field_errors
+from todo_api.problems import RequestRefused, field_errors, refuse_unknown
+from todo_api.schemas import KNOWN_MEMBERS
 
 BODY_MAX: Final = 1024 * 1024  # bytes
+BODY_TIMEOUT: Final = 20.0  # seconds
+_DIGITS_MAX: Final = 18  # more than any length has, fewer than Python refuses to read
 _MEDIA_TYPES: Final = frozenset({"application/json", "application/merge-patch+json"})
 
 
@@ -25,14 +29,20 @@ class JsonBody:
             cast("type[Any]", param.field_info.annotation)
         )
 
-    async def read(self, request: Request) -> Any:  # noqa: ANN401 - what the endpoint declares
-        """The validated body. Raises RequestRefused with the contract's 400, 413, 415 and 422."""
+    async def read(self, request: Request, *, is_strict: bool) -> Any:  # noqa: ANN401 - what the endpoint declares
+        """The validated body; if strict, one without unknown members.
+
+        Raises RequestRefused with the contract's 400, 413, 415 and 422.
+        """
         _require_plain(request)
         body = await _bytes(request)
         if self._is_optional and not body:
             return self._validated({})
         _require_json(request)
-        return self._validated(_parsed(body))
+        members = _parsed(body)
+        if is_strict and isinstance(members, dict):
+            refuse_unknown(members, KNOWN_MEMBERS, "member")
+        return self._validated(members)
 
     def _validated(self, value: object) -> Any:  # noqa: ANN401
         try:
@@ -52,9 +62,9 @@ def _require_plain(request: Request) -> None:
 
 
 def _require_json(request: Request) -> None:
-    media_type, _, parameters = request.headers.get("content-type", "").lower().partition(";")
-    name, _, charset = parameters.strip().partition("=")
-    is_utf8 = name != "charset" or charset.strip('"') in {"utf-8", "utf8"}
+    media_type, *parameters = request.headers.get("content-type", "").lower().split(";")
+    named = dict(part.strip().split("=", 1) for part in parameters if "=" in part)
+    is_utf8 = named.get("charset", "utf-8").strip('"') in {"utf-8", "utf8"}
     if media_type.strip() not in _MEDIA_TYPES or not is_utf8:
         raise RequestRefused("unsupported_media_type")
 
@@ -62,14 +72,17 @@ def _require_json(request: Request) -> None:
 async def _bytes(request: Request) -> bytes:
     """The whole body, or a refusal as soon as it is known to be too large."""
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > BODY_MAX:
+    if declared.isdecimal() and (len(declared) > _DIGITS_MAX or int(declared) > BODY_MAX):
         raise RequestRefused("body_too_large")
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > BODY_MAX:
-                raise RequestRefused("body_too_large")
+        async with asyncio.timeout(BODY_TIMEOUT):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > BODY_MAX:
+                    raise RequestRefused("body_too_large")
+    except TimeoutError:
+        raise RequestRefused("request_timeout") from None
     except ClientDisconnect:
         raise RequestRefused("bad_request", "the body ended early") from None
     return bytes(body)

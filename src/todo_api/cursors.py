@@ -14,6 +14,7 @@ import orjson
 
 from todo_api.problems import RequestRefused
 from todo_domain.queries import Position, Sort, SortBy, SortValue, TaskQuery
+from todo_domain.task import Priority, clean_title, in_utc
 
 _CHECKSUM: Final = 8  # bytes
 
@@ -39,15 +40,16 @@ def read_cursor(owner: str, query: TaskQuery, cursor: str) -> Position:
 
 
 def _sort_value(sort: Sort, value: object) -> SortValue:
+    """The value, if a task can have it. Raises ValueError."""
     match sort.by, value:
         case SortBy.TITLE, str():
-            return value
+            return clean_title(value)
         case SortBy.PRIORITY, int() | None:
-            return value
+            return value if value is None else Priority.of_rank(value).rank
         case SortBy.DUE_DATE, None:
             return None
         case SortBy.CREATED_AT | SortBy.UPDATED_AT | SortBy.DUE_DATE, str():
-            return datetime.fromisoformat(value)
+            return in_utc(datetime.fromisoformat(value))
         case _:
             raise ValueError(value)
 

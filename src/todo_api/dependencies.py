@@ -1,7 +1,7 @@
 """What routes ask for: the adapters of this app, who is acting, and when."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
@@ -12,8 +12,9 @@ from fastapi import Depends, Request
 from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 
-from todo_api.problems import RequestRefused
-from todo_domain.errors import TokenFault, TokenRejected
+from todo_api.metrics import Reading
+from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER, RateLimiter, count
+from todo_domain.errors import TokenFault, TokenRejected, UserMismatch
 from todo_domain.ownership import Principal
 from todo_domain.ports import TaskRepository, TokenVerifier
 
@@ -28,12 +29,14 @@ class Adapters:
     """The implementations that the composition root chose.
 
     ``checks`` are the parts that have to work for the service to be ready, each a function that
-    raises a TodoError when its part does not.
+    raises a TodoError when its part does not. ``readings`` are values to watch as metrics.
     """
 
     tasks: TaskRepository
     tokens: TokenVerifier
+    limiter: RateLimiter
     checks: Mapping[str, Check]
+    readings: Mapping[str, Reading] = field(default_factory=dict)
 
 
 def adapters(request: Request) -> Adapters:
@@ -56,7 +59,8 @@ def new_task_id(_: Request) -> UUID:
 class BearerAuthentication(SecurityBase):
     """A dependency: the user that the request's bearer token speaks for (RFC 6750, section 2.1).
 
-    Raises RequestRefused (token_missing), TokenRejected and AuthKeysUnavailable.
+    Raises TokenRejected, AuthKeysUnavailable, UserMismatch when the path names another user, and
+    RequestRefused (rate_limited).
     """
 
     scheme_name = "bearer"
@@ -65,14 +69,26 @@ class BearerAuthentication(SecurityBase):
     )
 
     async def __call__(self, request: Request) -> Principal:
+        limiter = adapters(request).limiter
         try:
             token = bearer_token(request)
             actor = await adapters(request).tokens.verify(token, now(request))
         except TokenRejected as rejected:
             _log.warning("auth.rejected", code=rejected.fault, reason=rejected.reason)
+            await count(request, limiter, PER_FAILING_ADDRESS, client_address(request))
             raise
         request.scope["user"] = actor.user_id
+        await count(request, limiter, PER_USER, actor.user_id)
+        if request.scope.get("asked_user", actor.user_id) != actor.user_id:
+            _log.warning("access.denied", reason="user_mismatch")
+            raise UserMismatch
         return actor
+
+
+def client_address(request: Request) -> str:
+    """The client's address: behind proxies that are believed, what they say it is."""
+    client = request.scope.get("client")
+    return client[0] if client else "unknown"
 
 
 def bearer_token(request: Request) -> str:
@@ -82,8 +98,7 @@ def bearer_token(request: Request) -> str:
         raise TokenRejected(TokenFault.MALFORMED, "several_authorization_fields")
     scheme, _, token = fields[0].decode("latin-1").partition(" ") if fields else ("", "", "")
     if scheme.lower() != "bearer" or not token.strip():
-        _log.warning("auth.rejected", code="token_missing", reason="no_bearer_token")
-        raise RequestRefused("token_missing")
+        raise TokenRejected(TokenFault.MISSING, "no_bearer_token")
     return token.strip()
 
 

@@ -1,45 +1,61 @@
 """Is it running, and can it serve: for load balancers, orchestrators and people."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from typing import Final, Literal
 
 import structlog
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
+from typing_extensions import TypedDict
 
-from todo_api.dependencies import adapters
+from todo_api.dependencies import Check, adapters
+from todo_api.openapi import answers
+from todo_api.problems import FieldError, RequestRefused
 from todo_domain.errors import TodoError
 
 router = APIRouter(prefix="/health", tags=["health"])
 _log = structlog.get_logger()
 
 
-@router.get("/live", operation_id="isLive")
+class Health(TypedDict):
+    """That all is well."""
+
+    status: Literal["ok"]
+
+
+_OK: Final[Health] = {"status": "ok"}
+
+
+@router.get("/live", operation_id="isLive", response_model=Health, responses=answers(_OK))
 async def live() -> Response:
     """The process answers.
 
     Nothing else is asked, so that an outage behind it is no reason to restart it.
     """
-    return JSONResponse({"status": "ok"})
+    return JSONResponse(_OK)
 
 
-@router.get("/ready", operation_id="isReady")
+@router.get(
+    "/ready", operation_id="isReady", response_model=Health, responses=answers(_OK, "not_ready")
+)
 async def ready(request: Request) -> Response:
-    """The parts that a request needs work; 503 names the ones that do not."""
+    """Everything works that a request needs; 503 names the parts that do not."""
     checks = adapters(request).checks
-    states = await asyncio.gather(*(_state(check) for check in checks.values()))
-    parts = dict(zip(checks, states, strict=True))
-    is_ready = all(state == "ok" for state in states)
-    document = {"status": "ok" if is_ready else "unavailable", "parts": parts}
-    if is_ready:
-        return JSONResponse(document)
-    return JSONResponse(document, 503, {"Retry-After": "2"})
+    are_well = await asyncio.gather(*(_is_well(part, check) for part, check in checks.items()))
+    errors = [
+        FieldError(field=part, code="unavailable", message="does not answer")
+        for part, is_well in zip(checks, are_well, strict=True)
+        if not is_well
+    ]
+    if errors:
+        raise RequestRefused("not_ready", errors=errors)
+    return JSONResponse(_OK)
 
 
-async def _state(check: Callable[[], Awaitable[None]]) -> str:
+async def _is_well(part: str, check: Check) -> bool:
     try:
         await check()
     except TodoError as failure:
-        _log.warning("health.not_ready", reason=type(failure).__name__)
-        return "unavailable"
-    return "ok"
+        _log.warning("health.not_ready", part=part, reason=type(failure).__name__)
+        return False
+    return True

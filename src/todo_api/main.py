@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from fastapi import FastAPI
+from granian.utils.proxies import wrap_asgi_with_proxy_headers
 from pydantic import SecretStr
+from starlette.types import ASGIApp
 
 from todo_adapters.jose.development import DevelopmentIssuer
 from todo_adapters.jose.jwks import RemoteKeySet
@@ -21,19 +22,21 @@ from todo_adapters.postgres.embedded import EmbeddedPostgresError, embedded_post
 from todo_adapters.postgres.engine import Database
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseAddress, DatabaseUrlError, parse_database_url
+from todo_adapters.rate_limits import LimitsRateLimiter
 from todo_api.app import create_app
 from todo_api.dependencies import Adapters, Check
 from todo_api.logs import configure_logs
+from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER
 from todo_api.settings import ConfigurationError, JwksAuth, Settings
 from todo_domain.ports import TaskRepository, TokenVerifier
 
 
-def app() -> FastAPI:
+def app() -> ASGIApp:
     """The production app as the environment configures it. Raises ConfigurationError."""
     return build_app(Settings.read())
 
 
-def build_app(settings: Settings, *, development: bool = False) -> FastAPI:
+def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
     """The app for these settings. Only ``development`` may believe the development issuer.
 
     Raises ConfigurationError.
@@ -41,6 +44,7 @@ def build_app(settings: Settings, *, development: bool = False) -> FastAPI:
     configure_logs(settings.log_level, settings.log_format)
     address = database_address(settings)
     auth = _auth(settings, development=development)
+    limiter = _rate_limiter(settings)
 
     @asynccontextmanager
     async def open_adapters() -> AsyncIterator[Adapters]:
@@ -49,12 +53,29 @@ def build_app(settings: Settings, *, development: bool = False) -> FastAPI:
             opened.push_async_callback(database.close)
             opened.push_async_callback(auth.close)
             yield Adapters(
-                tasks=PostgresTaskRepository(database),
+                tasks=PostgresTaskRepository(
+                    database, retention=timedelta(days=settings.retention_days)
+                ),
                 tokens=auth.tokens,
+                limiter=limiter,
+                readings={
+                    "todo_database_connections_in_use": (
+                        "Database connections that statements hold.",
+                        database.connections_in_use,
+                    ),
+                },
                 checks={"database": database.check, "auth_keys": auth.check},
             )
 
-    return create_app(open_adapters, cors_origins=settings.cors_origins)
+    served = create_app(
+        open_adapters,
+        cors_origins=settings.cors_origins,
+        concurrency=settings.max_concurrent_requests,
+        shows_metrics=settings.metrics == "on",
+    )
+    # Outermost, so that every layer sees the client's address and not the proxy's.
+    wrapped: ASGIApp = wrap_asgi_with_proxy_headers(served, list(settings.forwarded_allow_ips))
+    return wrapped
 
 
 @asynccontextmanager
@@ -136,6 +157,18 @@ def development_token(settings: Settings, user_id: str, lifetime: timedelta) -> 
         )
     issuer = DevelopmentIssuer(settings.data_dir / "issuer")
     return issuer.token(user_id, datetime.now(UTC), lifetime=lifetime)
+
+
+def _rate_limiter(settings: Settings) -> LimitsRateLimiter:
+    policies = {
+        PER_USER: settings.rate_limit,
+        PER_FAILING_ADDRESS: settings.rate_limit_auth_failures,
+    }
+    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+    try:
+        return LimitsRateLimiter(policies, redis_url)
+    except ValueError as unreadable:
+        raise ConfigurationError(str(unreadable)) from None
 
 
 @dataclass(frozen=True, slots=True)

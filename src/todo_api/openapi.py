@@ -1,8 +1,11 @@
 """The OpenAPI document as a product: clean names, an example for every answer and problem."""
 
+import json
+from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from todo_api.problems import KINDS, MEDIA_TYPE, Problem
@@ -27,8 +30,8 @@ TASKS: Final = [TASK]
 
 # What every route that needs a token may answer.
 COMMON: Final = (
-    "token_missing",
     *TokenFault,
+    "rate_limited",
     "not_acceptable",
     "headers_too_large",
     "database_unavailable",
@@ -49,7 +52,7 @@ def answers(example: object, *codes: str, status: int = 200) -> dict[int | str, 
         answer = described.setdefault(
             kind.status,
             {
-                "description": kind.title,
+                "description": HTTPStatus(kind.status).phrase,
                 "content": {
                     MEDIA_TYPE: {
                         "schema": {"$ref": f"#/components/schemas/{_PROBLEM}"},
@@ -77,18 +80,17 @@ def _example(code: str) -> dict[str, Any]:
 
 
 class DocumentedApp(FastAPI):
-    """FastAPI whose schema knows the problems, and nothing of FastAPI's own validation errors."""
+    """FastAPI whose schema has the problems, and nothing of FastAPI's own validation errors."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             schema = super().openapi()
-            schemas = schema["components"]["schemas"]
-            schemas |= _component(_PROBLEM, Problem)
-            for name in ("HTTPValidationError", "ValidationError"):
-                schemas.pop(name, None)
-            for path in schema["paths"].values():
-                for operation in path.values():
-                    _drop_phantom(operation["responses"])
+            schema["components"]["schemas"] |= _component(_PROBLEM, Problem)
+            for route in self.routes:
+                if isinstance(route, APIRoute) and route.include_in_schema:
+                    for method in route.methods or ():
+                        _complete(schema["paths"][route.path_format][method.lower()], route)
+            _drop_unused(schema)
         return self.openapi_schema or {}
 
 
@@ -99,6 +101,18 @@ def _component(name: str, model: Any) -> dict[str, Any]:  # noqa: ANN401 - a typ
     return {**schema.pop("$defs", {}), name: schema}
 
 
-def _drop_phantom(responses: dict[str, Any]) -> None:
-    if "HTTPValidationError" in str(responses.get("422")):
-        del responses["422"]
+def _complete(operation: dict[str, Any], route: APIRoute) -> None:
+    """Drop the 422 that FastAPI invents, and bring back the nulls that it strips from examples."""
+    if 422 not in route.responses:  # noqa: PLR2004
+        operation["responses"].pop("422", None)
+    for status, answer in route.responses.items():
+        for media_type, content in answer["content"].items():
+            operation["responses"][str(status)]["content"][media_type] |= content
+
+
+def _drop_unused(schema: dict[str, Any]) -> None:
+    """Leave out the components that describe validators and not what is sent."""
+    schemas = schema["components"]["schemas"]
+    for name in list(schemas):
+        if f'#/components/schemas/{name}"' not in json.dumps(schema):
+            del schemas[name]

@@ -1,4 +1,4 @@
-"""Liberal addresses: the other spellings that real frontends use are served like the route they mean.
+"""Liberal addresses: the spellings that real frontends use are served like the route they mean.
 
 ``/api/{user_id}/tasks…`` is ``/api/tasks…``, one trailing slash is none, HEAD is GET. No redirect:
 it would cost a round trip, and browsers drop the Authorization header on some.
@@ -31,7 +31,7 @@ class LiberalPaths:
 
 def _rewrite(scope: Scope) -> None:
     # Split before decoding: an id may contain an encoded slash.
-    of_user = _OF_USER.fullmatch(scope["raw_path"])
+    of_user = _OF_USER.fullmatch(scope.get("raw_path") or scope["path"].encode())
     if of_user:
         scope["asked_user"] = unquote(of_user[1])
         scope["path"] = "/api/tasks" + unquote(of_user[2] or b"")

@@ -1,24 +1,34 @@
 """Entity tags (RFC 9110, sections 8.8.3 and 13): a task's is its version in quotes."""
 
 import re
+from hashlib import blake2b
 from typing import Annotated, Final
 
 from fastapi import Header
 
 IfMatch = Annotated[
     str | None,
-    Header(alias="If-Match", description="An `ETag`: change the task only if it is still that one."),
+    Header(alias="If-Match", description="An `ETag`: change the task only if it is still that."),
 ]
 IfNoneMatch = Annotated[
     str | None,
-    Header(alias="If-None-Match", description="An `ETag`: answer 304 if it is still that one."),
+    Header(alias="If-None-Match", description="An `ETag`: answer 304 if it is still that."),
 ]
 
 _TAG: Final = re.compile(r'(?:W/)?"([^"]*)"')
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 
-def wanted_versions(if_match: str | None) -> frozenset[int] | None:
+def version_etag(version: int) -> str:
+    return f'"{version}"'
+
+
+def content_etag(content: bytes) -> str:
+    """The tag of a list: it changes whenever anything in the answer does."""
+    return f'"{blake2b(content, digest_size=12).hexdigest()}"'
+
+
+def meant_versions(if_match: str | None) -> frozenset[int] | None:
     """The versions that a change is meant for; None if any will do.
 
     A tag that a proxy has made weak (``W/``) by compressing the answer still names its version.

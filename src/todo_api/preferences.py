@@ -6,7 +6,9 @@ from fastapi import Header
 
 Prefer = Annotated[
     str | None,
-    Header(description="`count=exact`, `return=minimal` or `handling=strict`, separated by commas."),
+    Header(
+        description="`count=exact`, `return=minimal` or `handling=strict`, separated by commas."
+    ),
 ]
 
 

@@ -1,8 +1,9 @@
 """Every way in which a request can fail, as an RFC 9457 problem: the one table of them all."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NotRequired
+from urllib.parse import quote
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -17,14 +18,19 @@ from todo_domain.errors import (
     DatabaseUnavailable,
     EditConflict,
     InvalidTask,
+    KeyReused,
     Overloaded,
     StaleVersion,
+    TaskNotDeleted,
     TaskNotFound,
     TodoError,
     TokenFault,
     TokenRejected,
+    UserMismatch,
 )
 
+_NAME_MAX: Final = 100
+_PATH: Final = "/%:@!$&'()*+,;=~"  # what RFC 3986, section 3.3, lets a path have besides letters
 MEDIA_TYPE: Final = "application/problem+json"
 _BEARER: Final = 'Bearer realm="todo-api"'
 _WHERE_THE_JWT_IS: Final = (
@@ -61,8 +67,11 @@ KINDS: Final[dict[str, Kind]] = {
     "bad_cursor": Kind(
         400, "Bad cursor", "cursor: take it unchanged from the Link header of the same list"
     ),
+    "filter_required": Kind(
+        400, "Filter required", "status: say status=completed; nothing was deleted"
+    ),
     "bad_request": Kind(400, "Bad request", "the request could not be understood"),
-    "token_missing": Kind(
+    TokenFault.MISSING: Kind(
         401,
         "Not authenticated",
         f"the Authorization header with a bearer token is missing: {_WHERE_THE_JWT_IS}",
@@ -72,6 +81,9 @@ KINDS: Final[dict[str, Kind]] = {
     TokenFault.NOT_JWT: _token(f"this is a session token, not a JWT: {_WHERE_THE_JWT_IS}"),
     TokenFault.EXPIRED: _token("the token has expired: fetch a fresh one from /api/auth/token"),
     TokenFault.INVALID: _token(f"the token is not valid here: {_WHERE_THE_JWT_IS}"),
+    "user_mismatch": Kind(
+        403, "Another user's", "the user id in the path is not the one that the token speaks for"
+    ),
     "not_found": Kind(404, "Not found", "there is nothing here"),
     "method_not_allowed": Kind(405, "Method not allowed", "this method is not allowed here"),
     "not_acceptable": Kind(406, "Not acceptable", "Accept: only application/json is served here"),
@@ -79,21 +91,32 @@ KINDS: Final[dict[str, Kind]] = {
     "conflict": Kind(
         409, "Conflict", "others kept changing this task; nothing was written, try again"
     ),
+    "not_deleted": Kind(409, "Not deleted", "this task has not been deleted"),
     "stale_version": Kind(
         412, "Stale version", "the task has changed since it was read; nothing was written"
     ),
     "body_too_large": Kind(413, "Body too large", "the body is larger than 1 MiB"),
+    "uri_too_long": Kind(414, "URI too long", "path and query are longer than 8 KiB"),
     "unsupported_media_type": Kind(
         415, "Unsupported media type", "Content-Type: send the body as application/json"
     ),
     "validation_failed": Kind(422, "Validation failed", "the request does not validate"),
+    "idempotency_key_reused": Kind(
+        422,
+        "Idempotency key reused",
+        "Idempotency-Key: this key was used for another task; make a new one for each",
+    ),
     "headers_too_large": Kind(431, "Headers too large", "the headers are larger than 16 KiB"),
+    "rate_limited": Kind(
+        429, "Too many requests", "too many requests: wait for Retry-After seconds"
+    ),
     "internal_error": Kind(
         500, "Internal error", "this is a bug of the service: report it with the request_id"
     ),
     "database_unavailable": _away(
         "Database unavailable", "the database does not answer; nothing was written, try again", 2
     ),
+    "not_ready": _away("Not ready", "a part of the service does not answer", 2),
     "auth_keys_unavailable": _away(
         "Auth keys unavailable", "the auth server's keys cannot be fetched; try again", 5
     ),
@@ -104,6 +127,9 @@ _FAILURES: Final[dict[type[TodoError], str]] = {
     AuthKeysUnavailable: "auth_keys_unavailable",
     DatabaseUnavailable: "database_unavailable",
     EditConflict: "conflict",
+    KeyReused: "idempotency_key_reused",
+    TaskNotDeleted: "not_deleted",
+    UserMismatch: "user_mismatch",
     InvalidTask: "validation_failed",
     Overloaded: "overloaded",
     StaleVersion: "stale_version",
@@ -150,10 +176,11 @@ def _field_error(error: Any, root: str) -> FieldError:  # noqa: ANN401 - Pydanti
     else:
         code, message = _VALIDATION[error["type"]]
         message = message.format(**error.get("ctx", {}))
-    found = FieldError(field=".".join(map(str, path)) or root, code=code, message=message)
-    if error["loc"][:1] != ("query",):
-        found["pointer"] = "".join(f"/{part}" for part in path)
-    return found
+    field = ".".join(map(str, path)) or root
+    if error["loc"][:1] == ("query",):
+        return FieldError(field=field, code=code, message=message)
+    pointer = "".join(f"/{part}" for part in path)
+    return FieldError(field=field, pointer=pointer, code=code, message=message)
 
 
 _VALIDATION: Final = {
@@ -170,20 +197,44 @@ _VALIDATION: Final = {
 }
 
 
+def refuse_unknown(names: Iterable[str], known: Collection[str], what: str) -> None:
+    """What ``Prefer: handling=strict`` asks for. Raises RequestRefused naming each unknown one."""
+    errors = [
+        FieldError(field=_shown(name), code="unknown", message=f"is no {what} of this route")
+        for name in names
+        if name not in known
+    ]
+    if errors:
+        raise RequestRefused("validation_failed", errors=errors)
+
+
+def _shown(name: str) -> str:
+    """A name of the client's own, such that any client can be shown it."""
+    return name[:_NAME_MAX].encode(errors="replace").decode()
+
+
 class RequestRefused(Exception):
     """A request that HTTP or the contract refuses before the domain hears of it."""
 
     def __init__(
-        self, code: str, detail: str | None = None, *, errors: Sequence[FieldError] = ()
+        self,
+        code: str,
+        detail: str | None = None,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(code)
+        self.headers = headers
         self.code = code
         self.detail = detail or (_summary(errors) if errors else None)
         self.errors = errors
 
 
 async def answer_refusal(request: Request, refusal: RequestRefused) -> Response:
-    return problem(request, refusal.code, refusal.detail, errors=refusal.errors)
+    return problem(
+        request, refusal.code, refusal.detail, errors=refusal.errors, headers=refusal.headers
+    )
 
 
 async def answer_failure(request: Request, failure: TodoError) -> Response:
@@ -212,7 +263,8 @@ def _allowed(request: Request) -> str:
     """Every method of this path; Starlette names those of the first route alone."""
     routes = request.app.router.routes
     here = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    return ", ".join(sorted({method for route in here for method in route.methods}))
+    methods = {method for route in here for method in route.methods}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 def problem(
@@ -233,7 +285,7 @@ def problem(
         "detail": sentence,
         "message": sentence,
         "code": code,
-        "instance": request.scope["path"],
+        "instance": asked_path(request),
         "request_id": request.scope["request_id"],
     }
     if errors:
@@ -244,6 +296,12 @@ def problem(
         {**kind.headers, **(headers or {})},
         MEDIA_TYPE,
     )
+
+
+def asked_path(request: Request) -> str:
+    """The path that the client asked for, as a URI reference, whatever it was rewritten to."""
+    raw = request.scope.get("raw_path")
+    return quote(raw, safe=_PATH) if raw else quote(request.scope["path"], errors="replace")
 
 
 def _summary(errors: Sequence[FieldError]) -> str:

@@ -10,6 +10,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from todo_api.metrics import Metrics
 from todo_api.problems import problem
 
 _SANE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -19,14 +20,16 @@ _log = structlog.get_logger()
 class RequestLog:
     """Pure ASGI. Sets ``scope["request_id"]``, and answers 500 to what nothing else has caught."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = perf_counter()
+        method = scope["method"]  # before it is rewritten
         request_id = scope["request_id"] = _request_id(scope)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -42,7 +45,10 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_with_headers)
         finally:
-            _write_line(scope, status, perf_counter() - started)
+            seconds = perf_counter() - started
+            route = getattr(scope.get("route"), "path_format", None)
+            self._metrics.count_request(method, route, status, seconds)
+            _write_line(scope, method, route, status, seconds)
 
 
 def _request_id(scope: Scope) -> str:
@@ -56,18 +62,18 @@ def _request_id(scope: Scope) -> str:
 def _complete_headers(headers: MutableHeaders, scope: Scope) -> None:
     headers["X-Request-ID"] = scope["request_id"]
     headers["X-Content-Type-Options"] = "nosniff"
+    headers.update(scope.get("rate_limit", {}))
     if scope["path"].startswith("/api/"):
         headers["Vary"] = "Origin, Authorization"
         headers.setdefault("Cache-Control", "private, no-cache")
 
 
-def _write_line(scope: Scope, status: int, seconds: float) -> None:
-    route = scope.get("route")
+def _write_line(scope: Scope, method: str, route: str | None, status: int, seconds: float) -> None:
     client = scope.get("client")
     _log.info(
         "request",
-        method=scope["method"],
-        route=getattr(route, "path_format", None),
+        method=method,
+        route=route,
         status=status,
         ms=round(seconds * 1000, 1),
         user=scope.get("user"),

@@ -5,6 +5,8 @@ stranger's request is refused before a byte of it is read or parsed. The schema,
 the dependencies are FastAPI's own; only the order, and the strictness with bodies, are ours.
 """
 
+import asyncio
+import re
 from collections.abc import Callable
 from inspect import iscoroutinefunction
 from typing import Any, Final
@@ -17,9 +19,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from todo_api.bodies import JsonBody
-from todo_api.problems import RequestRefused, field_errors
-from todo_domain.errors import TaskNotFound
+from todo_api.preferences import prefers
+from todo_api.problems import RequestRefused, field_errors, refuse_unknown
+from todo_domain.errors import Overloaded, TaskNotFound
 
+_ZERO: Final = re.compile(r"q\s*=\s*0(\.0*)?")
+DEADLINE: Final = 4.0  # seconds for everything behind a request that has arrived
 _ACCEPTABLE: Final = ("*/*", "application/*", "application/json", "application/problem+json")
 
 
@@ -27,12 +32,15 @@ class ApiRoute(APIRoute):
     """A route that authenticates, negotiates, reads and validates, in that order, and then acts.
 
     Its dependencies take the request and nothing else, and are asked in the order of the signature.
-    An id in the path that is malformed names nothing: it is refused as TaskNotFound.
+    Its header parameters are optional text. An id in the path that is malformed names nothing: it
+    is refused as TaskNotFound.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - FastAPI's own
         super().__init__(*args, **kwargs)
         self._providers = [_provider(dependant) for dependant in self.dependant.dependencies]
+        self._query_names = _query_names(self.dependant)
+        self._headers = {param.name: param.alias for param in self.dependant.header_params}
         self._bodies = {param.name: JsonBody(param) for param in self.dependant.body_params}
         self.app = self._serve
 
@@ -47,13 +55,22 @@ class ApiRoute(APIRoute):
         _require_acceptable(request)
         if self.dependant.path_params:
             values |= self._path(request)
+        is_strict = prefers(_field(request, "prefer"), "handling=strict")
+        if is_strict:
+            refuse_unknown(request.query_params, self._query_names, "parameter")
         if self.dependant.query_params:
             values |= self._query(request)
         if self.dependant.request_param_name:
             values[self.dependant.request_param_name] = request
+        for name, header in self._headers.items():
+            values[name] = _field(request, header)
         for name, body in self._bodies.items():
-            values[name] = await body.read(request)
-        response: Response = await self.endpoint(**values)
+            values[name] = await body.read(request, is_strict=is_strict)
+        try:
+            async with asyncio.timeout(DEADLINE):
+                response: Response = await self.endpoint(**values)
+        except TimeoutError:
+            raise Overloaded from None
         return response
 
     def _path(self, request: Request) -> dict[str, Any]:
@@ -69,6 +86,12 @@ class ApiRoute(APIRoute):
         return values
 
 
+def _query_names(dependant: Dependant) -> frozenset[str]:
+    """The names in the query string; FastAPI declares them all by one model."""
+    models = [param.field_info.annotation for param in dependant.query_params]
+    return frozenset(name for model in models for name in getattr(model, "model_fields", {}))
+
+
 def _provider(dependant: Dependant) -> tuple[str, Callable[[Request], Any], bool]:
     takes_only_request = dependant.request_param_name and not (
         dependant.dependencies or dependant.query_params or dependant.body_params
@@ -80,12 +103,18 @@ def _provider(dependant: Dependant) -> tuple[str, Callable[[Request], Any], bool
     return name, provide, is_async
 
 
+def _field(request: Request, name: str) -> str | None:
+    """A header field; several of one name mean their list (RFC 9110, section 5.3)."""
+    return ", ".join(request.headers.getlist(name)) or None
+
+
 def _require_acceptable(request: Request) -> None:
-    accept = request.headers.get("accept", "*/*")
-    ranges = [part.partition(";") for part in accept.lower().split(",")]
-    refused = ("q=0", "q=0.0", "q=0.00", "q=0.000")
-    if not any(
-        name.strip() in _ACCEPTABLE and rest.replace(" ", "") not in refused
-        for name, _, rest in ranges
-    ):
+    """Raise RequestRefused if the client takes no JSON (RFC 9110, section 12.5.1)."""
+    accept = _field(request, "accept")
+    if accept and not any(_takes_json(part) for part in accept.lower().split(",")):
         raise RequestRefused("not_acceptable")
+
+
+def _takes_json(media_range: str) -> bool:
+    name, *parameters = (part.strip() for part in media_range.split(";"))
+    return name in _ACCEPTABLE and not any(_ZERO.fullmatch(part) for part in parameters)

@@ -23,7 +23,7 @@ from todo_domain.errors import BrokenRule
 from todo_domain.queries import PAGE_MAX, Sort, SortBy, TaskFilter
 
 _DUE_DATE: Final = re.compile(
-    r"\d{4}-\d\d-\d\d(?P<time>[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d))?", re.ASCII
+    r"\d{4}-\d\d-\d\d(?P<time>[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:[0-5]\d))?", re.ASCII
 )
 
 
@@ -33,6 +33,11 @@ def parse_priority(text: str) -> domain.Priority:
         return domain.Priority(text.lower())
     except ValueError:
         raise BrokenRule("unknown_value", "must be low, medium or high") from None
+
+
+def parse_search_text(text: str) -> str:
+    """Text to look for; an empty search box looks for none. Raises BrokenRule."""
+    return domain.clean_title(text) if text.strip() else ""
 
 
 def parse_sort(text: str) -> Sort:
@@ -70,7 +75,7 @@ def _of_text(rule: Callable[[str], object], **schema: object) -> tuple[Any, Any]
 
 Title = Annotated[str, *_of_text(domain.clean_title, minLength=1, maxLength=domain.TITLE_MAX)]
 Description = Annotated[str, *_of_text(domain.clean_description, maxLength=domain.DESCRIPTION_MAX)]
-SearchText = Annotated[str, *_of_text(domain.clean_title, minLength=1, maxLength=domain.TITLE_MAX)]
+SearchText = Annotated[str, *_of_text(parse_search_text, maxLength=domain.TITLE_MAX)]
 _PRIORITY: Final[JsonDict] = {"enum": [priority.value for priority in domain.Priority]}
 Priority = Annotated[domain.Priority, *_of_text(parse_priority, **_PRIORITY)]
 _DATE_OR_TIME: Final = [{"format": "date"}, {"format": "date-time"}]
@@ -152,6 +157,10 @@ class Task(TypedDict):
     version: int
 
 
+# What a body may hold when a client asks to be told of anything else.
+KNOWN_MEMBERS: Final = frozenset(Task.__annotations__) | {"dueDate"}
+
+
 def task_document(task: domain.Task) -> Task:
     """The task as the contract shows it."""
     return {
@@ -163,18 +172,18 @@ def task_document(task: domain.Task) -> Task:
         "priority": None if task.priority is None else task.priority.value,
         "due_date": None if task.due_date is None else _due(task.due_date),
         "tags": list(task.tags),
-        "created_at": _utc(task.created_at),
-        "updated_at": _utc(task.updated_at),
-        "completed_at": None if task.completed_at is None else _utc(task.completed_at),
+        "created_at": utc(task.created_at),
+        "updated_at": utc(task.updated_at),
+        "completed_at": None if task.completed_at is None else utc(task.completed_at),
         "version": task.version,
     }
 
 
 def _due(due: date | datetime) -> str:
-    return _utc(due) if isinstance(due, datetime) else due.isoformat()
+    return utc(due) if isinstance(due, datetime) else due.isoformat()
 
 
-def _utc(moment: datetime) -> str:
+def utc(moment: datetime) -> str:
     """An aware UTC time as RFC 3339 with microseconds and Z."""
     return moment.isoformat(timespec="microseconds")[:-6] + "Z"
 
@@ -216,7 +225,7 @@ class ListQuery(BaseModel):
             tags=tuple(self.tag),
             due_before=self.due_before,
             due_after=self.due_after,
-            text=self.q,
+            text=self.q or None,
         )
 
     def sorting(self) -> Sort:
@@ -227,3 +236,15 @@ class ListQuery(BaseModel):
         if self.status is not None:
             return None if self.status == "all" else self.status == "completed"
         return None if self.completed is None else self.completed == "true"
+
+
+class ClearQuery(BaseModel):
+    """Which tasks to delete at once; only completed ones can be."""
+
+    status: Literal["completed"] | None = None
+
+
+class Cleared(TypedDict):
+    """How many tasks were deleted."""
+
+    deleted: int

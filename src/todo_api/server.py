@@ -2,19 +2,25 @@
 
 import ctypes
 import errno
+import multiprocessing
+import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Final
 
-from fastapi import FastAPI
 from granian.constants import Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
-from granian.server import Server
+from granian.server.mp import MPServer
+from prometheus_client import REGISTRY, start_http_server
+from starlette.types import ASGIApp
 
 from todo_api.logs import library_logs
+from todo_api.metrics import MULTIPROCESS, shared_registry
 from todo_api.settings import ConfigurationError, Settings
 
 GRACE: Final = 10  # seconds that accepted requests have to finish after SIGTERM
@@ -22,14 +28,19 @@ HEADER_TIMEOUT: Final = 20_000  # milliseconds for a client to send its request'
 HEADER_BUFFER: Final = 64 * 1024
 
 
-def serve(settings: Settings, load: Callable[[], FastAPI]) -> None:
+def serve(settings: Settings, load: Callable[[], ASGIApp]) -> None:
     """Serve what ``load`` returns in each worker; returns after SIGINT or SIGTERM.
 
     ``load`` runs in the workers, so it must be picklable. Raises ConfigurationError when the
     address cannot be had.
     """
     require_free(settings.host, settings.port)
-    server = Server(
+    with _shared_metrics(settings):
+        _server(settings).serve(target_loader=_Loader(load), wrap_loader=False)
+
+
+def _server(settings: Settings) -> MPServer:
+    return MPServer(
         "todo_api.main:app",
         address=settings.host,
         port=settings.port,
@@ -44,16 +55,34 @@ def serve(settings: Settings, load: Callable[[], FastAPI]) -> None:
         workers_kill_timeout=GRACE,
         respawn_failed_workers=settings.workers > 1,
     )
-    server.serve(target_loader=_Loader(load), wrap_loader=False)
+
+
+@contextmanager
+def _shared_metrics(settings: Settings) -> Iterator[None]:
+    """Where there are several processes to ask, let them count in files that one can add up.
+
+    prometheus-client decides that when it is imported, so the workers start afresh.
+    """
+    if settings.workers == 1 and not isinstance(settings.metrics, int):
+        yield
+        return
+    with TemporaryDirectory(prefix="todo-metrics-") as directory:
+        os.environ[MULTIPROCESS] = directory
+        multiprocessing.set_start_method("spawn")
+        if isinstance(settings.metrics, int):
+            require_free(settings.host, settings.metrics)
+            registry = shared_registry() or REGISTRY
+            start_http_server(settings.metrics, settings.host, registry)
+        yield
 
 
 class _Loader:
     """Loads the app in a worker that dies with its parent, so that a kill -9 leaves nothing."""
 
-    def __init__(self, load: Callable[[], FastAPI]) -> None:
+    def __init__(self, load: Callable[[], ASGIApp]) -> None:
         self._load = load
 
-    def __call__(self) -> FastAPI:
+    def __call__(self) -> ASGIApp:
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         return self._load()

@@ -5,6 +5,7 @@ it points at works is for ``todo-api doctor`` to find out.
 """
 
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -58,6 +59,13 @@ class Settings(BaseSettings):
     auth_mode: Literal["jwks", "shared-secret"] = "jwks"
     better_auth_secret: SecretStr | None = None
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    redis_url: SecretStr | None = None
+    rate_limit: str = "600/minute"
+    rate_limit_auth_failures: str = "60/minute"
+    max_concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    forwarded_allow_ips: Annotated[tuple[str, ...], NoDecode] = ()
+    metrics: Literal["on", "off"] | Annotated[int, Field(ge=1, le=65535)] = "on"
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     workers: Annotated[int, Field(ge=1, le=64)] = 1
@@ -65,7 +73,7 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] | None = None
     data_dir: Path = Path(".todo")
 
-    @field_validator("auth_algorithms", "cors_origins", mode="before")
+    @field_validator("auth_algorithms", "cors_origins", "forwarded_allow_ips", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -94,9 +102,28 @@ class Settings(BaseSettings):
     @classmethod
     def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
-            if not _is_http_url(origin) or urlsplit(origin).path or "*" in origin:
+            if not _is_http_url(origin) or "*" in origin or any(urlsplit(origin)[2:]):
                 raise ValueError("must be exact origins like https://app.example.com, no * or path")
         return origins
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _are_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        """Only addresses and networks: believing everyone would let anyone choose an address."""
+        for address in addresses:
+            try:
+                ip_network(address)
+            except ValueError:
+                raise ValueError("must be addresses or networks like 10.0.0.0/8, no *") from None
+        return addresses
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        schemes = {"redis", "rediss"}
+        if value is not None and urlsplit(value.get_secret_value()).scheme not in schemes:
+            raise ValueError("must be a redis:// or rediss:// URL")
+        return value
 
     @classmethod
     def read(cls) -> Self:

@@ -1,21 +1,31 @@
 """The task routes: each turns a request into one use case and its result into an answer."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
 from urllib.parse import urlencode
 from uuid import UUID
 
-import orjson
 from fastapi import APIRouter, Body, Path, Query, Request
 from starlette.responses import Response
 
+from todo_api.answers import changed_task, json_response, read_task, read_tasks
 from todo_api.cursors import read_cursor, write_cursor
 from todo_api.dependencies import Actor, NewTaskId, Now, Tasks
+from todo_api.idempotency import IdempotencyKey, checked_key
 from todo_api.openapi import COMMON, TASK, TASKS, answers
+from todo_api.preconditions import IfMatch, IfNoneMatch, meant_versions
+from todo_api.preferences import Prefer, prefers
+from todo_api.problems import RequestRefused, asked_path
 from todo_api.routing import ApiRoute
-from todo_api.schemas import Completion, ListQuery, NewTask, Task, TaskChanges, task_document
-from todo_domain import task as domain
+from todo_api.schemas import (
+    Cleared,
+    ClearQuery,
+    Completion,
+    ListQuery,
+    NewTask,
+    Task,
+    TaskChanges,
+)
 from todo_domain import use_cases
 from todo_domain.queries import PAGE_MAX, TaskQuery
 
@@ -23,6 +33,7 @@ router = APIRouter(prefix="/api/tasks", tags=["tasks"], route_class=ApiRoute)
 
 TaskId = Annotated[UUID, Path()]
 _BODY = ("malformed_json", "body_too_large", "unsupported_media_type", "validation_failed")
+_EDIT = ("not_found", "conflict", "stale_version")
 
 
 @router.get(
@@ -32,7 +43,12 @@ _BODY = ("malformed_json", "body_too_large", "unsupported_media_type", "validati
     responses=answers(TASKS, *COMMON, "bad_cursor", "validation_failed"),
 )
 async def list_tasks(
-    request: Request, actor: Actor, tasks: Tasks, listing: Annotated[ListQuery, Query()]
+    request: Request,
+    actor: Actor,
+    tasks: Tasks,
+    listing: Annotated[ListQuery, Query()],
+    prefer: Prefer = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """The tasks that match, newest first unless sorted otherwise.
 
@@ -40,7 +56,7 @@ async def list_tasks(
     there is more. `X-Total-Count` is sent when the answer holds every match, or when asked for with
     `Prefer: count=exact`.
     """
-    query = _task_query(listing, actor.user_id, request.headers.get("prefer", ""))
+    query = _task_query(listing, actor.user_id, prefer)
     page = await use_cases.list_tasks(tasks, actor, query)
     headers = {}
     if page.more:
@@ -48,7 +64,7 @@ async def list_tasks(
         headers["Link"] = _next_link(request, write_cursor(actor.user_id, query, place))
     if page.total is not None:
         headers["X-Total-Count"] = str(page.total)
-    return _json([task_document(task) for task in page.tasks], headers=headers)
+    return read_tasks(page.tasks, headers, if_none_match)
 
 
 @router.post(
@@ -56,14 +72,39 @@ async def list_tasks(
     operation_id="createTask",
     status_code=201,
     response_model=Task,
-    responses=answers(TASK, *COMMON, *_BODY, status=201),
+    responses=answers(TASK, *COMMON, *_BODY, "idempotency_key_reused", status=201),
 )
 async def create_task(
-    actor: Actor, tasks: Tasks, task_id: NewTaskId, now: Now, new: Annotated[NewTask, Body()]
+    request: Request,
+    actor: Actor,
+    tasks: Tasks,
+    task_id: NewTaskId,
+    now: Now,
+    new: Annotated[NewTask, Body()],
+    idempotency_key: IdempotencyKey = None,
+    prefer: Prefer = None,
 ) -> Response:
-    """Create a task."""
-    task = await use_cases.create_task(tasks, actor, task_id, now=now, **new)
-    return _task(task, 201, {"Location": f"/api/tasks/{task.id}"})
+    """Create a task. With an `Idempotency-Key` a repeated request gives the first answer again."""
+    key = checked_key(idempotency_key)
+    task = await use_cases.create_task(tasks, actor, task_id, now=now, key=key, **new)
+    location = f"{asked_path(request).rstrip('/')}/{task.id}"
+    return changed_task(task, prefer, 201, {"Location": location})
+
+
+@router.delete(
+    "",
+    operation_id="clearCompletedTasks",
+    response_model=Cleared,
+    responses=answers({"deleted": 3}, *COMMON, "filter_required", "validation_failed"),
+)
+async def clear_completed_tasks(
+    actor: Actor, tasks: Tasks, now: Now, which: Annotated[ClearQuery, Query()]
+) -> Response:
+    """Delete all completed tasks. Each can be restored."""
+    if which.status is None:
+        raise RequestRefused("filter_required")
+    deleted = await use_cases.delete_completed(tasks, actor, now=now)
+    return json_response({"deleted": deleted})
 
 
 @router.get(
@@ -72,38 +113,48 @@ async def create_task(
     response_model=Task,
     responses=answers(TASK, *COMMON, "not_found"),
 )
-async def get_task(actor: Actor, tasks: Tasks, task_id: TaskId) -> Response:
+async def get_task(
+    actor: Actor, tasks: Tasks, task_id: TaskId, if_none_match: IfNoneMatch = None
+) -> Response:
     """One task."""
-    return _task(await use_cases.get_task(tasks, actor, task_id))
+    return read_task(await use_cases.get_task(tasks, actor, task_id), if_none_match)
 
 
 @router.put(
     "/{task_id}",
     operation_id="updateTask",
     response_model=Task,
-    responses=answers(TASK, *COMMON, *_BODY, "not_found", "conflict"),
+    responses=answers(TASK, *COMMON, *_BODY, *_EDIT),
 )
 @router.patch(
     "/{task_id}",
     operation_id="patchTask",
     response_model=Task,
-    responses=answers(TASK, *COMMON, *_BODY, "not_found", "conflict"),
+    responses=answers(TASK, *COMMON, *_BODY, *_EDIT),
 )
 async def change_task(
-    actor: Actor, tasks: Tasks, task_id: TaskId, now: Now, changes: Annotated[TaskChanges, Body()]
+    actor: Actor,
+    tasks: Tasks,
+    task_id: TaskId,
+    now: Now,
+    changes: Annotated[TaskChanges, Body()],
+    if_match: IfMatch = None,
+    prefer: Prefer = None,
 ) -> Response:
     """Change the members that are sent; null clears, absent members keep their value.
 
     PUT and PATCH do the same. PATCH also takes `application/merge-patch+json` (RFC 7396).
     """
-    return _task(await use_cases.change_task(tasks, actor, task_id, now=now, **changes))
+    versions = meant_versions(if_match)
+    task = await use_cases.change_task(tasks, actor, task_id, now=now, versions=versions, **changes)
+    return changed_task(task, prefer)
 
 
 @router.patch(
     "/{task_id}/complete",
     operation_id="completeTask",
     response_model=Task,
-    responses=answers(TASK, *COMMON, *_BODY, "not_found", "conflict"),
+    responses=answers(TASK, *COMMON, *_BODY, *_EDIT),
 )
 @router.patch("/{task_id}/toggle", include_in_schema=False)
 async def complete_task(
@@ -112,33 +163,59 @@ async def complete_task(
     task_id: TaskId,
     now: Now,
     wanted: Annotated[Completion, Body()] = Completion(),  # noqa: B008 - never changed
+    if_match: IfMatch = None,
+    prefer: Prefer = None,
 ) -> Response:
     """Set the completion to the one that is sent, or toggle it when the body is empty or `{}`."""
+    versions = meant_versions(if_match)
     if "completed" in wanted:
-        completed = wanted["completed"]
-        task = await use_cases.complete_task(tasks, actor, task_id, completed=completed, now=now)
+        task = await use_cases.complete_task(
+            tasks, actor, task_id, completed=wanted["completed"], now=now, versions=versions
+        )
     else:
-        task = await use_cases.toggle_task(tasks, actor, task_id, now=now)
-    return _task(task)
+        task = await use_cases.toggle_task(tasks, actor, task_id, now=now, versions=versions)
+    return changed_task(task, prefer)
 
 
 @router.delete(
     "/{task_id}",
     operation_id="deleteTask",
     response_model=Task,
-    responses=answers(TASK, *COMMON, "not_found"),
+    responses=answers(TASK, *COMMON, "not_found", "stale_version"),
 )
-async def delete_task(actor: Actor, tasks: Tasks, task_id: TaskId) -> Response:
-    """Delete a task and return it as it was."""
-    return _task(await use_cases.delete_task(tasks, actor, task_id))
+async def delete_task(
+    actor: Actor,
+    tasks: Tasks,
+    task_id: TaskId,
+    now: Now,
+    if_match: IfMatch = None,
+    prefer: Prefer = None,
+) -> Response:
+    """Delete a task and return it as it was. It can be restored for 30 days."""
+    versions = meant_versions(if_match)
+    task = await use_cases.delete_task(tasks, actor, task_id, now=now, versions=versions)
+    return changed_task(task, prefer)
 
 
-def _task_query(listing: ListQuery, owner: str, prefer: str) -> TaskQuery:
+@router.post(
+    "/{task_id}/restore",
+    operation_id="restoreTask",
+    response_model=Task,
+    responses=answers(TASK, *COMMON, "not_found", "not_deleted"),
+)
+async def restore_task(
+    actor: Actor, tasks: Tasks, task_id: TaskId, now: Now, prefer: Prefer = None
+) -> Response:
+    """Undo a delete."""
+    return changed_task(await use_cases.restore_task(tasks, actor, task_id, now=now), prefer)
+
+
+def _task_query(listing: ListQuery, owner: str, prefer: str | None) -> TaskQuery:
     query = TaskQuery(
         filter=listing.filter(),
         sort=listing.sorting(),
         limit=listing.limit or PAGE_MAX,
-        counted="count=exact" in prefer.replace(" ", "").lower().split(","),
+        counted=prefers(prefer, "count=exact"),
     )
     if listing.cursor is None:
         return query
@@ -151,12 +228,5 @@ def _next_link(request: Request, cursor: str) -> str:
     The reference is relative, because behind a proxy only the client knows the service's address.
     """
     others = [(k, v) for k, v in request.query_params.multi_items() if k != "cursor"]
-    return f'<{request.url.path}?{urlencode([*others, ("cursor", cursor)])}>; rel="next"'
-
-
-def _task(task: domain.Task, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
-    return _json(task_document(task), status, {"ETag": f'"{task.version}"', **headers})
-
-
-def _json(document: object, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
-    return Response(orjson.dumps(document), status, headers, "application/json")
+    query = urlencode([*others, ("cursor", cursor)])
+    return f'<{asked_path(request)}?{query}>; rel="next"'

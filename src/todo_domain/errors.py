@@ -46,6 +46,18 @@ class StaleVersion(TodoError):
     """The task has changed, or gone, since it was read; nothing was written."""
 
 
+class TaskNotDeleted(TodoError):
+    """A task that was to be restored has not been deleted."""
+
+
+class KeyReused(TodoError):
+    """An idempotency key came back with another task than it was first used for."""
+
+
+class UserMismatch(TodoError):
+    """Somebody asked for another user's tasks by that user's id."""
+
+
 class EditConflict(TodoError):
     """Others kept changing the task while this edit was tried; nothing was written."""
 
@@ -53,6 +65,7 @@ class EditConflict(TodoError):
 class TokenFault(StrEnum):
     """What is wrong with a token, as far as its bearer is told."""
 
+    MISSING = "token_missing"
     MALFORMED = "token_malformed"
     NOT_JWT = "token_not_jwt"
     EXPIRED = "token_expired"

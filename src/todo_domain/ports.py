@@ -3,13 +3,16 @@
 ``tests/contracts.py`` turns each into a suite that every implementation has to pass.
 """
 
-from datetime import datetime
-from typing import Protocol
+from datetime import datetime, timedelta
+from typing import Final, Protocol
 from uuid import UUID
 
 from todo_domain.ownership import Principal
-from todo_domain.queries import TaskPage, TaskQuery
+from todo_domain.queries import TaskCounts, TaskPage, TaskQuery
 from todo_domain.task import Task
+
+RETENTION: Final = timedelta(days=30)
+KEY_LIFETIME: Final = timedelta(hours=24)
 
 
 class TaskRepository(Protocol):
@@ -19,8 +22,14 @@ class TaskRepository(Protocol):
     raise DatabaseUnavailable or Overloaded; the latter has changed nothing.
     """
 
-    async def add(self, task: Task) -> None:
-        """Store a new task and note that its owner was seen."""
+    async def add(self, task: Task, *, key: str | None = None) -> Task:
+        """Store a new task, note that its owner was seen, and return the task.
+
+        With an idempotency ``key`` this happens once: while the key is remembered (KEY_LIFETIME),
+        the same owner's next call with it stores nothing. It returns the task of the first call, as
+        that call did, or raises KeyReused if the two tasks differ in what their author wrote. Of
+        rivals with one key, one stores.
+        """
 
     async def get(self, owner: str, task_id: UUID) -> Task:
         """The owner's task. Raises TaskNotFound."""
@@ -46,8 +55,27 @@ class TaskRepository(Protocol):
         Returns the task as it is now stored. Raises TaskNotFound.
         """
 
-    async def remove(self, owner: str, task_id: UUID) -> Task:
-        """Take the owner's task away and return it as it was. Raises TaskNotFound."""
+    async def remove(
+        self, owner: str, task_id: UUID, *, now: datetime, version: int | None = None
+    ) -> Task:
+        """Take the owner's task away, restorable for RETENTION, and return it as it was.
+
+        To every other call but ``restore`` it is then missing. Raises TaskNotFound; with a
+        ``version``, StaleVersion when the task is at another one or gone.
+        """
+
+    async def remove_completed(self, owner: str, *, now: datetime) -> int:
+        """Take all of the owner's completed tasks away like ``remove``; return how many."""
+
+    async def restore(self, owner: str, task_id: UUID, *, now: datetime) -> Task:
+        """Bring a removed task back as it was, and return it.
+
+        Raises TaskNotDeleted when it was not removed, TaskNotFound when it is missing or was
+        removed longer than RETENTION ago.
+        """
+
+    async def count(self, owner: str) -> TaskCounts:
+        """How many tasks the owner has. May cost as much as reading them."""
 
 
 class TokenVerifier(Protocol):

@@ -55,7 +55,9 @@ class Sort:
             case SortBy.TITLE:
                 return Position(task.title, task.id)
             case SortBy.DUE_DATE:
-                return Position(task.due_date and due_instant(task.due_date), task.id)
+                return Position(
+                    None if task.due_date is None else due_instant(task.due_date), task.id
+                )
             case SortBy.PRIORITY:
                 return Position(task.priority and task.priority.rank, task.id)
 
@@ -129,3 +131,15 @@ class TaskPage:
     tasks: tuple[Task, ...]
     more: bool
     total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCounts:
+    """How many tasks a user has."""
+
+    pending: int
+    completed: int
+
+    @property
+    def total(self) -> int:
+        return self.pending + self.completed

@@ -29,6 +29,14 @@ class Priority(StrEnum):
         """1 for low to 3 for high: the order that people mean."""
         return list(Priority).index(self) + 1
 
+    @classmethod
+    def of_rank(cls, rank: int) -> "Priority":
+        """The priority with this rank. Raises ValueError."""
+        for priority in cls:
+            if priority.rank == rank and not isinstance(rank, bool):
+                return priority
+        raise ValueError(rank)
+
 
 def clean_title(text: str) -> str:
     """The title without outer white space. Raises BrokenRule when blank or too long."""
@@ -154,6 +162,18 @@ class Task:
             updated_at=now,
             completed_at=completed_at,
             **fields,
+        )
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """What its author wrote: equal for two tasks that were created with the same members."""
+        return (
+            self.title,
+            self.description,
+            self.completed,
+            self.priority,
+            self.due_date,
+            self.tags,
         )
 
     @property

@@ -4,6 +4,7 @@ Each returns tasks as they are now stored. Besides what their docstrings name th
 ports raise.
 """
 
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Final, Unpack
 from uuid import UUID
@@ -11,10 +12,13 @@ from uuid import UUID
 from todo_domain.errors import EditConflict, StaleVersion
 from todo_domain.ownership import Principal, owned_by
 from todo_domain.ports import TaskRepository
-from todo_domain.queries import TaskPage, TaskQuery
+from todo_domain.queries import TaskCounts, TaskPage, TaskQuery
 from todo_domain.task import Task, TaskChanges
 
 EDIT_ATTEMPTS: Final = 8
+
+# The versions of a task that a change is meant for; None for any.
+Versions = Collection[int] | None
 
 
 async def list_tasks(tasks: TaskRepository, actor: Principal, query: TaskQuery) -> TaskPage:
@@ -31,12 +35,15 @@ async def create_task(
     task_id: UUID,
     *,
     now: datetime,
+    key: str | None = None,
     **members: Unpack[TaskChanges],
 ) -> Task:
-    """A new task of the actor's. Raises InvalidTask."""
+    """A new task of the actor's; with an idempotency key, the one that it was first used for.
+
+    Raises InvalidTask and KeyReused.
+    """
     task = Task.new(task_id, actor.user_id, now, **members)
-    await tasks.add(task)
-    return task
+    return owned_by(actor, await tasks.add(task, key=key))
 
 
 async def get_task(tasks: TaskRepository, actor: Principal, task_id: UUID) -> Task:
@@ -50,45 +57,101 @@ async def change_task(
     task_id: UUID,
     *,
     now: datetime,
+    versions: Versions = None,
     **changes: Unpack[TaskChanges],
 ) -> Task:
     """Apply the changes to the latest state, so that what others changed meanwhile stays.
 
-    Raises TaskNotFound, InvalidTask, and EditConflict when rivals win every attempt.
+    Raises TaskNotFound, InvalidTask, StaleVersion, and EditConflict when rivals win every attempt.
     """
-    for _ in range(EDIT_ATTEMPTS):
-        task = await get_task(tasks, actor, task_id)
-        changed = task.changed(now, **changes)
-        if changed is task or await _saved(tasks, changed):
-            return changed
-    raise EditConflict
+    return await _edit(tasks, actor, task_id, versions, lambda task: task.changed(now, **changes))
 
 
 async def toggle_task(
-    tasks: TaskRepository, actor: Principal, task_id: UUID, *, now: datetime
+    tasks: TaskRepository,
+    actor: Principal,
+    task_id: UUID,
+    *,
+    now: datetime,
+    versions: Versions = None,
 ) -> Task:
     """Complete the task if it is pending, reopen it if it is completed.
 
-    Raises TaskNotFound, and EditConflict when rivals win every attempt.
+    Raises TaskNotFound, StaleVersion, and EditConflict when rivals win every attempt.
     """
-    for _ in range(EDIT_ATTEMPTS):
-        toggled = (await get_task(tasks, actor, task_id)).toggled(now)
-        if await _saved(tasks, toggled):
-            return toggled
-    raise EditConflict
+    return await _edit(tasks, actor, task_id, versions, lambda task: task.toggled(now))
 
 
 async def complete_task(
-    tasks: TaskRepository, actor: Principal, task_id: UUID, *, completed: bool, now: datetime
+    tasks: TaskRepository,
+    actor: Principal,
+    task_id: UUID,
+    *,
+    completed: bool,
+    now: datetime,
+    versions: Versions = None,
 ) -> Task:
-    """Set the task's completion, whatever it was. Raises TaskNotFound."""
+    """Set the task's completion, whatever it was. Raises TaskNotFound and StaleVersion."""
+    if versions is not None:
+        return await change_task(
+            tasks, actor, task_id, now=now, versions=versions, completed=completed
+        )
     task = await tasks.set_completed(actor.user_id, task_id, completed=completed, now=now)
     return owned_by(actor, task)
 
 
-async def delete_task(tasks: TaskRepository, actor: Principal, task_id: UUID) -> Task:
-    """Delete the task and return it as it was. Raises TaskNotFound."""
-    return owned_by(actor, await tasks.remove(actor.user_id, task_id))
+async def delete_task(
+    tasks: TaskRepository,
+    actor: Principal,
+    task_id: UUID,
+    *,
+    now: datetime,
+    versions: Versions = None,
+) -> Task:
+    """Delete the task and return it as it was. Raises TaskNotFound and StaleVersion."""
+    version = None
+    if versions is not None:
+        version = _meant(await get_task(tasks, actor, task_id), versions).version
+    return owned_by(actor, await tasks.remove(actor.user_id, task_id, now=now, version=version))
+
+
+async def delete_completed(tasks: TaskRepository, actor: Principal, *, now: datetime) -> int:
+    """Delete all completed tasks of the actor's; return how many."""
+    return await tasks.remove_completed(actor.user_id, now=now)
+
+
+async def restore_task(
+    tasks: TaskRepository, actor: Principal, task_id: UUID, *, now: datetime
+) -> Task:
+    """Undo a delete. Raises TaskNotFound and TaskNotDeleted."""
+    return owned_by(actor, await tasks.restore(actor.user_id, task_id, now=now))
+
+
+async def count_tasks(tasks: TaskRepository, actor: Principal) -> TaskCounts:
+    """How many tasks the actor has."""
+    return await tasks.count(actor.user_id)
+
+
+async def _edit(
+    tasks: TaskRepository,
+    actor: Principal,
+    task_id: UUID,
+    versions: Versions,
+    transition: Callable[[Task], Task],
+) -> Task:
+    """Read, apply, write if nobody else has written meanwhile; else again from the start."""
+    for _ in range(EDIT_ATTEMPTS):
+        task = _meant(await get_task(tasks, actor, task_id), versions)
+        edited = transition(task)
+        if edited is task or await _saved(tasks, edited):
+            return edited
+    raise EditConflict
+
+
+def _meant(task: Task, versions: Versions) -> Task:
+    if versions is not None and task.version not in versions:
+        raise StaleVersion
+    return task
 
 
 async def _saved(tasks: TaskRepository, task: Task) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from todo_adapters.postgres.url import DatabaseAddress
 from todo_domain.errors import DatabaseUnavailable, Overloaded
@@ -143,6 +143,10 @@ class Database:
     async def check(self) -> None:
         """Ask the server for an answer, as ``fetch`` would. Raises what ``fetch`` raises."""
         await self.fetch(_ANSWER)
+
+    def connections_in_use(self) -> int:
+        pool = self._engine.pool
+        return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     async def close(self) -> None:
         await self._engine.dispose()

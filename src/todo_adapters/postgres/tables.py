@@ -45,7 +45,19 @@ class TaskRow(SQLModel, table=True):
     __tablename__ = "tasks"
     __table_args__ = (
         CheckConstraint("priority BETWEEN 1 AND 3", name="priority"),
-        Index("tasks_newest_idx", "user_id", text("created_at DESC"), text("id DESC")),
+        Index(
+            "tasks_live_newest_idx",
+            "user_id",
+            text("created_at DESC"),
+            text("id DESC"),
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
+        Index(
+            "tasks_deleted_idx",
+            "user_id",
+            "deleted_at",
+            postgresql_where=text("deleted_at IS NOT NULL"),
+        ),
     )
 
     id: UUID = Field(primary_key=True)
@@ -60,3 +72,17 @@ class TaskRow(SQLModel, table=True):
     updated_at: datetime
     completed_at: datetime | None
     version: int
+    deleted_at: datetime | None
+
+
+class IdempotencyKeyRow(SQLModel, table=True):
+    """What a user's idempotency key was first used for: the hash of the content, and the task."""
+
+    metadata = metadata
+    __tablename__ = "idempotency_keys"
+
+    user_id: str = Field(sa_type=Text, primary_key=True)
+    key: str = Field(sa_type=Text, primary_key=True)
+    content: bytes
+    task_id: UUID
+    created_at: datetime

@@ -1,16 +1,20 @@
 """The task repository on PostgreSQL: each call is one statement, and each has the owner in it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
+import orjson
 from sqlalchemy import (
+    CTE,
     ColumnElement,
     Select,
+    Update,
     bindparam,
     case,
     delete,
@@ -29,27 +33,54 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from todo_adapters.postgres.engine import Database, Statement
 from todo_adapters.postgres.tables import SCHEMA, metadata
-from todo_domain.errors import StaleVersion, TaskNotFound
-from todo_domain.queries import Sort, SortBy, TaskPage, TaskQuery
+from todo_domain.errors import KeyReused, StaleVersion, TaskNotDeleted, TaskNotFound
+from todo_domain.ports import KEY_LIFETIME, RETENTION
+from todo_domain.queries import Sort, SortBy, TaskCounts, TaskPage, TaskQuery
 from todo_domain.task import Priority, Task, due_instant
 
 SEEN_GRANULARITY: Final = timedelta(hours=1)
 
 _tasks = metadata.tables[f"{SCHEMA}.tasks"]
 _users = metadata.tables[f"{SCHEMA}.users"]
-_columns = tuple(_tasks.c)
+_keys = metadata.tables[f"{SCHEMA}.idempotency_keys"]
+_columns = tuple(column for column in _tasks.c if column.name != "deleted_at")
 _PRIORITIES: Final = {priority.rank: priority for priority in Priority}
 
 
 class PostgresTaskRepository:
     """todo_domain.ports.TaskRepository on a PostgreSQL database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, retention: timedelta = RETENTION) -> None:
         self._database = database
+        self._retention = retention
 
-    async def add(self, task: Task) -> None:
-        await self._database.fetch(
-            _ADD, **_row(task), seen_recently=task.created_at - SEEN_GRANULARITY
+    async def add(self, task: Task, *, key: str | None = None) -> Task:
+        values = _row(task) | {"seen_recently": task.created_at - SEEN_GRANULARITY}
+        if key is None:
+            await self._database.fetch(_ADD, **values)
+            return task
+        content = _hash(task)
+        values |= {
+            "key": key,
+            "content": content,
+            "forgotten": task.created_at - KEY_LIFETIME,
+        }
+        if await self._database.fetch(_ADD_ONCE, **values):
+            return task
+        return await self._first_added(task, key, content)
+
+    async def _first_added(self, task: Task, key: str, content: bytes) -> Task:
+        """The task that the key was first used for, as it was then."""
+        rows = await self._database.fetch(_GET_KEY, user_id=task.owner, key=key)
+        if not rows or rows[0]["content"] != content:
+            raise KeyReused
+        then = rows[0]["created_at"]
+        return replace(
+            task,
+            id=rows[0]["task_id"],
+            created_at=then,
+            updated_at=then,
+            completed_at=then if task.completed else None,
         )
 
     async def get(self, owner: str, task_id: UUID) -> Task:
@@ -76,8 +107,40 @@ class PostgresTaskRepository:
         statement = _COMPLETE if completed else _REOPEN
         return _only(await self._database.fetch(statement, owner=owner, task_id=task_id, now=now))
 
-    async def remove(self, owner: str, task_id: UUID) -> Task:
-        return _only(await self._database.fetch(_REMOVE, owner=owner, task_id=task_id))
+    async def remove(
+        self, owner: str, task_id: UUID, *, now: datetime, version: int | None = None
+    ) -> Task:
+        rows = await self._database.fetch(
+            _REMOVE if version is None else _REMOVE_VERSION,
+            owner=owner,
+            task_id=task_id,
+            version=version,
+            **self._removal(now),
+        )
+        if version is not None and not rows:
+            raise StaleVersion
+        return _only(rows)
+
+    async def remove_completed(self, owner: str, *, now: datetime) -> int:
+        rows = await self._database.fetch(_REMOVE_COMPLETED, owner=owner, **self._removal(now))
+        removed: int = rows[0]["removed"]
+        return removed
+
+    async def restore(self, owner: str, task_id: UUID, *, now: datetime) -> Task:
+        expired = now - self._retention
+        rows = await self._database.fetch(_RESTORE, owner=owner, task_id=task_id, expired=expired)
+        if not rows or (rows[0]["was_deleted_at"] or now) <= expired:
+            raise TaskNotFound
+        if rows[0]["id"] is None:
+            raise TaskNotDeleted
+        return _task(rows[0])
+
+    async def count(self, owner: str) -> TaskCounts:
+        row = (await self._database.fetch(_COUNT, owner=owner))[0]
+        return TaskCounts(pending=row["pending"], completed=row["completed"])
+
+    def _removal(self, now: datetime) -> dict[str, datetime]:
+        return {"now": now, "expired": now - self._retention}
 
 
 # --- Rows and tasks -----------------------------------------------------------------------------
@@ -107,6 +170,11 @@ def _task(row: asyncpg.Record) -> Task:
     )
 
 
+def _hash(task: Task) -> bytes:
+    """What tells a repeated request from another one under the same idempotency key."""
+    return sha256(orjson.dumps(task.content)).digest()
+
+
 def _row(task: Task) -> dict[str, object]:
     due = task.due_date
     return {
@@ -127,29 +195,68 @@ def _row(task: Task) -> dict[str, object]:
 
 # --- Statements on one task ---------------------------------------------------------------------
 
+_is_live = _tasks.c.deleted_at.is_(None)
 _own_task = (_tasks.c.user_id == bindparam("owner"), _tasks.c.id == bindparam("task_id"))
+_own_live_task = (*_own_task, _is_live)
 
 
-def _add() -> Statement:
-    """Insert a task, and note its owner unless they were seen a moment ago.
+_OWNER: Final = bindparam("user_id", type_=_tasks.c.user_id.type)
+_CREATED_AT: Final = bindparam("created_at", type_=_tasks.c.created_at.type)
+_FORGOTTEN: Final = bindparam("forgotten", type_=_keys.c.created_at.type)
+_NEW_ROW: Final = {c.name: bindparam(c.name, type_=c.type) for c in _columns}
+
+
+def _owner_seen() -> CTE:
+    """Note the owner of a new task, unless they were seen a moment ago.
 
     A row that every create updated would queue a user's requests behind each other.
     """
-    created_at = bindparam("created_at", type_=_tasks.c.created_at.type)
-    owner = bindparam("user_id", type_=_tasks.c.user_id.type)
     seen_recently = exists().where(
-        _users.c.id == owner, _users.c.last_seen_at > bindparam("seen_recently")
+        _users.c.id == _OWNER, _users.c.last_seen_at > bindparam("seen_recently")
     )
     seen = upsert(_users).from_select(
         ["id", "first_seen_at", "last_seen_at"],
-        select(owner, created_at, created_at).where(~seen_recently),
+        select(_OWNER, _CREATED_AT, _CREATED_AT).where(~seen_recently),
     )
-    seen = seen.on_conflict_do_update(
-        index_elements=[_users.c.id],
-        set_={"last_seen_at": func.greatest(_users.c.last_seen_at, seen.excluded.last_seen_at)},
+    latest = func.greatest(_users.c.last_seen_at, seen.excluded.last_seen_at)
+    return seen.on_conflict_do_update(
+        index_elements=[_users.c.id], set_={"last_seen_at": latest}
+    ).cte("seen")
+
+
+def _key_taken() -> CTE:
+    """One row if the idempotency key is new or long forgotten; rivals wait for each other here."""
+    key = upsert(_keys).values(
+        {c.name: bindparam(c.name, type_=c.type) for c in _keys.c} | {"task_id": _NEW_ROW["id"]}
     )
-    task = insert(_tasks).values({c.name: bindparam(c.name, type_=c.type) for c in _columns})
-    return Statement.compiled(task.add_cte(seen.cte("seen")))
+    return (
+        key.on_conflict_do_update(
+            index_elements=[_keys.c.user_id, _keys.c.key],
+            set_={name: key.excluded[name] for name in ("content", "task_id", "created_at")},
+            where=_keys.c.created_at < _FORGOTTEN,
+        )
+        .returning(_keys.c.key)
+        .cte("taken")
+    )
+
+
+def _keys_forgotten() -> CTE:
+    """Drop the user's other old keys, so that they need no clean-up of their own."""
+    return (
+        delete(_keys)
+        .where(
+            _keys.c.user_id == _OWNER,
+            _keys.c.created_at < _FORGOTTEN,
+            _keys.c.key != bindparam("key", type_=_keys.c.key.type),
+        )
+        .cte("forgotten_keys")
+    )
+
+
+def _add_once() -> Statement:
+    taken = _key_taken()
+    task = insert(_tasks).from_select(list(_NEW_ROW), select(*_NEW_ROW.values()).select_from(taken))
+    return Statement.compiled(task.add_cte(_owner_seen(), _keys_forgotten()).returning(_tasks.c.id))
 
 
 def _save() -> Statement:
@@ -161,6 +268,7 @@ def _save() -> Statement:
             _tasks.c.user_id == bindparam("user_id"),
             _tasks.c.id == bindparam("id"),
             _tasks.c.version == bindparam("read_version"),
+            _is_live,
         )
         .values({c.name: bindparam(c.name, type_=c.type) for c in members})
         .returning(_tasks.c.id)
@@ -178,7 +286,7 @@ def _set_completed(*, completed: bool) -> Statement:
     now = bindparam("now", type_=_tasks.c.updated_at.type)
     return Statement.compiled(
         update(_tasks)
-        .where(*_own_task)
+        .where(*_own_live_task)
         .values(
             completed_at=func.coalesce(_tasks.c.completed_at, now) if completed else null(),
             updated_at=case(
@@ -190,12 +298,61 @@ def _set_completed(*, completed: bool) -> Statement:
     )
 
 
-_ADD: Final = _add()
-_GET: Final = Statement.compiled(select(*_columns).where(*_own_task))
+def _removed(*which: ColumnElement[bool]) -> Update:
+    """Mark tasks as deleted, and drop for good what the owner deleted too long ago to restore."""
+    now = bindparam("now", type_=_tasks.c.updated_at.type)
+    expired = bindparam("expired", type_=_tasks.c.updated_at.type)
+    purged = delete(_tasks).where(
+        _tasks.c.user_id == bindparam("owner"), _tasks.c.deleted_at <= expired
+    )
+    return update(_tasks).where(*which).values(deleted_at=now).add_cte(purged.cte("purged"))
+
+
+def _remove_completed() -> Statement:
+    which = (_tasks.c.user_id == bindparam("owner"), _is_live, _tasks.c.completed_at.is_not(None))
+    removed = _removed(*which).returning(_tasks.c.id).cte("removed")
+    return Statement.compiled(select(func.count().label("removed")).select_from(removed))
+
+
+def _restore() -> Statement:
+    """Bring a task back, beside when it was deleted, which tells why if it does not come back."""
+    expired = bindparam("expired", type_=_tasks.c.updated_at.type)
+    found = select(_tasks.c.deleted_at.label("was_deleted_at")).where(*_own_task).cte("found")
+    restored = (
+        update(_tasks)
+        .where(*_own_task, _tasks.c.deleted_at > expired)
+        .values(deleted_at=null())
+        .returning(*_columns)
+        .cte("restored")
+    )
+    return Statement.compiled(
+        select(found.c.was_deleted_at, *restored.c).select_from(found.outerjoin(restored, true()))
+    )
+
+
+_ADD: Final = Statement.compiled(insert(_tasks).values(_NEW_ROW).add_cte(_owner_seen()))
+_ADD_ONCE: Final = _add_once()
+_GET_KEY: Final = Statement.compiled(
+    select(_keys.c.content, _keys.c.task_id, _keys.c.created_at).where(
+        _keys.c.user_id == _OWNER, _keys.c.key == bindparam("key")
+    )
+)
+_GET: Final = Statement.compiled(select(*_columns).where(*_own_live_task))
 _SAVE: Final = _save()
 _COMPLETE: Final = _set_completed(completed=True)
 _REOPEN: Final = _set_completed(completed=False)
-_REMOVE: Final = Statement.compiled(delete(_tasks).where(*_own_task).returning(*_columns))
+_REMOVE: Final = Statement.compiled(_removed(*_own_live_task).returning(*_columns))
+_REMOVE_VERSION: Final = Statement.compiled(
+    _removed(*_own_live_task, _tasks.c.version == bindparam("version")).returning(*_columns)
+)
+_REMOVE_COMPLETED: Final = _remove_completed()
+_RESTORE: Final = _restore()
+_COUNT: Final = Statement.compiled(
+    select(
+        func.count().filter(_tasks.c.completed_at.is_(None)).label("pending"),
+        func.count(_tasks.c.completed_at).label("completed"),
+    ).where(_tasks.c.user_id == bindparam("owner"), _is_live)
+)
 
 
 # --- Lists: one statement for each shape of query -------------------------------------------------
@@ -250,7 +407,7 @@ _FILTERS: Final[dict[str, ColumnElement[bool]]] = {
 
 @lru_cache(maxsize=512)
 def _find(shape: _Shape) -> Statement:
-    matching = [_tasks.c.user_id == bindparam("owner")]
+    matching = [_tasks.c.user_id == bindparam("owner"), _is_live]
     matching += [_FILTERS[name] for name in sorted(shape.filters)]
     if shape.completed is not None:
         is_pending = _tasks.c.completed_at.is_(None)

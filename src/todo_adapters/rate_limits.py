@@ -1,0 +1,112 @@
+"""Rate limits with the ``limits`` library: counted in this process, or in Redis for all of them.
+
+Windows are fixed and begin with a key's first hit: exact, and one atomic increment per hit.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from limits import RateLimitItem, parse_many
+from limits.aio.storage import MemoryStorage, RedisStorage
+from limits.aio.strategies import FixedWindowRateLimiter
+from limits.errors import StorageError
+
+OFF: Final = "off"
+REDIS_TIMEOUT: Final = 0.25  # seconds that a request may wait for Redis
+REDIS_RETRY: Final = 5.0  # seconds in which nobody tries again after a failure
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a key stands with one quota: ``remaining`` hits for the next ``reset`` seconds."""
+
+    quota: int
+    window: int
+    remaining: int
+    reset: int
+    is_exceeded: bool
+
+
+class LimitsRateLimiter:
+    """Counts hits by policy and key.
+
+    While Redis is away the count goes on in this process, from its own numbers: a limit that is
+    too generous for a moment is better than a service that is down with its limiter.
+    """
+
+    def __init__(self, policies: Mapping[str, str], redis_url: str | None = None) -> None:
+        """``policies`` in the notation of ``limits``, several with ``;``, or ``off``.
+
+        Raises ValueError for a notation that cannot be read.
+        """
+        self._policies = {name: _parsed(name, text) for name, text in policies.items()}
+        self._redis_url = redis_url
+        self._redis: FixedWindowRateLimiter | None = None
+        self._memory: FixedWindowRateLimiter | None = None
+        self._retry_at = 0.0
+
+    async def hit(self, policy: str, key: str) -> Sequence[Standing]:
+        """Count one hit and tell where the key stands with each quota of the policy."""
+        quotas = self._policies[policy]
+        if self._redis_url and quotas and time.monotonic() >= self._retry_at:
+            try:
+                return await _hit(self._shared(self._redis_url), quotas, policy, key)
+            except StorageError as failure:
+                self._retry_at = time.monotonic() + REDIS_RETRY
+                cause = type(failure.storage_error).__name__
+                _log.error("rate_limit.storage_unavailable", reason=cause)
+        return await _hit(self._local(), quotas, policy, key)
+
+    def _local(self) -> FixedWindowRateLimiter:
+        if self._memory is None:  # its storage wants the running loop
+            self._memory = FixedWindowRateLimiter(MemoryStorage())
+        return self._memory
+
+    def _shared(self, url: str) -> FixedWindowRateLimiter:
+        if self._redis is None:
+            storage = RedisStorage(
+                f"async+{url}",
+                wrap_exceptions=True,
+                implementation="redispy",
+                socket_timeout=REDIS_TIMEOUT,
+                socket_connect_timeout=REDIS_TIMEOUT,
+            )
+            self._redis = FixedWindowRateLimiter(storage)
+        return self._redis
+
+
+def _parsed(name: str, text: str) -> Sequence[RateLimitItem]:
+    if text == OFF:
+        return ()
+    try:
+        return parse_many(text)
+    except ValueError:
+        raise ValueError(
+            f"the rate limit {name!r} must be like 600/minute or 10/second;600/minute, or off"
+        ) from None
+
+
+async def _hit(
+    limiter: FixedWindowRateLimiter, quotas: Sequence[RateLimitItem], policy: str, key: str
+) -> Sequence[Standing]:
+    return [await _hit_one(limiter, quota, policy, key) for quota in quotas]
+
+
+async def _hit_one(
+    limiter: FixedWindowRateLimiter, quota: RateLimitItem, policy: str, key: str
+) -> Standing:
+    is_within = await limiter.hit(quota, policy, key)
+    stats = await limiter.get_window_stats(quota, policy, key)
+    return Standing(
+        quota=quota.amount,
+        window=quota.get_expiry(),
+        remaining=stats.remaining,
+        reset=max(1, math.ceil(stats.reset_time - time.time())),
+        is_exceeded=not is_within,
+    )

@@ -1,0 +1,50 @@
+"""Successful answers: JSON with their headers, as little of them as the client wants."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import orjson
+from starlette.responses import Response
+
+from todo_api.preconditions import content_etag, is_known, version_etag
+from todo_api.preferences import prefers
+from todo_api.schemas import task_document
+from todo_domain.task import Task
+
+_NONE: Final[Mapping[str, str]] = {}
+
+
+def json_response(
+    document: object, status: int = 200, headers: Mapping[str, str] = _NONE
+) -> Response:
+    return Response(orjson.dumps(document), status, headers, "application/json")
+
+
+def read_task(task: Task, if_none_match: str | None) -> Response:
+    """The task, or 304 if the client has this version."""
+    headers = {"ETag": version_etag(task.version)}
+    if is_known(headers["ETag"], if_none_match):
+        return Response(status_code=304, headers=headers)
+    return json_response(task_document(task), headers=headers)
+
+
+def read_tasks(
+    tasks: Sequence[Task], headers: Mapping[str, str], if_none_match: str | None
+) -> Response:
+    """The tasks, or 304 if the client has this very list."""
+    content = orjson.dumps([task_document(task) for task in tasks])
+    tagged = {**headers, "ETag": content_etag(content + repr(headers).encode())}
+    if is_known(tagged["ETag"], if_none_match):
+        return Response(status_code=304, headers=tagged)
+    return Response(content, 200, tagged, "application/json")
+
+
+def changed_task(
+    task: Task, prefer: str | None, status: int = 200, headers: Mapping[str, str] = _NONE
+) -> Response:
+    """The task after a change; without a body if the client prefers that (RFC 7240)."""
+    tagged = {**headers, "ETag": version_etag(task.version)}
+    if not prefers(prefer, "return=minimal"):
+        return json_response(task_document(task), status, tagged)
+    tagged["Preference-Applied"] = "return=minimal"
+    return Response(status_code=204 if status == 200 else status, headers=tagged)  # noqa: PLR2004

@@ -1,0 +1,51 @@
+"""Bounds on what one client, and all of them together, can make the service hold."""
+
+from typing import Final
+
+import structlog
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from todo_api.problems import problem
+
+HEADERS_MAX: Final = 16 * 1024  # bytes
+TARGET_MAX: Final = 8 * 1024  # bytes of path and query
+
+_log = structlog.get_logger()
+
+
+class Bounds:
+    """Pure ASGI. Refuses oversized heads, and work beyond what can be done in time.
+
+    ``concurrency`` is the number of requests that may be under way in this process. Health checks
+    do not count: an overloaded process is alive.
+    """
+
+    def __init__(self, app: ASGIApp, concurrency: int) -> None:
+        self._app = app
+        self._free = concurrency
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = _oversized(scope)
+        if refusal is None and self._free <= 0 and not scope["path"].startswith("/health/"):
+            _log.warning("overloaded", reason="too_many_requests_under_way")
+            refusal = "overloaded"
+        if refusal:
+            await problem(Request(scope), refusal)(scope, receive, send)
+            return
+        self._free -= 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._free += 1
+
+
+def _oversized(scope: Scope) -> str | None:
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS_MAX:
+        return "headers_too_large"
+    if len(scope["path"]) + len(scope["query_string"]) > TARGET_MAX:
+        return "uri_too_long"
+    return None

@@ -1,0 +1,64 @@
+"""How much one user, and one address without a valid token, may ask: 429 beyond, told before.
+
+The header fields are those of the IETF draft "RateLimit header fields for HTTP".
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+import structlog
+from fastapi import Request
+
+from todo_api.problems import RequestRefused
+
+PER_USER: Final = "user"
+PER_FAILING_ADDRESS: Final = "auth-failures"
+
+_log = structlog.get_logger()
+
+
+class Standing(Protocol):
+    """Where a key stands with one quota: ``remaining`` hits for the next ``reset`` seconds."""
+
+    @property
+    def quota(self) -> int: ...
+    @property
+    def window(self) -> int: ...
+    @property
+    def remaining(self) -> int: ...
+    @property
+    def reset(self) -> int: ...
+    @property
+    def is_exceeded(self) -> bool: ...
+
+
+class RateLimiter(Protocol):
+    """Counts hits by policy and key, exactly, however many rivals there are."""
+
+    async def hit(self, policy: str, key: str) -> Sequence[Standing]:
+        """Count one hit; return the standing with each quota of the policy, if it has any."""
+
+
+async def count(request: Request, limiter: RateLimiter, policy: str, key: str) -> None:
+    """Count a request, and have its answer say how many are left.
+
+    Raises RequestRefused (rate_limited) beyond the quota.
+    """
+    standings = await limiter.hit(policy, key)
+    if not standings:
+        return
+    fields = request.scope["rate_limit"] = rate_limit_fields(policy, standings)
+    exceeded = [standing.reset for standing in standings if standing.is_exceeded]
+    if exceeded:
+        _log.warning("rate_limited", policy=policy)
+        raise RequestRefused("rate_limited", headers={"Retry-After": str(max(exceeded)), **fields})
+
+
+def rate_limit_fields(policy: str, standings: Sequence[Standing]) -> Mapping[str, str]:
+    """``RateLimit`` and ``RateLimit-Policy``; of several quotas each has its window in the name."""
+    names = [f"{policy}-{s.window}" if len(standings) > 1 else policy for s in standings]
+    named = list(zip(names, standings, strict=True))
+    return {
+        "RateLimit-Policy": ", ".join(f'"{name}";q={s.quota};w={s.window}' for name, s in named),
+        "RateLimit": ", ".join(f'"{name}";r={s.remaining};t={s.reset}' for name, s in named),
+    }
