@@ -1,6 +1,7 @@
 """The command line: each command does one thing; what goes wrong is a sentence on stderr."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from todo_api import doctor, main, seed, server, welcome
+from todo_api.logs import configure_logs
 from todo_api.settings import ConfigurationError, Settings
 from todo_domain.errors import TodoError
 
@@ -44,7 +46,9 @@ def serve() -> None:
     """Run in production. Refuses to start, saying why, when something is missing or unsafe."""
     with _plain_failures():
         settings = Settings.read()
+        main.require_safe(settings)
         main.build_app(settings)  # fails here, in a sentence, and not later in each worker
+        asyncio.run(_require_schema(settings))
         server.serve(settings, partial(main.build_app, settings))
 
 
@@ -75,19 +79,40 @@ def seed_user(user: UserId) -> None:
 
 
 @app.command("doctor")
-def examine() -> None:
+def examine(
+    token: Annotated[
+        str | None,
+        typer.Option(help="A token to judge too; `-` reads it from standard input.", metavar="JWT"),
+    ] = None,
+) -> None:
     """Check the configuration, the database and the auth server, and say how to mend each."""
     with _plain_failures():
         settings = main.with_running_database(Settings.read())
-        findings = asyncio.run(doctor.examine(settings))
+        configure_logs("critical", None)  # what is wrong is told as findings
+        pasted = sys.stdin.read().strip() if token == "-" else token  # noqa: S105 - no secret
+        findings = asyncio.run(doctor.examine(settings, pasted))
     for finding in findings:
-        _say(str(finding))
+        typer.echo(str(finding))
     raise typer.Exit(0 if all(finding.is_fine for finding in findings) else 1)
 
 
 async def _seed(settings: Settings, user: str) -> int:
     async with main.open_tasks(settings) as tasks:
         return await seed.seed_tasks(tasks, user, datetime.now(UTC))
+
+
+async def _require_schema(settings: Settings) -> None:
+    """Refuse a database that is behind; one that is away may come back at any time."""
+    try:
+        revision, wanted = await main.schema_revisions(settings)
+    except TodoError as failure:
+        _say(f"todo-api: {failure}; serving all the same, and answering 503 until it is back")
+        return
+    if main.is_behind(revision):
+        raise ConfigurationError(
+            f"the database has schema version {revision or 'none'}, but {wanted} is needed: "
+            "run `todo-api migrate`"
+        )
 
 
 def _migrate(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 Any ASGI server can serve it: ``uvicorn --factory todo_api.main:app``.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp
 
 from todo_adapters.jose.development import DevelopmentIssuer
+from todo_adapters.jose.diagnosis import usable_algorithms, why_refused
 from todo_adapters.jose.jwks import RemoteKeySet
 from todo_adapters.jose.tokens import JwksTokenVerifier, SharedSecretTokenVerifier
 from todo_adapters.postgres import schema
-from todo_adapters.postgres.diagnosis import plain_failures
+from todo_adapters.postgres.diagnosis import Diagnosis, diagnose, plain_failures
 from todo_adapters.postgres.embedded import EmbeddedPostgresError, embedded_postgres, running_url
 from todo_adapters.postgres.engine import Database
 from todo_adapters.postgres.tasks import PostgresTaskRepository
@@ -28,6 +30,7 @@ from todo_api.dependencies import Adapters, Check
 from todo_api.logs import configure_logs
 from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER
 from todo_api.settings import ConfigurationError, JwksAuth, Settings
+from todo_domain.errors import TokenRejected
 from todo_domain.ports import TaskRepository, TokenVerifier
 
 
@@ -122,14 +125,48 @@ async def schema_revisions(settings: Settings) -> tuple[str | None, str]:
         return await schema.current_revision(database_address(settings)), schema.wanted_revision()
 
 
-async def check_tokens(settings: Settings) -> str:
-    """Whose tokens are believed, once their keys are at hand. Raises AuthKeysUnavailable."""
+def is_behind(revision: str | None) -> bool:
+    """Whether a database with this schema version lacks a migration that this code needs."""
+    return schema.is_behind(revision)
+
+
+def require_safe(settings: Settings) -> None:
+    """Raise ConfigurationError where production must not run as development may."""
+    address = database_address(settings)
+    if address.is_public and address.tls != "verified":
+        raise ConfigurationError(
+            f"DATABASE_URL: {address.label} is public, but its server need not prove its name: use "
+            "sslmode=verify-full, with sslrootcert=FILE if its certificate is not a public one"
+        )
+
+
+async def diagnose_database(settings: Settings) -> Diagnosis:
+    """What the database is like. Raises DatabaseUnavailable, saying why it cannot be used."""
+    return await diagnose(database_address(settings))
+
+
+async def key_algorithms(auth: JwksAuth) -> Counter[str]:
+    """How many keys of each algorithm the auth server has. Raises AuthKeysUnavailable."""
+    return await usable_algorithms(auth.url)
+
+
+async def check_tokens(settings: Settings) -> None:
+    """Raise ConfigurationError if the settings for tokens are unsafe."""
+    await _auth(settings, development=True).close()
+
+
+async def explain_token(settings: Settings, token: str) -> str:
+    """Whom a token speaks for. Raises ConfigurationError saying why it is refused, and the mend."""
     auth = _auth(settings, development=True)
     try:
-        await auth.check()
+        actor = await auth.tokens.verify(token, datetime.now(UTC))
+    except TokenRejected as rejected:
+        issuer, audience = settings.parties
+        why = why_refused(rejected.reason, token, issuer=issuer, audience=audience)
+        raise ConfigurationError(f"it is refused ({rejected.fault}): {why}") from None
     finally:
         await auth.close()
-    return auth.issuer
+    return f"it is accepted and speaks for {actor.user_id} until {actor.expires_at:%Y-%m-%d %H:%M} UTC"
 
 
 def database_address(settings: Settings, *, direct: bool = False) -> DatabaseAddress:
@@ -155,8 +192,11 @@ def development_token(settings: Settings, user_id: str, lifetime: timedelta) -> 
             "this service believes the auth server of BETTER_AUTH_URL, AUTH_JWKS_URL or "
             "AUTH_MODE alone: get a token there, or unset them to use development tokens"
         )
-    issuer = DevelopmentIssuer(settings.data_dir / "issuer")
-    return issuer.token(user_id, datetime.now(UTC), lifetime=lifetime)
+    try:
+        issuer = DevelopmentIssuer(settings.data_dir / "issuer")
+        return issuer.token(user_id, datetime.now(UTC), lifetime=lifetime)
+    except ValueError as refused:
+        raise ConfigurationError(str(refused)) from None
 
 
 def _rate_limiter(settings: Settings) -> LimitsRateLimiter:
@@ -173,25 +213,24 @@ def _rate_limiter(settings: Settings) -> LimitsRateLimiter:
 
 @dataclass(frozen=True, slots=True)
 class _Auth:
-    issuer: str
     tokens: TokenVerifier
     check: Check
     close: Callable[[], Awaitable[None]]
 
 
 def _auth(settings: Settings, *, development: bool) -> _Auth:
-    if development and not settings.names_issuer:
-        issuer = DevelopmentIssuer(settings.data_dir / "issuer")
-        return _Auth("the development issuer", issuer.verifier(), _nothing, _nothing)
-    chosen = settings.auth()
     try:
+        if development and not settings.names_issuer:
+            issuer = DevelopmentIssuer(settings.data_dir / "issuer")
+            return _Auth(issuer.verifier(), _nothing, _nothing)
+        chosen = settings.auth()
         if isinstance(chosen, JwksAuth):
             keys = RemoteKeySet(chosen.url, chosen.algorithms)
             verifier = JwksTokenVerifier(keys, issuer=chosen.issuer, audience=chosen.audience)
-            return _Auth(chosen.issuer, verifier, keys.check, keys.aclose)
+            return _Auth(verifier, keys.check, keys.aclose)
         secret = chosen.secret.get_secret_value()
         shared = SharedSecretTokenVerifier(secret, issuer=chosen.issuer, audience=chosen.audience)
-        return _Auth("whoever knows BETTER_AUTH_SECRET", shared, _nothing, _nothing)
+        return _Auth(shared, _nothing, _nothing)
     except ValueError as unsafe:
         raise ConfigurationError(str(unsafe)) from None
 

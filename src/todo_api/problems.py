@@ -6,6 +6,7 @@ from typing import Any, Final, NotRequired
 from urllib.parse import quote
 
 import orjson
+import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,7 +31,10 @@ from todo_domain.errors import (
 )
 
 _NAME_MAX: Final = 100
+_REJECTED: Final = frozenset({400, 406, 408, 413, 414, 415, 422, 431})
 _PATH: Final = "/%:@!$&'()*+,;=~"  # what RFC 3986, section 3.3, lets a path have besides letters
+_log = structlog.get_logger()
+
 MEDIA_TYPE: Final = "application/problem+json"
 _BEARER: Final = 'Bearer realm="todo-api"'
 _WHERE_THE_JWT_IS: Final = (
@@ -133,7 +137,6 @@ _FAILURES: Final[dict[type[TodoError], str]] = {
     InvalidTask: "validation_failed",
     Overloaded: "overloaded",
     StaleVersion: "stale_version",
-    TaskNotFound: "not_found",
 }
 
 
@@ -232,6 +235,9 @@ class RequestRefused(Exception):
 
 
 async def answer_refusal(request: Request, refusal: RequestRefused) -> Response:
+    if KINDS[refusal.code].status in _REJECTED:
+        wrong = [error["code"] for error in refusal.errors[:5]]
+        _log.info("input.rejected", code=refusal.code, errors=wrong)
     return problem(
         request, refusal.code, refusal.detail, errors=refusal.errors, headers=refusal.headers
     )
@@ -248,6 +254,10 @@ async def answer_failure(request: Request, failure: TodoError) -> Response:
                 for v in violations
             ]
             return problem(request, "validation_failed", _summary(errors), errors=errors)
+        case TaskNotFound():
+            # Alone it is nothing; many in a row are somebody who tries ids.
+            _log.info("access.denied", reason="no_such_task")
+            return problem(request, "not_found")
         case _:
             return problem(request, _FAILURES[type(failure)])
 

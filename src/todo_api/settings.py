@@ -143,6 +143,11 @@ class Settings(BaseSettings):
         is_named = self.better_auth_url or self.auth_jwks_url
         return self.auth_mode == "shared-secret" or bool(is_named)
 
+    @property
+    def parties(self) -> tuple[str | None, str | None]:
+        """Issuer and audience that tokens have to name; Better Auth uses its origin for both."""
+        return self.auth_issuer or self.better_auth_url, self.auth_audience or self.better_auth_url
+
     def auth(self) -> JwksAuth | SharedSecretAuth:
         """Whose tokens are believed. Raises ConfigurationError when that is not said safely."""
         return self._shared_secret() if self.auth_mode == "shared-secret" else self._jwks()
@@ -150,7 +155,7 @@ class Settings(BaseSettings):
     def _jwks(self) -> JwksAuth:
         origin = self.better_auth_url
         url = self.auth_jwks_url or (origin and f"{origin}/api/auth/jwks")
-        issuer, audience = self.auth_issuer or origin, self.auth_audience or origin
+        issuer, audience = self.parties
         if not (url and issuer and audience):
             raise ConfigurationError(
                 "BETTER_AUTH_URL is missing: set it to your auth server's origin, such as "

@@ -134,6 +134,11 @@ class RemoteKeySet:
         if not self._is_usable():
             raise AuthKeysUnavailable(f"no keys from {self._url.host}: {self._failure}")
 
+    def algorithms(self) -> list[str]:
+        """The algorithm of each usable key."""
+        keys = self._keys.values() if self._is_usable() else ()
+        return [key.algorithm for key in keys]
+
     async def aclose(self) -> None:
         """End a fetch that is under way and let go of the connection."""
         if self._fetch is not None:

@@ -30,6 +30,12 @@ def wanted_revision() -> str:
     return revision
 
 
+def is_behind(revision: str | None) -> bool:
+    """Whether a migration is missing. A revision that is unknown here is a newer deploy's."""
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    return revision is None or (revision in known and revision != wanted_revision())
+
+
 async def migrate(address: DatabaseAddress) -> tuple[str | None, str]:
     """Apply the missing migrations in one transaction; return the revisions before and after.
 

@@ -101,6 +101,9 @@ _TLS: Final[Mapping[str, Tls]] = {
 }
 
 
+_PRIVATE_SUFFIXES: Final = (".internal", ".local", ".localdomain", ".lan", ".home.arpa", ".test")
+
+
 class DatabaseUrlError(ValueError):
     """What is wrong with a database URL and what to write instead: a sentence with no secrets."""
 
@@ -127,6 +130,19 @@ class DatabaseAddress:
         server = f"[{host}]" if _is_ip(host) and ":" in host else host
         port = "" if self.url.port == _DEFAULT_PORT else f":{self.url.port}"
         return f"{server}{port}/{self.url.database}"
+
+    @property
+    def is_public(self) -> bool:
+        """Whether the way there may lead through networks that are not one's own.
+
+        A private address is not, nor a name without a dot or under a suffix for private use.
+        """
+        host = self.url.host or ""
+        if not host or _is_loopback(host):
+            return False
+        if _is_ip(host):
+            return ip_address(host).is_global
+        return "." in host and not host.endswith(_PRIVATE_SUFFIXES)
 
     def __repr__(self) -> str:
         return f"DatabaseAddress({self.label})"
