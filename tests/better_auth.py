@@ -6,7 +6,7 @@ import os
 import ssl
 import subprocess
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,17 +30,18 @@ _PACKAGE: Final = Path(__file__).parent / "integration" / "better_auth"
 _NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def install(report: Callable[[str], None]) -> None:
+def install(config: pytest.Config) -> None:
     """Fetch the locked npm packages unless they are there. Where there is no Node, tests skip."""
     require("node")
     lock, installed = _PACKAGE / "package-lock.json", _PACKAGE / "node_modules/.package-lock.json"
     if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
         return
     command = [require("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    report("Installing better-auth from npm: once, some seconds ...")
-    npm = subprocess.run(command, cwd=_PACKAGE, capture_output=True, text=True, check=False)
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("\nInstalling better-auth with npm: once, some seconds ...", flush=True)  # noqa: T201
+        npm = subprocess.run(command, cwd=_PACKAGE, check=False)
     if npm.returncode != 0:
-        pytest.fail(f"better-auth could not be installed: {npm.stderr}")
+        pytest.fail("npm could not install better-auth; what it said is above")
 
 
 @asynccontextmanager
@@ -58,8 +59,8 @@ async def better_auth(*, port: int | None = None, **options: Json) -> AsyncItera
     try:
         assert node.stdout is not None
         assert await asyncio.wait_for(node.stdout.readline(), PATIENCE) == b"ready\n"
-        async with AsyncExitStack() as opened:
-            yield BetterAuth(port, options.get("name"), opened)
+        async with AsyncExitStack() as opened, _client(port) as controls:
+            yield BetterAuth(port, options.get("name"), controls, opened)
     finally:
         with suppress(ProcessLookupError):
             node.terminate()
@@ -96,11 +97,14 @@ class Session:
 class BetterAuth:
     """An auth server that listens at ``origin`` and in its tokens calls itself ``name``."""
 
-    def __init__(self, port: int, name: str | None, opened: AsyncExitStack) -> None:
+    def __init__(
+        self, port: int, name: str | None, controls: httpx.AsyncClient, opened: AsyncExitStack
+    ) -> None:
         self.port = port
         self.origin = f"http://127.0.0.1:{port}"
         self.name = name or self.origin
         self.jwks_url = f"{self.origin}/api/auth/jwks"
+        self._controls = controls
         self._opened = opened
 
     async def sign_up(self, email: str = ADA) -> Session:
@@ -119,8 +123,11 @@ class BetterAuth:
 
     async def mailed_token(self, session: Session) -> str:
         """The token in the mail that lets the user verify their address."""
-        letter = {"email": session.user["email"]}
-        answer = await session.browser.post("/api/auth/send-verification-email", json=letter)
+        answer = await session.browser.post(
+            "/api/auth/send-verification-email",
+            json={"email": session.user["email"]},
+            headers={"Origin": self.name},
+        )
         answer.raise_for_status()
         return str(await self._control("mail"))
 
@@ -156,26 +163,34 @@ class BetterAuth:
         return Session(browser, document["user"], document["token"], signed_token)
 
     async def _control(self, command: str, **arguments: Json) -> Json:
-        browser = await self._browser()
-        answer = await browser.post(f"/control/{command}", json=arguments)
+        answer = await self._controls.post(f"/control/{command}", json=arguments)
         return answer.raise_for_status().json()
 
     async def _browser(self) -> httpx.AsyncClient:
         """A new one, without cookies."""
-        browser = httpx.AsyncClient(
-            base_url=self.origin,
-            headers={"Origin": self.name},
-            timeout=PATIENCE,
-            trust_env=False,
-            verify=_NO_CERTIFICATES,
-        )
-        return await self._opened.enter_async_context(browser)
+        return await self._opened.enter_async_context(_client(self.port))
 
 
-def header(jwt: str) -> dict[str, str]:
+def header(jwt: str) -> dict[str, Json]:
     """What the token says of its key."""
-    members: dict[str, str] = json.loads(unb64(jwt.partition(".")[0]))
+    return _members(jwt.split(".")[-3])
+
+
+def claims(jwt: str) -> dict[str, Json]:
+    """What the token says of its user."""
+    return _members(jwt.split(".")[-2])
+
+
+def _members(segment: str) -> dict[str, Json]:
+    members: dict[str, Json] = json.loads(unb64(segment))
     return members
+
+
+def _client(port: int) -> httpx.AsyncClient:
+    origin = f"http://127.0.0.1:{port}"
+    return httpx.AsyncClient(
+        base_url=origin, timeout=PATIENCE, trust_env=False, verify=_NO_CERTIFICATES
+    )
 
 
 async def _jwt(browser: httpx.AsyncClient, headers: dict[str, str] | None = None) -> str:

@@ -158,7 +158,7 @@ class TaskRepositoryContract:
     async def test_a_foreign_task_cannot_be_removed(self, tasks: TaskRepository) -> None:
         task = await added(tasks, a_task())
         with pytest.raises(TaskNotFound):
-            await tasks.remove("eve", task.id)
+            await tasks.remove("eve", task.id, now=NOW)
         assert await tasks.get("ada", task.id) == task
 
     @pytest.mark.parametrize("lookalike", ["Ada", "ada ", "", "ad_", "ad%"])
@@ -194,7 +194,7 @@ class TaskRepositoryContract:
         async for page in walk(tasks, TaskQuery(sort=sort, limit=2)):
             given += page.tasks
             # The next page begins after a task that is no more.
-            await tasks.remove("ada", page.tasks[-1].id)
+            await tasks.remove("ada", page.tasks[-1].id, now=NOW)
             if len(newcomers) > 1:
                 await all_added(tasks, [newcomers.pop(0), newcomers.pop()])
         assert [task for task in given if task in initial] == initial
@@ -339,7 +339,7 @@ class TaskRepositoryContract:
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
-        await tasks.remove("ada", task.id)
+        await tasks.remove("ada", task.id, now=NOW)
         with pytest.raises(StaleVersion):
             await tasks.save(task.changed(LATER, title="revived"))
         with pytest.raises(TaskNotFound):
@@ -418,22 +418,22 @@ class TaskRepositoryContract:
         self, tasks: TaskRepository
     ) -> None:
         task, other = await all_added(tasks, [mixed_tasks()[1], a_task()])
-        assert await tasks.remove("ada", task.id) == task
+        assert await tasks.remove("ada", task.id, now=NOW) == task
         with pytest.raises(TaskNotFound):
             await tasks.get("ada", task.id)
         assert (await tasks.find("ada", TaskQuery())).tasks == (other,)
 
     async def test_a_task_can_be_removed_once(self, tasks: TaskRepository) -> None:
         task = await added(tasks, a_task())
-        await tasks.remove("ada", task.id)
+        await tasks.remove("ada", task.id, now=NOW)
         with pytest.raises(TaskNotFound):
-            await tasks.remove("ada", task.id)
+            await tasks.remove("ada", task.id, now=NOW)
 
     async def test_of_rivals_that_remove_a_task_exactly_one_gets_it(
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
-        won = await successes(tasks.remove("ada", task.id) for _ in range(10))
+        won = await successes(tasks.remove("ada", task.id, now=NOW) for _ in range(10))
         assert sum(won) == 1
 
 

@@ -1,20 +1,24 @@
 """In-memory fakes of the domain's ports. They pass the suites of ``contracts.py``."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+from todo_api.rate_limits import Standing
 from todo_domain.errors import (
     AuthKeysUnavailable,
+    KeyReused,
     StaleVersion,
+    TaskNotDeleted,
     TaskNotFound,
     TokenFault,
     TokenRejected,
 )
 from todo_domain.ownership import Principal
-from todo_domain.queries import TaskPage, TaskQuery
+from todo_domain.ports import KEY_LIFETIME, RETENTION
+from todo_domain.queries import TaskCounts, TaskPage, TaskQuery
 from todo_domain.task import Task
 
 TOKEN_LIFETIME: Final = timedelta(minutes=15)
@@ -28,10 +32,20 @@ class InMemoryTaskRepository:
 
     def __init__(self) -> None:
         self._tasks: dict[UUID, Task] = {}
+        self._removed: dict[UUID, tuple[datetime, Task]] = {}
+        self._first_added: dict[tuple[str, str], Task] = {}
 
-    async def add(self, task: Task) -> None:
+    async def add(self, task: Task, *, key: str | None = None) -> Task:
         await _others_run()
+        first = self._first_added.get((task.owner, key)) if key else None
+        if first is not None and first.created_at >= task.created_at - KEY_LIFETIME:
+            if first.content != task.content:
+                raise KeyReused
+            return first
+        if key:
+            self._first_added[task.owner, key] = task
         self._tasks[task.id] = task
+        return task
 
     async def get(self, owner: str, task_id: UUID) -> Task:
         await _others_run()
@@ -49,8 +63,7 @@ class InMemoryTaskRepository:
 
     async def save(self, task: Task) -> None:
         await _others_run()
-        stored = self._tasks.get(task.id)
-        if stored is None or (stored.owner, stored.version) != (task.owner, task.version - 1):
+        if not self._is_at(task.owner, task.id, task.version - 1):
             raise StaleVersion
         self._tasks[task.id] = task
 
@@ -62,11 +75,45 @@ class InMemoryTaskRepository:
         self._tasks[task_id] = task
         return task
 
-    async def remove(self, owner: str, task_id: UUID) -> Task:
+    async def remove(
+        self, owner: str, task_id: UUID, *, now: datetime, version: int | None = None
+    ) -> Task:
         await _others_run()
-        task = self._own(owner, task_id)
-        del self._tasks[task_id]
+        if version is not None and not self._is_at(owner, task_id, version):
+            raise StaleVersion
+        return self._remove(self._own(owner, task_id), now)
+
+    async def remove_completed(self, owner: str, *, now: datetime) -> int:
+        await _others_run()
+        completed = [t for t in self._tasks.values() if t.owner == owner and t.completed]
+        for task in completed:
+            self._remove(task, now)
+        return len(completed)
+
+    async def restore(self, owner: str, task_id: UUID, *, now: datetime) -> Task:
+        await _others_run()
+        removed_at, task = self._removed.get(task_id, (None, None))
+        if task is None or task.owner != owner:
+            self._own(owner, task_id)
+            raise TaskNotDeleted
+        if removed_at is None or removed_at <= now - RETENTION:
+            raise TaskNotFound
+        del self._removed[task_id]
+        self._tasks[task_id] = task
         return task
+
+    async def count(self, owner: str) -> TaskCounts:
+        await _others_run()
+        done = [task.completed for task in self._tasks.values() if task.owner == owner]
+        return TaskCounts(pending=done.count(False), completed=done.count(True))
+
+    def _remove(self, task: Task, now: datetime) -> Task:
+        self._removed[task.id] = (now, self._tasks.pop(task.id))
+        return task
+
+    def _is_at(self, owner: str, task_id: UUID, version: int) -> bool:
+        task = self._tasks.get(task_id)
+        return task is not None and (task.owner, task.version) == (owner, version)
 
     def _own(self, owner: str, task_id: UUID) -> Task:
         task = self._tasks.get(task_id)
@@ -91,6 +138,13 @@ class FakeTokenVerifier:
         if token not in self._user_ids:
             raise TokenRejected(TokenFault.INVALID, "unknown to the fake")
         return Principal(token, expires_at=now + TOKEN_LIFETIME)
+
+
+class UnlimitedRateLimiter:
+    """A fake of todo_api.rate_limits.RateLimiter: it has no quota for anybody."""
+
+    async def hit(self, _policy: str, _key: str) -> Sequence[Standing]:
+        return ()
 
 
 def _ordered(tasks: Iterable[Task], query: TaskQuery) -> list[Task]:

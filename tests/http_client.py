@@ -7,9 +7,10 @@ from typing import Final
 import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fakes import FakeTokenVerifier, InMemoryTaskRepository
+from fakes import FakeTokenVerifier, InMemoryTaskRepository, UnlimitedRateLimiter
 from todo_api.app import create_app
 from todo_api.dependencies import Adapters, Check
+from todo_api.rate_limits import RateLimiter
 from todo_domain.ports import TaskRepository, TokenVerifier
 from todo_domain.queries import TaskPage, TaskQuery
 from todo_domain.task import Task
@@ -36,13 +37,19 @@ async def served(
     tasks: TaskRepository | None = None,
     tokens: TokenVerifier | None = None,
     checks: Mapping[str, Check] | None = None,
+    limiter: RateLimiter | None = None,
 ) -> AsyncIterator[ASGIApp]:
     """The app as a server holds it, for browsers at FRONTEND; its fake users are ada and eve."""
 
     @asynccontextmanager
     async def open_adapters() -> AsyncIterator[Adapters]:
         verifier = tokens or FakeTokenVerifier("ada", "eve")
-        yield Adapters(tasks or InMemoryTaskRepository(), verifier, checks or {})
+        yield Adapters(
+            tasks=tasks or InMemoryTaskRepository(),
+            tokens=verifier,
+            limiter=limiter or UnlimitedRateLimiter(),
+            checks=checks or {},
+        )
 
     app = create_app(open_adapters, cors_origins=[FRONTEND])
     async with app.router.lifespan_context(app) as state:

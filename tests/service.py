@@ -78,7 +78,7 @@ class Workplace:
         return subprocess.run(
             command,
             cwd=self.directory,
-            env=self._environment(variables),
+            env=self.environment(**variables),
             stdin=DEVNULL,
             capture_output=True,
             text=True,
@@ -105,7 +105,7 @@ class Workplace:
             Popen(
                 command,
                 cwd=self.directory,
-                env=self._environment(variables),
+                env=self.environment(**variables),
                 stdin=DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
@@ -129,7 +129,8 @@ class Workplace:
         eventually(lambda: not self.processes())
         return self.processes()
 
-    def _environment(self, variables: dict[str, str]) -> dict[str, str]:
+    def environment(self, **variables: str) -> dict[str, str]:
+        """The variables, and those without which nothing runs."""
         base = {"PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8"}
         # By these coverage finds the processes that it is to measure too.
         coverage = {
@@ -142,7 +143,7 @@ class Workplace:
 def workplace() -> Iterator[Workplace]:
     """A new workplace. Fails if processes remain when it is left, and ends them."""
     # Not below pytest's temporary directories: an embedded PostgreSQL of root's may run as nobody.
-    place = Workplace(Path(mkdtemp(prefix="todo-test-")).resolve())
+    place = Workplace(Path(mkdtemp(prefix="todo-service-")).resolve())
     place.root.chmod(0o711)
     place.directory.mkdir()
     place.home.mkdir()

@@ -166,7 +166,8 @@ async def explain_token(settings: Settings, token: str) -> str:
         raise ConfigurationError(f"it is refused ({rejected.fault}): {why}") from None
     finally:
         await auth.close()
-    return f"it is accepted and speaks for {actor.user_id} until {actor.expires_at:%Y-%m-%d %H:%M} UTC"
+    end = f"{actor.expires_at:%Y-%m-%d %H:%M} UTC"
+    return f"it is accepted and speaks for {actor.user_id} until {end}"
 
 
 def database_address(settings: Settings, *, direct: bool = False) -> DatabaseAddress:

@@ -10,6 +10,7 @@ import better_auth
 from better_auth import SECRET, BetterAuth, Session
 from service import Service, Workplace, refusal, workplace
 from todo_adapters.postgres.url import DatabaseAddress
+from todo_api.settings import JwksAuth, Settings
 
 NAME: Final = "http://localhost:3000"
 
@@ -41,7 +42,7 @@ async def database_url(branch: Callable[[str], Awaitable[DatabaseAddress]]) -> s
 
 @pytest.fixture(scope="module", autouse=True)
 def installed(pytestconfig: pytest.Config) -> None:
-    better_auth.install(pytestconfig.get_terminal_writer().line)
+    better_auth.install(pytestconfig)
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +239,19 @@ async def test_a_token_for_another_audience_is_refused(
 ) -> None:
     await named_issuer.configure(audience=audience)
     assert refused(container, await container_user.jwt()) == "token_invalid"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://LocalHost:3000/", "http://localhost:80", "https://a.b:443"]
+)
+async def test_the_auth_servers_url_means_the_same_here_as_there(
+    url: str,
+) -> None:
+    async with better_auth.better_auth(name=url) as issuer:
+        claims = better_auth.claims(await issuer.jwt_for((await issuer.sign_up()).token))
+    auth = Settings(better_auth_url=url).auth()
+    assert isinstance(auth, JwksAuth)
+    assert (auth.issuer, auth.audience) == (claims["iss"], claims["aud"])
 
 
 # --- The other tokens of the installation ---

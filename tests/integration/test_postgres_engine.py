@@ -42,7 +42,7 @@ CALLS: Final[dict[str, OnTask]] = {
     "save": lambda tasks, task: tasks.save(task.changed(LATER, title="Buy oat milk")),
     "complete": lambda tasks, task: tasks.set_completed("ada", task.id, completed=True, now=LATER),
     "reopen": lambda tasks, task: tasks.set_completed("ada", task.id, completed=False, now=LATER),
-    "remove": lambda tasks, task: tasks.remove("ada", task.id),
+    "remove": lambda tasks, task: tasks.remove("ada", task.id, now=LATER),
     "get in vain": lambda tasks, task: refused(tasks.get("eve", task.id)),
     "save in vain": lambda tasks, task: refused(tasks.save(replace(task, version=9))),
 }

@@ -5,9 +5,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 import httpx
@@ -18,8 +17,6 @@ from structlog.typing import EventDict
 from http_client import FRONTEND, FailingRepository, client, served
 from todo_api.request_log import LastResort
 from todo_domain.ownership import Principal
-
-TESTS: Final = Path(__file__).parent.parent
 
 MEMBERS: Final = frozenset(
     {"event", "method", "route", "status", "ms", "user", "client", "request_id"}
@@ -243,7 +240,7 @@ asyncio.run(ask())
 
 def written(log_format: str) -> str:
     """What a process writes that serves ten hostile requests, one of which meets a bug."""
-    environment: Mapping[str, str] = {**os.environ, "PYTHONPATH": str(TESTS)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     program = [sys.executable, "-W", "error", "-c", PROGRAM, log_format]
     ended = subprocess.run(
         program, env=environment, capture_output=True, text=True, check=False, timeout=30

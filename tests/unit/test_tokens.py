@@ -177,7 +177,7 @@ async def test_what_cannot_be_shown_is_left_out(member: str, unfit: object) -> N
 async def test_a_token_may_be_as_long_as_the_limit() -> None:
     spare = TOKEN_MAX - len(token_of(image=""))
     longest = token_of(image="x" * (spare * 3 // 4))
-    assert TOKEN_MAX - 4 < len(longest) <= TOKEN_MAX
+    assert TOKEN_MAX - 4 < len(longest) <= TOKEN_MAX == 8192
     assert (await judged(longest)).user_id == USER
 
 
@@ -290,6 +290,12 @@ async def test_the_oldest_of_too_many_tokens_is_forgotten(monkeypatch: pytest.Mo
     assert ring.finds == 3
     await verifier.verify(first, NOW)
     assert ring.finds == 4
+
+
+async def test_a_token_under_a_shared_secret_is_known_again_too() -> None:
+    verifier = SharedSecretTokenVerifier(SECRET)
+    first = await verifier.verify(hmac_token(), NOW)
+    assert await verifier.verify(hmac_token(), NOW) is first
 
 
 # --- Under a shared secret ---

@@ -27,7 +27,9 @@ const startOptions = JSON.parse(process.argv[2]);
 
 let database, outbox, handleAuth, answerKeys, fetches;
 
-function frontend({ algorithm, rotationInterval, gracePeriod, audience, subject, ids, cookieCache, jwksPerMinute }) {
+function frontend(options) {
+  const { algorithm, rotationInterval, gracePeriod } = options;
+  const { audience, subject, ids, cookieCache, jwksPerMinute } = options;
   const [strategy, signedByKey] = cookieCache?.split(" by ") ?? [];
   return betterAuth({
     baseURL: startOptions.name ?? `http://127.0.0.1:${startOptions.port}`,
@@ -54,6 +56,7 @@ function frontend({ algorithm, rotationInterval, gracePeriod, audience, subject,
   });
 }
 
+// How the key set can be answered instead.
 const failures = {
   slow(response) {
     const drip = setInterval(() => response.write(" "), 20);
@@ -66,6 +69,7 @@ const failures = {
   down: (response) => response.destroy(),
 };
 
+// What tests can make happen, by POST to /control/<name>.
 const controls = {
   // A new database: no users, no keys.
   install(options) {
