@@ -163,26 +163,27 @@ class Problem(TypedDict):
     errors: NotRequired[list[FieldError]]
 
 
-def field_errors(errors: Iterable[Any], root: str = "") -> list[FieldError]:
+def field_errors(
+    errors: Iterable[Any], *, root: str = "", has_pointers: bool = True
+) -> list[FieldError]:
     """Pydantic's errors in the contract's words, never with the input in them.
 
-    ``root`` names the field of an error that concerns the whole.
+    ``root`` names the field of an error that concerns the whole. Pointers lead into a body.
     """
-    return [_field_error(error, root) for error in errors]
+    return [_field_error(error, root, has_pointers=has_pointers) for error in errors]
 
 
-def _field_error(error: Any, root: str) -> FieldError:  # noqa: ANN401 - Pydantic's ErrorDetails
-    path = [part for part in error["loc"] if part != "query"]
+def _field_error(error: Any, root: str, *, has_pointers: bool) -> FieldError:  # noqa: ANN401 - Pydantic's
     broken = error.get("ctx", {}).get("error")
     if isinstance(broken, BrokenRule):
         code, message = broken.code, broken.message
     else:
         code, message = _VALIDATION[error["type"]]
         message = message.format(**error.get("ctx", {}))
-    field = ".".join(map(str, path)) or root
-    if error["loc"][:1] == ("query",):
+    field = ".".join(map(str, error["loc"])) or root
+    if not has_pointers:
         return FieldError(field=field, code=code, message=message)
-    pointer = "".join(f"/{part}" for part in path)
+    pointer = "".join(f"/{part}" for part in error["loc"])
     return FieldError(field=field, pointer=pointer, code=code, message=message)
 
 

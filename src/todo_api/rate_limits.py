@@ -47,11 +47,11 @@ async def count(request: Request, limiter: RateLimiter, policy: str, key: str) -
     standings = await limiter.hit(policy, key)
     if not standings:
         return
-    fields = request.scope["rate_limit"] = rate_limit_fields(policy, standings)
+    request.scope["rate_limit"] = rate_limit_fields(policy, standings)
     exceeded = [standing.reset for standing in standings if standing.is_exceeded]
     if exceeded:
         _log.warning("rate_limited", policy=policy)
-        raise RequestRefused("rate_limited", headers={"Retry-After": str(max(exceeded)), **fields})
+        raise RequestRefused("rate_limited", headers={"Retry-After": str(max(exceeded))})
 
 
 def rate_limit_fields(policy: str, standings: Sequence[Standing]) -> Mapping[str, str]:

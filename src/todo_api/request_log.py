@@ -6,7 +6,6 @@ from typing import Final
 
 import structlog
 import uuid_utils
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,7 +38,7 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _complete_headers(MutableHeaders(scope=message), scope)
+                _complete_headers(message, scope)
             await send(message)
 
         try:
@@ -59,13 +58,20 @@ def _request_id(scope: Scope) -> str:
     return uuid_utils.uuid7().hex
 
 
-def _complete_headers(headers: MutableHeaders, scope: Scope) -> None:
-    headers["X-Request-ID"] = scope["request_id"]
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers.update(scope.get("rate_limit", {}))
+def _complete_headers(message: Message, scope: Scope) -> None:
+    """Add what every answer has; raw fields, since this runs for each."""
+    fields = [field for field in message["headers"] if field[0] != b"vary"]
+    fields.append((b"x-request-id", scope["request_id"].encode()))
+    fields.append((b"x-content-type-options", b"nosniff"))
+    for name, value in scope.get("rate_limit", {}).items():
+        fields.append((name.lower().encode(), value.encode()))
     if scope["path"].startswith("/api/"):
-        headers["Vary"] = "Origin, Authorization"
-        headers.setdefault("Cache-Control", "private, no-cache")
+        fields.append((b"vary", b"Origin, Authorization"))
+        if not any(name == b"cache-control" for name, _ in fields):
+            fields.append((b"cache-control", b"private, no-cache"))
+    else:
+        fields.append((b"vary", b"Origin"))
+    message["headers"] = fields
 
 
 def _write_line(scope: Scope, method: str, route: str | None, status: int, seconds: float) -> None:

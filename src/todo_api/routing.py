@@ -20,7 +20,8 @@ from starlette.types import Receive, Scope, Send
 
 from todo_api.bodies import JsonBody
 from todo_api.preferences import prefers
-from todo_api.problems import RequestRefused, field_errors, refuse_unknown
+from todo_api.problems import RequestRefused, refuse_unknown
+from todo_api.query_strings import QueryString
 from todo_domain.errors import Overloaded, TaskNotFound
 
 _ZERO: Final = re.compile(r"q\s*=\s*0(\.0*)?")
@@ -39,7 +40,7 @@ class ApiRoute(APIRoute):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - FastAPI's own
         super().__init__(*args, **kwargs)
         self._providers = [_provider(dependant) for dependant in self.dependant.dependencies]
-        self._query_names = _query_names(self.dependant)
+        self._queries = {param.name: QueryString(param) for param in self.dependant.query_params}
         self._headers = {param.name: param.alias for param in self.dependant.header_params}
         self._bodies = {param.name: JsonBody(param) for param in self.dependant.body_params}
         self.app = self._serve
@@ -56,10 +57,10 @@ class ApiRoute(APIRoute):
         if self.dependant.path_params:
             values |= self._path(request)
         is_strict = prefers(_field(request, "prefer"), "handling=strict")
-        if is_strict:
-            refuse_unknown(request.query_params, self._query_names, "parameter")
-        if self.dependant.query_params:
-            values |= self._query(request)
+        for name, query in self._queries.items():
+            values[name] = query.read(request, is_strict=is_strict)
+        if is_strict and not self._queries:
+            refuse_unknown(request.query_params, (), "parameter")
         if self.dependant.request_param_name:
             values[self.dependant.request_param_name] = request
         for name, header in self._headers.items():
@@ -78,18 +79,6 @@ class ApiRoute(APIRoute):
         if errors:
             raise TaskNotFound
         return values
-
-    def _query(self, request: Request) -> dict[str, Any]:
-        values, errors = request_params_to_args(self.dependant.query_params, request.query_params)
-        if errors:
-            raise RequestRefused("validation_failed", errors=field_errors(errors))
-        return values
-
-
-def _query_names(dependant: Dependant) -> frozenset[str]:
-    """The names in the query string; FastAPI declares them all by one model."""
-    models = [param.field_info.annotation for param in dependant.query_params]
-    return frozenset(name for model in models for name in getattr(model, "model_fields", {}))
 
 
 def _provider(dependant: Dependant) -> tuple[str, Callable[[Request], Any], bool]:

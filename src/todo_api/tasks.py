@@ -16,6 +16,7 @@ from todo_api.openapi import COMMON, TASK, TASKS, answers
 from todo_api.preconditions import IfMatch, IfNoneMatch, meant_versions
 from todo_api.preferences import Prefer, prefers
 from todo_api.problems import RequestRefused, asked_path
+from todo_api.query_strings import parameters
 from todo_api.routing import ApiRoute
 from todo_api.schemas import (
     Cleared,
@@ -227,6 +228,6 @@ def _next_link(request: Request, cursor: str) -> str:
 
     The reference is relative, because behind a proxy only the client knows the service's address.
     """
-    others = [(k, v) for k, v in request.query_params.multi_items() if k != "cursor"]
+    others = [(name, value) for name, value in parameters(request) if name != "cursor"]
     query = urlencode([*others, ("cursor", cursor)])
     return f'<{asked_path(request)}?{query}>; rel="next"'
