@@ -48,7 +48,7 @@ def serve() -> None:
         settings = Settings.read()
         main.require_safe(settings)
         main.build_app(settings)  # fails here, in a sentence, and not later in each worker
-        asyncio.run(_require_schema(settings))
+        asyncio.run(_require_database_as_wanted(settings))
         server.serve(settings, partial(main.build_app, settings))
 
 
@@ -101,10 +101,11 @@ async def _seed(settings: Settings, user: str) -> int:
         return await seed.seed_tasks(tasks, user, datetime.now(UTC))
 
 
-async def _require_schema(settings: Settings) -> None:
-    """Refuse a database that is behind; one that is away may come back at any time."""
+async def _require_database_as_wanted(settings: Settings) -> None:
+    """Refuse a database that is behind, or not walled; one that is away may come back anytime."""
     try:
         revision, wanted = await main.schema_revisions(settings)
+        weakness = await main.wall_weakness(settings)
     except TodoError as failure:
         _say(f"todo-api: {failure}; serving all the same, and answering 503 until it is back")
         return
@@ -113,6 +114,8 @@ async def _require_schema(settings: Settings) -> None:
             f"the database has schema version {revision or 'none'}, but {wanted} is needed: "
             "run `todo-api migrate`"
         )
+    if weakness:
+        raise ConfigurationError(weakness)
 
 
 def _migrate(settings: Settings) -> None:

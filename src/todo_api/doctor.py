@@ -67,7 +67,11 @@ async def _schema(settings: Settings) -> str:
         raise ConfigurationError(
             f"at version {revision or 'none'}, but {wanted} is needed: run `todo-api migrate`"
         )
-    return f"at version {revision}, and {wanted} is needed"
+    if weakness := await main.wall_weakness(settings):
+        raise ConfigurationError(weakness)
+    return (
+        f"at version {revision}, and {wanted} is needed; row-level security {settings.database_rls}"
+    )
 
 
 async def _clock(settings: Settings) -> str:

@@ -52,7 +52,9 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
     @asynccontextmanager
     async def open_adapters() -> AsyncIterator[Adapters]:
         async with AsyncExitStack() as opened:
-            database = Database(address, pool_size=settings.database_pool_size)
+            database = Database(
+                address, pool_size=settings.database_pool_size, is_walled=_is_walled(settings)
+            )
             opened.push_async_callback(database.close)
             opened.push_async_callback(auth.close)
             yield Adapters(
@@ -84,7 +86,8 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
 @asynccontextmanager
 async def open_tasks(settings: Settings) -> AsyncIterator[TaskRepository]:
     """The task repository alone, for commands that need no HTTP. Raises ConfigurationError."""
-    database = Database(database_address(settings), pool_size=1)
+    address = database_address(settings)
+    database = Database(address, pool_size=1, is_walled=_is_walled(settings))
     try:
         yield PostgresTaskRepository(database)
     finally:
@@ -116,7 +119,19 @@ def with_running_database(settings: Settings) -> Settings:
 async def migrate(settings: Settings) -> tuple[str | None, str]:
     """Bring the database to the newest schema; return its revisions before and after."""
     with plain_failures():
-        return await schema.migrate(database_address(settings, direct=True))
+        return await schema.migrate(
+            database_address(settings, direct=True),
+            is_walled=_is_walled(settings),
+            role=database_address(settings).url.username,
+        )
+
+
+async def wall_weakness(settings: Settings) -> str | None:
+    """What keeps row-level security from being as DATABASE_RLS says; None if nothing does."""
+    with plain_failures():
+        return await schema.wall_weakness(
+            database_address(settings), is_walled=_is_walled(settings)
+        )
 
 
 async def schema_revisions(settings: Settings) -> tuple[str | None, str]:
@@ -234,6 +249,10 @@ def _auth(settings: Settings, *, development: bool) -> _Auth:
         return _Auth(shared, _nothing, _nothing)
     except ValueError as unsafe:
         raise ConfigurationError(str(unsafe)) from None
+
+
+def _is_walled(settings: Settings) -> bool:
+    return settings.database_rls == "on"
 
 
 async def _nothing() -> None:

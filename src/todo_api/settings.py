@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
+import httpx
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -51,6 +52,7 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     database_url_direct: SecretStr | None = None
     database_pool_size: Annotated[int, Field(ge=1, le=100)] = 10
+    database_rls: Literal["on", "off"] = "off"
     better_auth_url: str | None = None
     auth_jwks_url: str | None = None
     auth_issuer: str | None = None
@@ -93,10 +95,11 @@ class Settings(BaseSettings):
         """Better Auth names itself by its origin; a path or a final slash would not match."""
         if value is None:
             return None
-        parts = urlsplit(value)
-        if parts.path not in {"", "/"} or parts.query or parts.fragment:
+        url = httpx.URL(value)
+        if url.path not in {"", "/"} or url.query or url.fragment:
             raise ValueError("must be the origin alone, like https://app.example.com")
-        return f"{parts.scheme}://{parts.netloc}"
+        # As Better Auth writes it in tokens: lower case, without the scheme's own port.
+        return f"{url.scheme}://{url.netloc.decode()}"
 
     @field_validator("cors_origins")
     @classmethod

@@ -66,9 +66,12 @@ class KeyRing:
         document = key_set(*(each.jwk() for each in signers))
         self.keys = dict(parse_key_set(document, frozenset(JWKS_ALGORITHMS)))
 
-    async def find(self, kid: str) -> VerificationKey | None:
+    async def find(
+        self, kid: str, *, other_than: VerificationKey | None = None
+    ) -> VerificationKey | None:
         self.finds += 1
-        return self.keys.get(kid)
+        key = self.keys.get(kid)
+        return None if key is other_than else key
 
     def holds(self, key: VerificationKey) -> bool:
         return self.keys.get(key.kid) is key

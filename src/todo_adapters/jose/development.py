@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from jose import jwk, jws  # type: ignore[import-untyped, unused-ignore]  # python-jose ships no types
+from jose import jwk, jws
 
 from todo_adapters.jose.claims import is_subject
 from todo_adapters.jose.jwks import StaticKeySet

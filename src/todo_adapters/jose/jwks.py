@@ -43,9 +43,12 @@ class StaticKeySet:
     def __init__(self, keys: Iterable[VerificationKey]) -> None:
         self._keys = {key.kid: key for key in keys}
 
-    async def find(self, kid: str) -> VerificationKey | None:
-        """The key of that name."""
-        return self._keys.get(kid)
+    async def find(
+        self, kid: str, *, other_than: VerificationKey | None = None
+    ) -> VerificationKey | None:
+        """The key of that name, unless it is the one that will not do."""
+        key = self._keys.get(kid)
+        return None if key is other_than else key
 
     def holds(self, key: VerificationKey) -> bool:
         """Whether the key is one of these."""
@@ -102,14 +105,18 @@ class RemoteKeySet:
         self._begun = 0
         self._failure = ""
 
-    async def find(self, kid: str) -> VerificationKey | None:
+    async def find(
+        self, kid: str, *, other_than: VerificationKey | None = None
+    ) -> VerificationKey | None:
         """The key of that name; None if the issuer has none, or cannot be asked any more just now.
 
-        Raises AuthKeysUnavailable when there is no usable key and none can be fetched.
+        ``other_than`` is a key that will not do though it has the name: an issuer whose database
+        was reset may use the name anew. Raises AuthKeysUnavailable when there is no usable key and
+        none can be fetched.
         """
         begun_before = self._begun
         await self.check()
-        while (key := self._keys.get(kid)) is None:
+        while (key := self._keys.get(kid)) is other_than or key is None:
             was_asked = self._begun > begun_before
             if self._fetch is None and (was_asked or not self._refetches.take()):
                 return None

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PublicKey,
 )
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from jose import jwk  # type: ignore[import-untyped, unused-ignore]  # python-jose ships no types
-from jose.backends.base import Key  # type: ignore[import-untyped, unused-ignore]  # as above
+from jose import jwk
+from jose.backends.base import Key
 
 from todo_adapters.jose.encoding import JsonObject, decode_base64url, parse_json_object
 

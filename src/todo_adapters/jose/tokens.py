@@ -14,8 +14,8 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Final, Protocol
 
-from jose import jwk, jws  # type: ignore[import-untyped, unused-ignore]  # python-jose ships no types
-from jose.exceptions import JWKError  # type: ignore[import-untyped, unused-ignore]  # as above
+from jose import jwk, jws
+from jose.exceptions import JWKError
 
 from todo_adapters.jose.claims import LEEWAY, ClaimRules
 from todo_adapters.jose.encoding import JsonObject, decode_base64url, parse_json_object
@@ -46,8 +46,13 @@ _PUBLIC_SECRET: Final = "better-auth-secret-12345678901234567890"  # noqa: S105 
 class KeySource(Protocol):
     """Where the keys of an issuer are found, and whether they are still in use."""
 
-    async def find(self, kid: str) -> VerificationKey | None:
-        """The key of that name. Raises AuthKeysUnavailable when there is no key at all."""
+    async def find(
+        self, kid: str, *, other_than: VerificationKey | None = None
+    ) -> VerificationKey | None:
+        """The key of that name, if it is another than one that will not do.
+
+        Raises AuthKeysUnavailable when there is no key at all.
+        """
 
     def holds(self, key: VerificationKey) -> bool:
         """Whether this very key is still in use."""
@@ -95,9 +100,7 @@ class _JwtVerifier(ABC):
         header, claims = _parse(token)
         _check_header(header)
         principal = self._rules.principal(claims, now)
-        key = await self._key_for(header)
-        if not _is_signed(token, key):
-            raise rejected(Refusal.SIGNATURE)
+        key = await self._signing_key(token, header)
         if now >= principal.expires_at:
             raise rejected(Refusal.EXPIRED)
         return _Remembered(principal, key, now, min(principal.expires_at, now + REMEMBERED_FOR))
@@ -109,8 +112,8 @@ class _JwtVerifier(ABC):
         self._remembered[digest] = known
 
     @abstractmethod
-    async def _key_for(self, header: JsonObject) -> VerificationKey:
-        """The one key that a token with this header can be signed by, for its algorithm."""
+    async def _signing_key(self, token: str, header: JsonObject) -> VerificationKey:
+        """The key that the token is signed by. Raises TokenRejected."""
 
 
 class JwksTokenVerifier(_JwtVerifier):
@@ -126,7 +129,7 @@ class JwksTokenVerifier(_JwtVerifier):
         super().__init__(ClaimRules(issuer, audience, leeway), keys.holds)
         self._keys = keys
 
-    async def _key_for(self, header: JsonObject) -> VerificationKey:
+    async def _signing_key(self, token: str, header: JsonObject) -> VerificationKey:
         algorithm, kid = header.get("alg"), header.get("kid")
         if not isinstance(algorithm, str) or algorithm not in PUBLIC_KEY_ALGORITHMS:
             raise rejected(Refusal.ALGORITHM)
@@ -135,8 +138,12 @@ class JwksTokenVerifier(_JwtVerifier):
         key = await self._keys.find(kid)
         if key is None:
             raise rejected(Refusal.KID_UNKNOWN)
-        if key.algorithm != algorithm:
-            raise rejected(Refusal.ALGORITHM_OF_KEY)
+        misfit = _misfit(token, algorithm, key)
+        if misfit:
+            # The name may be another key's by now: a reset issuer counts from 1 again.
+            key = await self._keys.find(kid, other_than=key)
+            if key is None or _misfit(token, algorithm, key):
+                raise rejected(misfit)
         return key
 
 
@@ -157,9 +164,11 @@ class SharedSecretTokenVerifier(_JwtVerifier):
         super().__init__(rules, lambda _: True)
         self._key = _secret_key(secret)
 
-    async def _key_for(self, header: JsonObject) -> VerificationKey:
+    async def _signing_key(self, token: str, header: JsonObject) -> VerificationKey:
         if header.get("alg") != self._key.algorithm:
             raise rejected(Refusal.ALGORITHM)
+        if not _is_signed(token, self._key):
+            raise rejected(Refusal.SIGNATURE)
         return self._key
 
 
@@ -203,6 +212,13 @@ def _check_header(header: JsonObject) -> None:
         raise rejected(Refusal.CRITICAL_HEADER)
     if _KEYS_IN_HEADER & header.keys():
         raise rejected(Refusal.KEY_IN_HEADER)
+
+
+def _misfit(token: str, algorithm: object, key: VerificationKey) -> Refusal | None:
+    """Why the token is not signed by this key with this algorithm; None if it is."""
+    if key.algorithm != algorithm:
+        return Refusal.ALGORITHM_OF_KEY
+    return None if _is_signed(token, key) else Refusal.SIGNATURE
 
 
 def _is_signed(token: str, key: VerificationKey) -> bool:

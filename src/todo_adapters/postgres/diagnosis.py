@@ -38,6 +38,8 @@ _SENTENCES: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (asyncpg.InterfaceError, "the server closed the connection"),
 )
 
+CONNECT_TIMEOUT: Final = 5.0  # seconds
+
 _LOOK: Final = text(
     "SELECT current_setting('server_version') AS version, current_user AS role, now() AS now,"
     " pg_is_in_recovery() AS is_standby,"
@@ -61,7 +63,7 @@ async def diagnose(address: DatabaseAddress) -> Diagnosis:
     """Connect and look around. Raises DatabaseUnavailable with a sentence that says why not."""
     engine = create_async_engine(
         address.url,
-        connect_args=dict(address.connect_args),
+        connect_args={"timeout": CONNECT_TIMEOUT, **address.connect_args},
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
     )

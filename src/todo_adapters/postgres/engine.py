@@ -7,18 +7,19 @@ the round trips of BEGIN, COMMIT and ping would cost more than the work.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import asyncpg
 import structlog
-from sqlalchemy import URL, ClauseElement, event
+from sqlalchemy import URL, ClauseElement, Select, event
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
+from todo_adapters.postgres.tables import OWNER_SETTING
 from todo_adapters.postgres.url import DatabaseAddress
 from todo_domain.errors import DatabaseUnavailable, Overloaded
 
@@ -48,19 +49,49 @@ _NOT_CONNECTED: Final = (AsyncAdapt_asyncpg_dbapi.Error, DBAPIError)
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL for asyncpg and the names of its parameters in their order."""
+    """SQL for asyncpg and the names of its parameters in their order.
+
+    ``walled`` does the same behind row-level security: it names the owner to the wall first. None
+    where one statement cannot do both.
+    """
 
     sql: str
     parameters: tuple[str, ...]
+    walled: "Statement | None" = None
 
     @classmethod
-    def compiled(cls, clause: ClauseElement) -> "Statement":
+    def compiled(cls, clause: ClauseElement, walled: ClauseElement | None = None) -> "Statement":
         """The statement as SQL. Every value in it has to be a named ``bindparam``."""
         compiled: Any = clause.compile(dialect=_DIALECT)
-        return cls(str(compiled), tuple(compiled.positiontup or ()))
+        plain = cls(str(compiled), tuple(compiled.positiontup or ()))
+        if walled is not None:
+            return replace(plain, walled=cls.compiled(walled))
+        is_select = isinstance(clause, Select) and plain.sql.startswith("SELECT")
+        return replace(plain, walled=_named_first(plain)) if is_select and plain.owner else plain
+
+    @property
+    def owner(self) -> str | None:
+        """The parameter that holds the owner."""
+        return next((name for name in self.parameters if name in _OWNERS), None)
 
     def arguments(self, values: Mapping[str, object]) -> list[object]:
         return [values[name] for name in self.parameters]
+
+
+_OWNERS: Final = ("owner", "user_id")
+_NAME_OWNER: Final = f"SELECT set_config('{OWNER_SETTING}', $1, true)"
+
+
+def _named_first(select: Statement) -> Statement:
+    """A SELECT that names the owner to the wall before it reads: LATERAL makes it wait for that."""
+    owner = next(at for at, name in enumerate(select.parameters, 1) if name == select.owner)
+    sql = (
+        "WITH wall AS MATERIALIZED"  # noqa: S608 - SQL of our own around SQL of our own
+        f" (SELECT set_config('{OWNER_SETTING}', ${owner}::VARCHAR, true) AS owner)"
+        " SELECT behind.* FROM wall, LATERAL"
+        f" (SELECT * FROM ({select.sql}) AS page WHERE wall.owner IS NOT NULL OFFSET 0) AS behind"
+    )
+    return Statement(sql, select.parameters)
 
 
 _ANSWER: Final = Statement("SELECT 1", ())
@@ -69,7 +100,10 @@ _ANSWER: Final = Statement("SELECT 1", ())
 class Database:
     """A pool of connections to one database. ``fetch`` is safe to call from many tasks at once."""
 
-    def __init__(self, address: DatabaseAddress, *, pool_size: int) -> None:
+    def __init__(
+        self, address: DatabaseAddress, *, pool_size: int, is_walled: bool = False
+    ) -> None:
+        """``is_walled`` if the tasks are behind row-level security."""
         self._engine = create_async_engine(
             address.url,
             connect_args={
@@ -90,14 +124,19 @@ class Database:
         # Behind a transaction pooler a statement's name may mean another client's statement there,
         # so each connection keeps unnamed ones, which asyncpg sends again in the same round trip.
         self._unnamed = address.pooled
+        self._is_walled = is_walled
         self._available = True
 
     async def fetch(self, statement: Statement, **values: object) -> list[asyncpg.Record]:
         """Run the statement, atomically, in one round trip, and return its rows.
 
+        Behind a wall those that change rows take four: it has to be told the owner before.
+
         Raises DatabaseUnavailable when the database is away, Overloaded when no connection came
         free in time.
         """
+        if self._is_walled and statement.walled:
+            statement = statement.walled
         try:
             rows = await self._fetch(statement, statement.arguments(values))
         except DatabaseUnavailable as failure:
@@ -114,7 +153,7 @@ class Database:
         with _failures_named():
             pooled = await self._engine.raw_connection()
             try:
-                rows = await self._run(pooled, statement.sql, arguments)
+                rows = await self._run(pooled, statement, arguments)
             except asyncpg.PostgresError:
                 pooled.close()
                 raise
@@ -126,6 +165,18 @@ class Database:
             return rows
 
     async def _run(
+        self, pooled: PoolProxiedConnection, statement: Statement, arguments: list[object]
+    ) -> list[asyncpg.Record]:
+        names_owner = OWNER_SETTING in statement.sql
+        if names_owner or not self._is_walled or statement.owner is None:
+            return await self._run_sql(pooled, statement.sql, arguments)
+        connection: Any = pooled.driver_connection
+        owner = arguments[statement.parameters.index(statement.owner)]
+        async with connection.transaction():
+            await self._run_sql(pooled, _NAME_OWNER, [owner])
+            return await self._run_sql(pooled, statement.sql, arguments)
+
+    async def _run_sql(
         self, pooled: PoolProxiedConnection, sql: str, arguments: list[object]
     ) -> list[asyncpg.Record]:
         connection: Any = pooled.driver_connection

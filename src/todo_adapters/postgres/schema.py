@@ -12,11 +12,14 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from todo_adapters.postgres.row_security import set_wall, weakness
 from todo_adapters.postgres.tables import SCHEMA
 from todo_adapters.postgres.url import DatabaseAddress
 
 # Any number, as long as every deploy takes the same: two at once then migrate one after the other.
 _LOCK: Final = 7_046_029_254
+
+CONNECT_TIMEOUT: Final = 5.0  # seconds: a serverless database may have to wake
 
 _Result = TypeVar("_Result")
 
@@ -36,12 +39,21 @@ def is_behind(revision: str | None) -> bool:
     return revision is None or (revision in known and revision != wanted_revision())
 
 
-async def migrate(address: DatabaseAddress) -> tuple[str | None, str]:
+async def migrate(
+    address: DatabaseAddress, *, is_walled: bool = False, role: str | None = None
+) -> tuple[str | None, str]:
     """Apply the missing migrations in one transaction; return the revisions before and after.
 
-    Goes to the server itself where the address names a pooler. Raises what the driver raises.
+    Puts the tasks behind row-level security or not, as wanted, with what the service's ``role``
+    needs. Goes to the server itself where the address names a pooler. Raises what the driver does.
     """
-    return await _with_connection(address.direct(), _upgrade)
+
+    def upgrade(connection: Connection) -> tuple[str | None, str]:
+        before = _upgrade(connection)
+        set_wall(connection, is_up=is_walled, role=role)
+        return before, wanted_revision()
+
+    return await _with_connection(address.direct(), upgrade)
 
 
 async def current_revision(address: DatabaseAddress) -> str | None:
@@ -49,12 +61,18 @@ async def current_revision(address: DatabaseAddress) -> str | None:
     return await _with_connection(address, _revision)
 
 
-def _upgrade(connection: Connection) -> tuple[str | None, str]:
+async def wall_weakness(address: DatabaseAddress, *, is_walled: bool) -> str | None:
+    """What keeps row-level security from being as wanted, and the mend; None if nothing does."""
+    return await _with_connection(address, lambda connection: weakness(connection, is_up=is_walled))
+
+
+def _upgrade(connection: Connection) -> str | None:
+    """Apply the missing migrations; return the revision before."""
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     before = _revision(connection)
     command.upgrade(_config(connection), "head")
-    return before, wanted_revision()
+    return before
 
 
 def _revision(connection: Connection) -> str | None:
@@ -65,9 +83,8 @@ def _revision(connection: Connection) -> str | None:
 async def _with_connection(
     address: DatabaseAddress, work: Callable[[Connection], _Result]
 ) -> _Result:
-    engine = create_async_engine(
-        address.url, connect_args=dict(address.connect_args), poolclass=NullPool
-    )
+    connect_args = {"timeout": CONNECT_TIMEOUT, **address.connect_args}
+    engine = create_async_engine(address.url, connect_args=connect_args, poolclass=NullPool)
     try:
         async with engine.begin() as connection:
             return await connection.run_sync(work)

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlmodel import Field, SQLModel
 
 SCHEMA = "todo"
+OWNER_SETTING = "app.user_id"  # names the user to row-level security, for one transaction
 
 metadata = MetaData(
     schema=SCHEMA,

@@ -13,6 +13,7 @@ import orjson
 from sqlalchemy import (
     CTE,
     ColumnElement,
+    Insert,
     Select,
     Update,
     bindparam,
@@ -32,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from todo_adapters.postgres.engine import Database, Statement
-from todo_adapters.postgres.tables import SCHEMA, metadata
+from todo_adapters.postgres.tables import OWNER_SETTING, SCHEMA, metadata
 from todo_domain.errors import KeyReused, StaleVersion, TaskNotDeleted, TaskNotFound
 from todo_domain.ports import KEY_LIFETIME, RETENTION
 from todo_domain.queries import Sort, SortBy, TaskCounts, TaskPage, TaskQuery
@@ -224,6 +225,16 @@ def _owner_seen() -> CTE:
     ).cte("seen")
 
 
+def _add_walled() -> Insert:
+    """The same behind row-level security: no row to insert before the wall knows the owner."""
+    named = func.set_config(
+        literal_column(f"'{OWNER_SETTING}'"), _OWNER, literal_column("true")
+    ).label("owner")
+    wall = select(named).cte("wall").prefix_with("MATERIALIZED")
+    row = select(*_NEW_ROW.values()).select_from(wall).where(wall.c.owner.is_not(None))
+    return insert(_tasks).from_select(list(_NEW_ROW), row).add_cte(_owner_seen())
+
+
 def _key_taken() -> CTE:
     """One row if the idempotency key is new or long forgotten; rivals wait for each other here."""
     key = upsert(_keys).values(
@@ -330,7 +341,9 @@ def _restore() -> Statement:
     )
 
 
-_ADD: Final = Statement.compiled(insert(_tasks).values(_NEW_ROW).add_cte(_owner_seen()))
+_ADD: Final = Statement.compiled(
+    insert(_tasks).values(_NEW_ROW).add_cte(_owner_seen()), walled=_add_walled()
+)
 _ADD_ONCE: Final = _add_once()
 _GET_KEY: Final = Statement.compiled(
     select(_keys.c.content, _keys.c.task_id, _keys.c.created_at).where(

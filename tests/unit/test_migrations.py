@@ -1,0 +1,67 @@
+"""Migrations add: the version before has to go on working while the next one is deployed.
+
+A column whose type changes in place poisons the statements that running services have prepared:
+they fail, or read wrong values where the widths match.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import todo_adapters.postgres
+
+VERSIONS: Final = Path(todo_adapters.postgres.__file__).parent / "migrations" / "versions"
+MIGRATIONS: Final = sorted(VERSIONS.glob("*.py"))
+DESTRUCTIVE: Final = frozenset({"drop_column", "drop_table", "rename_table"})
+
+
+def breaking(source: str) -> Iterator[str]:
+    """What a migration does that a running service would not survive."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            name, options = node.func.attr, {keyword.arg for keyword in node.keywords}
+            if name in DESTRUCTIVE or (
+                name == "alter_column" and options & {"type_", "new_column_name"}
+            ):
+                yield name
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words = node.value.upper().split()
+            if "ALTER" in words and {"TYPE", "RENAME"} & set(words):
+                yield node.value
+
+
+@pytest.mark.parametrize("path", MIGRATIONS, ids=lambda path: path.stem)
+def test_a_migration_leaves_what_the_version_before_uses(path: Path) -> None:
+    assert list(breaking(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        'op.alter_column("tasks", "version", type_=sa.BigInteger)',
+        'op.alter_column("tasks", "title", new_column_name="name")',
+        'op.drop_column("tasks", "title")',
+        'op.drop_table("tasks")',
+        'op.rename_table("tasks", "todos")',
+        'op.execute("ALTER TABLE todo.tasks ALTER COLUMN version TYPE bigint")',
+        'op.execute("alter table todo.tasks rename column title to name")',
+    ],
+)
+def test_a_change_that_would_break_it_is_noticed(change: str) -> None:
+    assert list(breaking(f"def upgrade():\n    {change}\n"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        'op.add_column("tasks", sa.Column("colour", sa.Text))',
+        'op.alter_column("tasks", "title", nullable=True)',
+        'op.create_index("an_index", "tasks", ["title"])',
+        'op.drop_index("an_index", "tasks")',
+    ],
+)
+def test_a_change_that_adds_is_fine(change: str) -> None:
+    assert not list(breaking(f"def upgrade():\n    {change}\n"))
