@@ -11,8 +11,7 @@ from typing import Final
 
 import structlog
 from limits import RateLimitItem, parse_many
-from limits.aio.storage import MemoryStorage, RedisStorage
-from limits.aio.strategies import FixedWindowRateLimiter
+from limits.aio.storage import MemoryStorage, RedisStorage, Storage
 from limits.errors import StorageError
 
 OFF: Final = "off"
@@ -47,8 +46,8 @@ class LimitsRateLimiter:
         """
         self._policies = {name: _parsed(name, text) for name, text in policies.items()}
         self._redis_url = redis_url
-        self._redis: FixedWindowRateLimiter | None = None
-        self._memory: FixedWindowRateLimiter | None = None
+        self._redis: RedisStorage | None = None
+        self._memory: MemoryStorage | None = None
         self._retry_at = 0.0
 
     async def hit(self, policy: str, key: str) -> Sequence[Standing]:
@@ -63,21 +62,20 @@ class LimitsRateLimiter:
                 _log.error("rate_limit.storage_unavailable", reason=cause)
         return await _hit(self._local(), quotas, policy, key)
 
-    def _local(self) -> FixedWindowRateLimiter:
-        if self._memory is None:  # its storage wants the running loop
-            self._memory = FixedWindowRateLimiter(MemoryStorage())
+    def _local(self) -> MemoryStorage:
+        if self._memory is None:  # it wants the running loop
+            self._memory = MemoryStorage()
         return self._memory
 
-    def _shared(self, url: str) -> FixedWindowRateLimiter:
+    def _shared(self, url: str) -> RedisStorage:
         if self._redis is None:
-            storage = RedisStorage(
+            self._redis = RedisStorage(
                 f"async+{url}",
                 wrap_exceptions=True,
                 implementation="redispy",
                 socket_timeout=REDIS_TIMEOUT,
                 socket_connect_timeout=REDIS_TIMEOUT,
             )
-            self._redis = FixedWindowRateLimiter(storage)
         return self._redis
 
 
@@ -93,20 +91,19 @@ def _parsed(name: str, text: str) -> Sequence[RateLimitItem]:
 
 
 async def _hit(
-    limiter: FixedWindowRateLimiter, quotas: Sequence[RateLimitItem], policy: str, key: str
+    storage: Storage, quotas: Sequence[RateLimitItem], policy: str, key: str
 ) -> Sequence[Standing]:
-    return [await _hit_one(limiter, quota, policy, key) for quota in quotas]
+    return [await _hit_one(storage, quota, quota.key_for(policy, key)) for quota in quotas]
 
 
-async def _hit_one(
-    limiter: FixedWindowRateLimiter, quota: RateLimitItem, policy: str, key: str
-) -> Standing:
-    is_within = await limiter.hit(quota, policy, key)
-    stats = await limiter.get_window_stats(quota, policy, key)
+async def _hit_one(storage: Storage, quota: RateLimitItem, key: str) -> Standing:
+    window = quota.get_expiry()
+    count = await storage.incr(key, window)
+    ends_at = await storage.get_expiry(key)
     return Standing(
         quota=quota.amount,
-        window=quota.get_expiry(),
-        remaining=stats.remaining,
-        reset=max(1, math.ceil(stats.reset_time - time.time())),
-        is_exceeded=not is_within,
+        window=window,
+        remaining=max(0, quota.amount - count),
+        reset=max(1, math.ceil(ends_at - time.time())),
+        is_exceeded=count > quota.amount,
     )

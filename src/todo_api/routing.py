@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable
 from inspect import iscoroutinefunction
 from typing import Any, Final
+from uuid import UUID
 
 from fastapi.dependencies.models import Dependant
-from fastapi.dependencies.utils import request_params_to_args
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
@@ -33,8 +33,7 @@ class ApiRoute(APIRoute):
     """A route that authenticates, negotiates, reads and validates, in that order, and then acts.
 
     Its dependencies take the request and nothing else, and are asked in the order of the signature.
-    Its header parameters are optional text. An id in the path that is malformed names nothing: it
-    is refused as TaskNotFound.
+    Its header parameters are optional text, its path parameters ids.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - FastAPI's own
@@ -46,39 +45,45 @@ class ApiRoute(APIRoute):
         self.app = self._serve
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._respond(Request(scope, receive))
+        arguments = await self._arguments(Request(scope, receive))
+        try:
+            async with asyncio.timeout(DEADLINE):
+                response: Response = await self.endpoint(**arguments)
+        except TimeoutError:
+            raise Overloaded from None
         await response(scope, receive, send)
 
-    async def _respond(self, request: Request) -> Response:
+    async def _arguments(self, request: Request) -> dict[str, Any]:
+        """What the endpoint asks for, in the order in which a request may be refused."""
         values: dict[str, Any] = {}
         for name, provide, is_async in self._providers:
             values[name] = await provide(request) if is_async else provide(request)
         _require_acceptable(request)
-        if self.dependant.path_params:
-            values |= self._path(request)
+        for name, text in request.path_params.items():
+            values[name] = _id(text)
         is_strict = prefers(_field(request, "prefer"), "handling=strict")
         for name, query in self._queries.items():
             values[name] = query.read(request, is_strict=is_strict)
         if is_strict and not self._queries:
             refuse_unknown(request.query_params, (), "parameter")
-        if self.dependant.request_param_name:
-            values[self.dependant.request_param_name] = request
         for name, header in self._headers.items():
             values[name] = _field(request, header)
         for name, body in self._bodies.items():
             values[name] = await body.read(request, is_strict=is_strict)
-        try:
-            async with asyncio.timeout(DEADLINE):
-                response: Response = await self.endpoint(**values)
-        except TimeoutError:
-            raise Overloaded from None
-        return response
-
-    def _path(self, request: Request) -> dict[str, Any]:
-        values, errors = request_params_to_args(self.dependant.path_params, request.path_params)
-        if errors:
-            raise TaskNotFound
+        if self.dependant.request_param_name:
+            values[self.dependant.request_param_name] = request
         return values
+
+
+def _id(text: str) -> UUID:
+    """The id, if written as ids are. Raises TaskNotFound: any other text names nothing."""
+    try:
+        task_id = UUID(text)
+    except ValueError:
+        raise TaskNotFound from None
+    if str(task_id) != text.lower():
+        raise TaskNotFound
+    return task_id
 
 
 def _provider(dependant: Dependant) -> tuple[str, Callable[[Request], Any], bool]:
