@@ -15,7 +15,6 @@ from uuid import UUID
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from todo_api.bodies import JsonBody
@@ -48,7 +47,7 @@ class ApiRoute(APIRoute):
         arguments = await self._arguments(Request(scope, receive))
         try:
             async with asyncio.timeout(DEADLINE):
-                response: Response = await self.endpoint(**arguments)
+                response = await self.endpoint(**arguments)
         except TimeoutError:
             raise Overloaded from None
         await response(scope, receive, send)

@@ -88,7 +88,7 @@ async def create_task(
     """Create a task. With an `Idempotency-Key` a repeated request gives the first answer again."""
     key = checked_key(idempotency_key)
     task = await use_cases.create_task(tasks, actor, task_id, now=now, key=key, **new)
-    location = f"{_list_path(request)}/{task.id}"
+    location = f"{asked_path(request).rstrip('/')}/{task.id}"
     return changed_task(task, prefer, 201, {"Location": location})
 
 
@@ -230,9 +230,4 @@ def _next_link(request: Request, cursor: str) -> str:
     """
     others = [(name, value) for name, value in parameters(request) if name != "cursor"]
     query = urlencode([*others, ("cursor", cursor)])
-    return f'<{_list_path(request)}?{query}>; rel="next"'
-
-
-def _list_path(request: Request) -> str:
-    """The list as the client addresses it, which may be with a user id in the path."""
-    return asked_path(request).rstrip("/")
+    return f'<{asked_path(request)}?{query}>; rel="next"'
