@@ -4,7 +4,7 @@ A subclass named ``Test…`` provides the fixtures that the suite's docstring as
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import product
@@ -13,18 +13,31 @@ from uuid import uuid4
 
 import pytest
 
-from tasks import HOSTILE_TEXTS, LATER, NOW, a_task, mixed_tasks
+from tasks import HOSTILE_TEXTS, LATER, NOW, Members, a_task, mixed_tasks
+from todo_api.rate_limits import RateLimiter
 from todo_domain.errors import (
     AuthKeysUnavailable,
+    KeyReused,
     StaleVersion,
+    TaskNotDeleted,
     TaskNotFound,
     TokenRejected,
 )
 from todo_domain.ownership import Principal
-from todo_domain.ports import TaskRepository, TokenVerifier
-from todo_domain.queries import PAGE_MAX, Position, Sort, SortBy, TaskFilter, TaskPage, TaskQuery
+from todo_domain.ports import KEY_LIFETIME, RETENTION, TaskRepository, TokenVerifier
+from todo_domain.queries import (
+    PAGE_MAX,
+    Position,
+    Sort,
+    SortBy,
+    TaskCounts,
+    TaskFilter,
+    TaskPage,
+    TaskQuery,
+)
 from todo_domain.task import DESCRIPTION_MAX, TAG_MAX, TAGS_MAX, TITLE_MAX, Priority, Task
 
+LOST: Final = (StaleVersion, TaskNotFound, TaskNotDeleted, KeyReused)
 MANY: Final = 100  # more pages than any list here has
 INSTANT: Final = timedelta(microseconds=1)
 MIDNIGHT: Final = datetime(2026, 1, 20, tzinfo=UTC)
@@ -45,6 +58,48 @@ EVERY_FILTER: Final = [
         (None, "milk", "é"),
     )
 ]
+
+# Two tasks of which each member differs from the other's, in value or in kind.
+CONTENT: Final[Members] = {
+    "title": "Buy milk",
+    "description": "2 litres",
+    "priority": Priority.LOW,
+    "due_date": date(2026, 1, 20),
+    "tags": ("home", "food"),
+    "completed_at": NOW,
+}
+OTHER_CONTENT: Final[dict[str, Members]] = {
+    "title": {"title": "buy milk"},
+    "description": {"description": ""},
+    "no description": {"description": None},
+    "priority": {"priority": None},
+    "due date": {"due_date": None},
+    "due time": {"due_date": MIDNIGHT},
+    "tags": {"tags": ("food", "home")},
+    "completion": {"completed_at": None},
+}
+
+OnTask = Callable[[TaskRepository, Task], Awaitable[object]]
+MEANWHILE: Final[dict[str, OnTask]] = {
+    "nothing": lambda tasks, task: tasks.get("ada", task.id),
+    "a change": lambda tasks, task: tasks.save(task.changed(LATER, title="x", tags=[])),
+    "a completion": lambda tasks, task: tasks.set_completed(
+        "ada", task.id, completed=not task.completed, now=LATER
+    ),
+    "a removal": lambda tasks, task: tasks.remove("ada", task.id, now=LATER),
+}
+
+# Each of these has to find a task that is there, and to miss one that is not.
+REACHES: Final[dict[str, OnTask]] = {
+    "get": lambda tasks, task: tasks.get("ada", task.id),
+    "save": lambda tasks, task: tasks.save(task.changed(LATER, title="revived")),
+    "complete": lambda tasks, task: tasks.set_completed("ada", task.id, completed=True, now=LATER),
+    "reopen": lambda tasks, task: tasks.set_completed("ada", task.id, completed=False, now=LATER),
+    "remove": lambda tasks, task: tasks.remove("ada", task.id, now=LATER),
+    "remove the version": lambda tasks, task: tasks.remove(
+        "ada", task.id, now=LATER, version=task.version
+    ),
+}
 
 
 class TaskRepositoryContract:
@@ -412,29 +467,345 @@ class TaskRepositoryContract:
         assert stored.version == 1 + sum(won)
         assert stored.title.startswith("rival") == (stored.version == 3)
 
+    # --- Adding once ---
+
+    @pytest.mark.parametrize("key", [None, "k"])
+    async def test_an_add_returns_the_task_that_it_stores(
+        self, tasks: TaskRepository, key: str | None
+    ) -> None:
+        task = a_task(**CONTENT)
+        assert await tasks.add(task, key=key) == task
+        assert await tasks.get("ada", task.id) == task
+
+    @pytest.mark.parametrize("content", [{}, CONTENT], ids=["title alone", "everything"])
+    @pytest.mark.parametrize("meanwhile", MEANWHILE.values(), ids=MEANWHILE)
+    async def test_a_repeated_key_returns_the_first_task_as_it_was_added_whatever_came_between(
+        self, tasks: TaskRepository, meanwhile: OnTask, content: Members
+    ) -> None:
+        first = a_task(**content)
+        await tasks.add(first, key="k")
+        await meanwhile(tasks, first)
+        for _ in range(2):
+            assert await tasks.add(repeated(first, LATER), key="k") == first
+
+    @pytest.mark.parametrize("meanwhile", MEANWHILE.values(), ids=MEANWHILE)
+    async def test_a_repeated_key_stores_nothing_and_undoes_nothing(
+        self, tasks: TaskRepository, meanwhile: OnTask
+    ) -> None:
+        first = a_task()
+        await tasks.add(first, key="k")
+        await meanwhile(tasks, first)
+        before = await tasks.find("ada", TaskQuery())
+        await tasks.add(repeated(first, LATER), key="k")
+        assert await tasks.find("ada", TaskQuery()) == before
+
+    @pytest.mark.parametrize("other", OTHER_CONTENT.values(), ids=OTHER_CONTENT)
+    async def test_a_key_of_a_task_with_other_content_is_refused_and_stores_nothing(
+        self, tasks: TaskRepository, other: Members
+    ) -> None:
+        first = a_task(**CONTENT)
+        await tasks.add(first, key="k")
+        with pytest.raises(KeyReused):
+            await tasks.add(replace(repeated(first, LATER), **other), key="k")
+        assert (await tasks.find("ada", TaskQuery())).tasks == (first,)
+        assert await tasks.add(repeated(first, LATER), key="k") == first
+
+    async def test_a_key_is_its_owners_alone(self, tasks: TaskRepository) -> None:
+        adas, eves = a_task(), a_task(owner="eve", title="Buy oat milk")
+        assert await tasks.add(adas, key="k") == adas
+        assert await tasks.add(eves, key="k") == eves
+        assert await tasks.get("eve", eves.id) == eves
+
+    @pytest.mark.parametrize("lookalike", ["K", "k ", "", "%"])
+    async def test_a_key_is_compared_exactly(self, tasks: TaskRepository, lookalike: str) -> None:
+        await tasks.add(a_task(), key="k")
+        other = a_task()
+        assert await tasks.add(other, key=lookalike) == other
+
+    async def test_the_longest_key_is_kept_whole(self, tasks: TaskRepository) -> None:
+        first, other = a_task(), a_task()
+        await tasks.add(first, key="x" * 255)
+        assert await tasks.add(other, key="x" * 254) == other
+        assert await tasks.add(repeated(first, LATER), key="x" * 255) == first
+
+    async def test_of_rivals_with_one_key_one_stores_and_all_get_its_task(
+        self, tasks: TaskRepository
+    ) -> None:
+        rivals = [a_task(created_at=NOW + n * INSTANT, updated_at=NOW) for n in range(20)]
+        rivals = [repeated(task, task.created_at) for task in rivals]
+        answers = await asyncio.gather(*(tasks.add(task, key="k") for task in rivals))
+        (stored,) = (await tasks.find("ada", TaskQuery())).tasks
+        assert stored in rivals
+        assert answers == [stored] * len(rivals)
+
+    async def test_of_rivals_with_one_key_for_different_tasks_one_stores_and_no_other_gets_it(
+        self, tasks: TaskRepository
+    ) -> None:
+        rivals = [a_task(title=f"rival {number}") for number in range(10)]
+        won = await successes(tasks.add(task, key="k") for task in rivals)
+        assert (await tasks.find("ada", TaskQuery())).tasks == tuple(
+            task for task, win in zip(rivals, won, strict=True) if win
+        )
+        assert sum(won) == 1
+
+    async def test_a_key_is_remembered_for_its_lifetime_and_then_forgotten(
+        self, tasks: TaskRepository
+    ) -> None:
+        first = a_task()
+        await tasks.add(first, key="k")
+        assert await tasks.add(repeated(first, NOW + KEY_LIFETIME), key="k") == first
+        second = replace(repeated(first, NOW + KEY_LIFETIME + INSTANT), title="Buy oat milk")
+        assert await tasks.add(second, key="k") == second
+        assert set((await tasks.find("ada", TaskQuery())).tasks) == {first, second}
+
+    async def test_a_forgotten_key_that_is_used_again_is_remembered_again(
+        self, tasks: TaskRepository
+    ) -> None:
+        first = a_task()
+        await tasks.add(first, key="k")
+        second = repeated(first, NOW + 2 * KEY_LIFETIME)
+        await tasks.add(second, key="k")
+        assert await tasks.add(repeated(second, NOW + 3 * KEY_LIFETIME), key="k") == second
+        with pytest.raises(KeyReused):
+            await tasks.add(replace(repeated(second, second.created_at), title="x"), key="k")
+
+    async def test_of_rivals_with_one_forgotten_key_one_stores_and_all_get_its_task(
+        self, tasks: TaskRepository
+    ) -> None:
+        first = a_task()
+        await tasks.add(first, key="k")
+        rivals = [repeated(first, NOW + 2 * KEY_LIFETIME) for _ in range(10)]
+        answers = await asyncio.gather(*(tasks.add(task, key="k") for task in rivals))
+        assert len((await tasks.find("ada", TaskQuery())).tasks) == 2
+        assert answers == [answers[0]] * len(rivals)
+        assert answers[0] in rivals
+
+    async def test_many_forgotten_keys_may_be_used_again_at_once(
+        self, tasks: TaskRepository
+    ) -> None:
+        keys = [f"k{number}" for number in range(10)]
+        for key in keys:
+            await tasks.add(a_task(), key=key)
+        new = [repeated(a_task(), NOW + 2 * KEY_LIFETIME) for _ in keys]
+        pairs = zip(new, keys, strict=True)
+        assert await asyncio.gather(*(tasks.add(task, key=key) for task, key in pairs)) == new
+
     # --- Removing ---
 
     async def test_a_removed_task_is_returned_as_it_was_and_is_gone(
         self, tasks: TaskRepository
     ) -> None:
         task, other = await all_added(tasks, [mixed_tasks()[1], a_task()])
-        assert await tasks.remove("ada", task.id, now=NOW) == task
+        assert await tasks.remove("ada", task.id, now=LATER) == task
         with pytest.raises(TaskNotFound):
             await tasks.get("ada", task.id)
         assert (await tasks.find("ada", TaskQuery())).tasks == (other,)
 
-    async def test_a_task_can_be_removed_once(self, tasks: TaskRepository) -> None:
-        task = await added(tasks, a_task())
-        await tasks.remove("ada", task.id, now=NOW)
-        with pytest.raises(TaskNotFound):
-            await tasks.remove("ada", task.id, now=NOW)
+    @pytest.mark.parametrize("reach", REACHES.values(), ids=REACHES)
+    async def test_a_removed_task_is_missing_to_every_call(
+        self, tasks: TaskRepository, reach: OnTask
+    ) -> None:
+        task = await removed(tasks, a_task(completed_at=NOW))
+        with pytest.raises((TaskNotFound, StaleVersion)):
+            await reach(tasks, task)
+        assert await tasks.restore("ada", task.id, now=LATER) == task
+
+    async def test_removed_tasks_are_neither_listed_nor_counted_nor_cleared(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await removed(tasks, a_task(completed_at=NOW))
+        for wanted in (TaskFilter(), TaskFilter(completed=True), TaskFilter(text="milk")):
+            page = await tasks.find("ada", TaskQuery(wanted, counted=True))
+            assert page == TaskPage((), more=False, total=0)
+        assert await tasks.count("ada") == TaskCounts(pending=0, completed=0)
+        assert await tasks.remove_completed("ada", now=LATER) == 0
+        assert await tasks.restore("ada", task.id, now=LATER) == task
+
+    @pytest.mark.parametrize("reach", REACHES.values(), ids=REACHES)
+    async def test_a_task_that_is_there_is_missing_to_no_call(
+        self, tasks: TaskRepository, reach: OnTask
+    ) -> None:
+        await reach(tasks, await added(tasks, a_task()))
 
     async def test_of_rivals_that_remove_a_task_exactly_one_gets_it(
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
-        won = await successes(tasks.remove("ada", task.id, now=NOW) for _ in range(10))
+        won = await successes(tasks.remove("ada", task.id, now=LATER) for _ in range(10))
         assert sum(won) == 1
+
+    # --- Removing a version ---
+
+    async def test_the_version_that_is_there_can_be_removed(self, tasks: TaskRepository) -> None:
+        task = await added(tasks, a_task(version=3))
+        assert await tasks.remove("ada", task.id, now=LATER, version=3) == task
+        with pytest.raises(TaskNotFound):
+            await tasks.get("ada", task.id)
+
+    @pytest.mark.parametrize("version", [0, 2, 4, 999_999_999])
+    async def test_another_version_is_stale_and_stays(
+        self, tasks: TaskRepository, version: int
+    ) -> None:
+        task = await added(tasks, a_task(version=3))
+        with pytest.raises(StaleVersion):
+            await tasks.remove("ada", task.id, now=LATER, version=version)
+        assert await tasks.get("ada", task.id) == task
+
+    async def test_a_version_of_a_foreign_or_unknown_task_is_stale(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await added(tasks, a_task())
+        for owner, task_id in (("eve", task.id), ("ada", uuid4())):
+            with pytest.raises(StaleVersion):
+                await tasks.remove(owner, task_id, now=LATER, version=1)
+        assert await tasks.get("ada", task.id) == task
+
+    async def test_of_rivals_that_save_and_remove_a_version_exactly_one_wins(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await added(tasks, a_task())
+        saves = [tasks.save(task.changed(LATER, title=f"rival {number}")) for number in range(5)]
+        removals = [tasks.remove("ada", task.id, now=LATER, version=1) for _ in range(5)]
+        won = await successes([call for pair in zip(saves, removals, strict=True) for call in pair])
+        assert sum(won) == 1
+        is_there = (await tasks.find("ada", TaskQuery())).tasks != ()
+        assert is_there == any(won[::2])
+
+    # --- Removing what is completed ---
+
+    async def test_all_completed_tasks_are_removed_and_counted_and_no_other(
+        self, tasks: TaskRepository
+    ) -> None:
+        stored = await all_added(tasks, mixed_tasks())
+        eves = await all_added(tasks, mixed_tasks("eve"))
+        completed = [task for task in stored if task.completed]
+        assert await tasks.remove_completed("ada", now=LATER) == len(completed)
+        pending = {task for task in stored if not task.completed}
+        assert set((await tasks.find("ada", TaskQuery())).tasks) == pending
+        assert set((await tasks.find("eve", TaskQuery())).tasks) == set(eves)
+        assert await tasks.remove_completed("ada", now=LATER) == 0
+
+    async def test_each_completed_task_that_was_removed_can_be_restored(
+        self, tasks: TaskRepository
+    ) -> None:
+        stored = await all_added(tasks, [a_task(completed_at=NOW) for _ in range(3)])
+        await tasks.remove_completed("ada", now=LATER)
+        for task in stored:
+            assert await tasks.restore("ada", task.id, now=LATER) == task
+        assert set((await tasks.find("ada", TaskQuery())).tasks) == set(stored)
+
+    async def test_rivals_that_remove_what_is_completed_remove_and_count_each_once(
+        self, tasks: TaskRepository
+    ) -> None:
+        await all_added(tasks, [a_task(completed_at=NOW) for _ in range(10)])
+        counted = await asyncio.gather(
+            *(tasks.remove_completed("ada", now=LATER) for _ in range(5))
+        )
+        assert sum(counted) == 10
+
+    # --- Restoring ---
+
+    async def test_a_restored_task_is_back_as_it_was(self, tasks: TaskRepository) -> None:
+        task, other = await all_added(tasks, [mixed_tasks()[1], a_task()])
+        await tasks.remove("ada", task.id, now=LATER)
+        assert await tasks.restore("ada", task.id, now=LATER) == task
+        assert await tasks.get("ada", task.id) == task
+        assert set((await tasks.find("ada", TaskQuery())).tasks) == {task, other}
+
+    async def test_a_restored_task_can_be_saved_removed_and_restored_again(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await removed(tasks, a_task())
+        await tasks.restore("ada", task.id, now=LATER)
+        changed = task.changed(LATER, title="Buy oat milk")
+        await tasks.save(changed)
+        assert await tasks.remove("ada", task.id, now=LATER) == changed
+        assert await tasks.restore("ada", task.id, now=LATER) == changed
+
+    async def test_a_task_that_was_not_removed_cannot_be_restored(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await added(tasks, a_task())
+        with pytest.raises(TaskNotDeleted):
+            await tasks.restore("ada", task.id, now=LATER)
+        assert await tasks.get("ada", task.id) == task
+
+    async def test_a_task_can_be_restored_once(self, tasks: TaskRepository) -> None:
+        task = await removed(tasks, a_task())
+        await tasks.restore("ada", task.id, now=LATER)
+        with pytest.raises(TaskNotDeleted):
+            await tasks.restore("ada", task.id, now=LATER)
+
+    @pytest.mark.parametrize("is_removed", [False, True], ids=["there", "removed"])
+    async def test_a_foreign_task_is_not_found_to_restore(
+        self, tasks: TaskRepository, *, is_removed: bool
+    ) -> None:
+        task = await (removed if is_removed else added)(tasks, a_task())
+        with pytest.raises(TaskNotFound):
+            await tasks.restore("eve", task.id, now=LATER)
+        assert (await tasks.find("eve", TaskQuery())).tasks == ()
+        assert (await tasks.count("ada")).total == (not is_removed)
+
+    async def test_an_unknown_task_is_not_found_to_restore(self, tasks: TaskRepository) -> None:
+        with pytest.raises(TaskNotFound):
+            await tasks.restore("ada", uuid4(), now=LATER)
+
+    async def test_a_task_can_be_restored_until_its_retention_ends(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await removed(tasks, a_task())
+        assert await tasks.restore("ada", task.id, now=LATER + RETENTION - INSTANT) == task
+
+    @pytest.mark.parametrize("after", [timedelta(0), INSTANT, RETENTION])
+    async def test_a_task_cannot_be_restored_once_its_retention_has_ended(
+        self, tasks: TaskRepository, after: timedelta
+    ) -> None:
+        task = await removed(tasks, a_task())
+        with pytest.raises(TaskNotFound):
+            await tasks.restore("ada", task.id, now=LATER + RETENTION + after)
+        assert (await tasks.find("ada", TaskQuery())).tasks == ()
+
+    async def test_retention_begins_anew_with_each_removal(self, tasks: TaskRepository) -> None:
+        task = await removed(tasks, a_task())
+        again = LATER + RETENTION - INSTANT
+        await tasks.restore("ada", task.id, now=again)
+        await tasks.remove("ada", task.id, now=again)
+        assert await tasks.restore("ada", task.id, now=again + RETENTION - INSTANT) == task
+
+    async def test_of_rivals_that_restore_a_task_exactly_one_does(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await removed(tasks, a_task())
+        won = await successes(tasks.restore("ada", task.id, now=LATER) for _ in range(10))
+        assert sum(won) == 1
+        assert await tasks.get("ada", task.id) == task
+
+    async def test_rivals_that_remove_and_restore_never_lose_a_task(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await added(tasks, a_task())
+        removals = [tasks.remove("ada", task.id, now=LATER) for _ in range(5)]
+        restorations = [tasks.restore("ada", task.id, now=LATER) for _ in range(5)]
+        calls = [call for pair in zip(removals, restorations, strict=True) for call in pair]
+        won = await successes(calls)
+        assert sum(won[::2]) - sum(won[1::2]) in {0, 1}
+        if sum(won[::2]) > sum(won[1::2]):
+            await tasks.restore("ada", task.id, now=LATER)
+        assert await tasks.get("ada", task.id) == task
+
+    # --- Counting ---
+
+    async def test_tasks_are_counted_by_their_completion(self, tasks: TaskRepository) -> None:
+        stored = await all_added(tasks, mixed_tasks())
+        await all_added(tasks, [a_task(owner="eve", completed_at=NOW), a_task(owner="eve")])
+        completed = sum(task.completed for task in stored)
+        counts = TaskCounts(pending=len(stored) - completed, completed=completed)
+        assert await tasks.count("ada") == counts
+        assert counts.total == len(stored)
+
+    async def test_a_user_who_is_unknown_has_no_tasks(self, tasks: TaskRepository) -> None:
+        await added(tasks, a_task())
+        assert await tasks.count("eve") == TaskCounts(pending=0, completed=0)
 
 
 class TokenVerifierContract:
@@ -474,9 +845,76 @@ class TokenVerifierContract:
             await keyless_verifier.verify(token, NOW)
 
 
+class RateLimiterContract:
+    """A todo_api.rate_limits.RateLimiter.
+
+    Fixture: ``limiter``, which has counted nothing yet, with three policies: ``few`` allows 5 an
+    hour, ``both`` 2 a minute and 5 an hour, ``none`` whatever there is.
+    """
+
+    async def test_each_hit_within_the_quota_tells_how_many_are_left(
+        self, limiter: RateLimiter
+    ) -> None:
+        for remaining in (4, 3, 2, 1, 0):
+            (standing,) = await limiter.hit("few", "ada")
+            assert (standing.quota, standing.window) == (5, 3600)
+            assert (standing.remaining, standing.is_exceeded) == (remaining, False)
+            assert 0 < standing.reset <= standing.window
+
+    async def test_each_hit_beyond_the_quota_exceeds_it(self, limiter: RateLimiter) -> None:
+        for _ in range(5):
+            await limiter.hit("few", "ada")
+        for _ in range(3):
+            (standing,) = await limiter.hit("few", "ada")
+            assert (standing.remaining, standing.is_exceeded) == (0, True)
+            assert 0 < standing.reset <= standing.window
+
+    async def test_every_key_is_counted_by_itself(self, limiter: RateLimiter) -> None:
+        for key in ("ada", "Ada", "ada ", "", "few/ada", "a:b", *HOSTILE_TEXTS):
+            (standing,) = await limiter.hit("few", key)
+            assert standing.remaining == 4, key
+
+    async def test_every_policy_is_counted_by_itself(self, limiter: RateLimiter) -> None:
+        for _ in range(6):
+            await limiter.hit("few", "ada")
+        assert [standing.remaining for standing in await limiter.hit("both", "ada")] == [1, 4]
+
+    async def test_of_several_quotas_each_is_counted(self, limiter: RateLimiter) -> None:
+        standings = [await limiter.hit("both", "ada") for _ in range(6)]
+        assert [(s.quota, s.window) for s in standings[0]] == [(2, 60), (5, 3600)]
+        assert [[s.remaining for s in both] for both in standings] == [
+            *([1, 4], [0, 3], [0, 2], [0, 1], [0, 0], [0, 0]),
+        ]
+        assert [[s.is_exceeded for s in both] for both in standings] == [
+            *([False, False], [False, False]),
+            *([True, False], [True, False], [True, False]),
+            [True, True],
+        ]
+
+    async def test_a_policy_without_a_quota_allows_everything(self, limiter: RateLimiter) -> None:
+        assert [len(await limiter.hit("none", "ada")) for _ in range(100)] == [0] * 100
+
+    async def test_of_fifty_rivals_exactly_the_quota_is_within_it(
+        self, limiter: RateLimiter
+    ) -> None:
+        standings = await asyncio.gather(*(limiter.hit("few", "ada") for _ in range(50)))
+        assert sum(not standing.is_exceeded for (standing,) in standings) == 5
+
+
 async def added(tasks: TaskRepository, task: Task) -> Task:
     await tasks.add(task)
     return task
+
+
+async def removed(tasks: TaskRepository, task: Task) -> Task:
+    await tasks.add(task)
+    return await tasks.remove(task.owner, task.id, now=LATER)
+
+
+def repeated(task: Task, now: datetime) -> Task:
+    """What a client makes of the same members when it tries again at that time."""
+    completed_at = now if task.completed else None
+    return replace(task, id=uuid4(), created_at=now, updated_at=now, completed_at=completed_at)
 
 
 async def all_added(tasks: TaskRepository, new: Sequence[Task]) -> Sequence[Task]:
@@ -509,8 +947,6 @@ async def successes(calls: Iterable[Awaitable[object]]) -> list[bool]:
     """Which of the calls, made at once, succeeded; the others have lost to them as they should."""
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     for outcome in outcomes:
-        if isinstance(outcome, BaseException) and not isinstance(
-            outcome, StaleVersion | TaskNotFound
-        ):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, LOST):
             raise outcome
     return [not isinstance(outcome, BaseException) for outcome in outcomes]

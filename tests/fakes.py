@@ -1,7 +1,9 @@
-"""In-memory fakes of the domain's ports. They pass the suites of ``contracts.py``."""
+"""In-memory fakes of the ports. They pass the suites of ``contracts.py``."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -145,6 +147,45 @@ class UnlimitedRateLimiter:
 
     async def hit(self, _policy: str, _key: str) -> Sequence[Standing]:
         return ()
+
+
+@dataclass(frozen=True, slots=True)
+class FakeStanding:
+    """Where a key stands in a window that does not end."""
+
+    quota: int
+    window: int
+    hits: int
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.quota - self.hits)
+
+    @property
+    def reset(self) -> int:
+        return self.window
+
+    @property
+    def is_exceeded(self) -> bool:
+        return self.hits > self.quota
+
+
+class InMemoryRateLimiter:
+    """A fake of todo_api.rate_limits.RateLimiter: its windows do not end.
+
+    It knows the given policies, each with its quotas by the seconds of their windows.
+    """
+
+    def __init__(self, policies: Mapping[str, Mapping[int, int]]) -> None:
+        self._policies = policies
+        self._hits: Counter[tuple[str, str]] = Counter()
+
+    async def hit(self, policy: str, key: str) -> Sequence[Standing]:
+        await _others_run()
+        self._hits[policy, key] += 1
+        hits = self._hits[policy, key]
+        quotas = self._policies.get(policy, {})
+        return [FakeStanding(quota, window, hits) for window, quota in quotas.items()]
 
 
 def _ordered(tasks: Iterable[Task], query: TaskQuery) -> list[Task]:

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 import httpx
 
 PROGRAM: Final = str(Path(sys.executable).with_name("todo-api"))
-PATIENCE: Final = 30.0  # seconds after which what should have happened is not going to
+PATIENCE: Final = 60.0  # seconds after which what should have happened is not going to
 STOPS_WITHIN: Final = 10.0  # seconds
 
 # Outgoing connections get their ports from 32768 on, so that none of them can be in the way.
@@ -121,8 +121,8 @@ class Workplace:
     def processes(self) -> dict[int, str]:
         """The command lines of the processes that work here or are told of this place, by id."""
         mark = os.fsencode(self.root)
-        found = ((int(p.name), p) for p in Path("/proc").glob("[0-9]*") if _mentions(p, mark))
-        return {pid: _read(process / "cmdline").decode(errors="replace") for pid, process in found}
+        found = (process for process in Path("/proc").glob("[0-9]*") if _mentions(process, mark))
+        return {int(process.name): _command(process) for process in found}
 
     def remaining(self) -> dict[int, str]:
         """Those that are still there when they have had time to end."""
@@ -230,6 +230,10 @@ class Service:
 
 def _mentions(process: Path, mark: bytes) -> bool:
     return any(mark in _read(process / part) for part in ("cwd", "cmdline", "environ"))
+
+
+def _command(process: Path) -> str:
+    return _read(process / "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
 
 
 def _read(part: Path) -> bytes:

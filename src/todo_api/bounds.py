@@ -46,6 +46,7 @@ class Bounds:
 def _oversized(scope: Scope) -> str | None:
     if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS_MAX:
         return "headers_too_large"
-    if len(scope["path"]) + len(scope["query_string"]) > TARGET_MAX:
+    path = scope.get("raw_path") or scope["path"]
+    if len(path) + len(scope["query_string"]) > TARGET_MAX:
         return "uri_too_long"
     return None

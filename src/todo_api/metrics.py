@@ -24,7 +24,7 @@ from starlette.responses import Response
 
 MULTIPROCESS: Final = "PROMETHEUS_MULTIPROC_DIR"
 
-_METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 router = APIRouter(include_in_schema=False)

@@ -53,7 +53,9 @@ def erase() -> Erase:
     """Empties a database's tables; a few rows go faster by DELETE than by TRUNCATE."""
     rows = Statement(
         "WITH tasks AS (DELETE FROM todo.tasks), keys AS (DELETE FROM todo.idempotency_keys)"
-        " DELETE FROM todo.users", ())
+        " DELETE FROM todo.users",
+        (),
+    )
     return lambda database: database.fetch(rows)
 
 

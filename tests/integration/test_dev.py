@@ -183,42 +183,53 @@ class TestStart:
         assert to_paste(welcome) == ""
 
 
+@pytest.fixture(scope="class")
+def acknowledged() -> set[str]:
+    """The tasks of the starts so far."""
+    return set()
+
+
 class TestEnd:
+    """Each start finds the tasks that were acknowledged before the ends before it."""
+
     @linux
     @pytest.mark.parametrize(
         ("end", "exit_code"),
         [
+            pytest.param(lambda service: service.send(signal.SIGKILL), -9, id="kill"),
             pytest.param(Service.press_ctrl_c, 0, id="ctrl-c"),
             pytest.param(lambda service: service.send(signal.SIGTERM), 0, id="sigterm"),
             pytest.param(lambda service: service.send(signal.SIGHUP), 0, id="closed-terminal"),
-            pytest.param(lambda service: service.send(signal.SIGKILL), -9, id="kill"),
         ],
     )
-    def test_leaves_no_process_and_every_task(
-        self, place: Workplace, lasting_token: str, end: End, exit_code: int
+    def test_leaves_no_process_and_loses_no_task(
+        self,
+        place: Workplace,
+        lasting_token: str,
+        acknowledged: set[str],
+        end: End,
+        exit_code: int,
     ) -> None:
         with place.serving("dev") as service:
             with service.client(lasting_token) as alice:
-                acknowledged = {created(alice) for _ in range(10)}
+                assert acknowledged <= ids(alice)
+                acknowledged |= {created(alice) for _ in range(10)}
             end(service)
             assert service.exit_code() == exit_code
             assert place.remaining() == {}
             assert "Traceback" not in service.stderr + service.stdout
 
-        with place.serving("dev") as service, service.client(lasting_token) as alice:
-            assert acknowledged <= ids(alice)
-
     def test_waits_for_the_request_that_is_under_way(
-        self, place: Workplace, lasting_token: str
+        self, place: Workplace, lasting_token: str, acknowledged: set[str]
     ) -> None:
-        with (
-            place.serving("dev") as service,
-            half_a_task(service.port, lasting_token) as (connection, rest),
-        ):
-            service.send(signal.SIGTERM)
-            assert eventually(lambda: not service.listens())
-            connection.send(rest)
-            assert connection.getresponse().status == 201
+        with place.serving("dev") as service:
+            with service.client(lasting_token) as alice:
+                assert acknowledged <= ids(alice)
+            with half_a_task(service.port, lasting_token) as (connection, rest):
+                service.send(signal.SIGTERM)
+                assert eventually(lambda: not service.listens())
+                connection.send(rest)
+                assert connection.getresponse().status == 201
             assert service.exit_code() == 0
 
 

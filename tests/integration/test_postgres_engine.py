@@ -14,7 +14,13 @@ from todo_adapters.postgres import engine
 from todo_adapters.postgres.engine import Database, Statement
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseAddress
-from todo_domain.errors import DatabaseUnavailable, Overloaded, StaleVersion, TaskNotFound
+from todo_domain.errors import (
+    DatabaseUnavailable,
+    Overloaded,
+    StaleVersion,
+    TaskNotDeleted,
+    TaskNotFound,
+)
 from todo_domain.ports import TaskRepository
 from todo_domain.queries import Sort, SortBy, TaskFilter, TaskQuery
 from todo_domain.task import Task
@@ -28,6 +34,7 @@ OnTask = Callable[[TaskRepository, Task], Awaitable[object]]
 CALLS: Final[dict[str, OnTask]] = {
     "add": lambda tasks, _: tasks.add(a_task()),
     "add for a new user": lambda tasks, task: tasks.add(a_task(owner=f"owner of {task.id}")),
+    "add with a new key": lambda tasks, task: tasks.add(a_task(), key=f"key of {task.id}"),
     "get": lambda tasks, task: tasks.get("ada", task.id),
     "find": lambda tasks, _: tasks.find("ada", TaskQuery()),
     "find, counted": lambda tasks, _: tasks.find("ada", TaskQuery(counted=True)),
@@ -43,13 +50,20 @@ CALLS: Final[dict[str, OnTask]] = {
     "complete": lambda tasks, task: tasks.set_completed("ada", task.id, completed=True, now=LATER),
     "reopen": lambda tasks, task: tasks.set_completed("ada", task.id, completed=False, now=LATER),
     "remove": lambda tasks, task: tasks.remove("ada", task.id, now=LATER),
+    "remove a version": lambda tasks, task: tasks.remove("ada", task.id, now=LATER, version=1),
+    "remove what is completed": lambda tasks, _: tasks.remove_completed("ada", now=LATER),
+    "count": lambda tasks, _: tasks.count("ada"),
     "get in vain": lambda tasks, task: refused(tasks.get("eve", task.id)),
     "save in vain": lambda tasks, task: refused(tasks.save(replace(task, version=9))),
+    "remove in vain": lambda tasks, task: refused(
+        tasks.remove("ada", task.id, now=LATER, version=9)
+    ),
+    "restore in vain": lambda tasks, task: refused(tasks.restore("ada", task.id, now=LATER)),
 }
 
 
 async def refused(call: Awaitable[object]) -> None:
-    with pytest.raises((TaskNotFound, StaleVersion)):
+    with pytest.raises((TaskNotFound, TaskNotDeleted, StaleVersion)):
         await call
 
 
@@ -111,6 +125,20 @@ class TestRoundTrips:
         await tasks.add(second)
         await call(tasks, first)
         assert await proxy.cost(call(tasks, second)) == 1
+
+    async def test_to_restore_costs_one(self, tasks: TaskRepository, proxy: PostgresProxy) -> None:
+        for task in (first := a_task(), second := a_task()):
+            await tasks.add(task)
+            await tasks.remove("ada", task.id, now=LATER)
+        await tasks.restore("ada", first.id, now=LATER)
+        assert await proxy.cost(tasks.restore("ada", second.id, now=LATER)) == 1
+
+    async def test_to_add_with_a_key_again_costs_two(
+        self, tasks: TaskRepository, proxy: PostgresProxy
+    ) -> None:
+        for _ in range(2):
+            await tasks.add(a_task(), key="k")
+        assert await proxy.cost(tasks.add(a_task(), key="k")) == 2
 
     async def test_a_call_after_idle_connections_were_closed_costs_those_of_a_new_connection(
         self, tasks: TaskRepository, proxy: PostgresProxy

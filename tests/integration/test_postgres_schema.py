@@ -71,7 +71,11 @@ async def test_the_migrated_check_constraints_are_what_the_models_say(
         "ALTER TABLE todo.tasks ALTER COLUMN description SET NOT NULL",
         "ALTER TABLE todo.tasks ALTER COLUMN created_at TYPE timestamp",
         "ALTER TABLE todo.tasks DROP CONSTRAINT tasks_user_id_fkey",
-        "DROP INDEX todo.tasks_newest_idx",
+        "ALTER TABLE todo.tasks DROP COLUMN deleted_at",
+        "DROP INDEX todo.tasks_live_newest_idx",
+        "DROP INDEX todo.tasks_deleted_idx",
+        "DROP TABLE todo.idempotency_keys",
+        "ALTER TABLE todo.idempotency_keys ALTER COLUMN content TYPE text",
         "CREATE TABLE todo.lists (id uuid PRIMARY KEY)",
     ],
 )

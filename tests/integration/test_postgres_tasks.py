@@ -1,17 +1,30 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
 
+import asyncpg
 import pytest
 
 from contracts import TaskRepositoryContract
-from tasks import NOW, a_task
+from tasks import LATER, NOW, a_task
 from todo_adapters.postgres.engine import Database, Statement
 from todo_adapters.postgres.tasks import SEEN_GRANULARITY, PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseAddress
-from todo_domain.ports import TaskRepository
+from todo_domain.errors import TaskNotFound
+from todo_domain.ports import KEY_LIFETIME, RETENTION, TaskRepository
+from todo_domain.task import Task
 
-INSTANT = timedelta(microseconds=1)
+INSTANT: Final = timedelta(microseconds=1)
+
+Removal = Callable[[TaskRepository, Task, datetime], Awaitable[object]]
+REMOVALS: Final[dict[str, Removal]] = {
+    "remove": lambda tasks, task, now: tasks.remove("ada", task.id, now=now),
+    "remove the version": lambda tasks, task, now: tasks.remove("ada", task.id, now=now, version=1),
+    "remove what is completed": lambda tasks, _, now: tasks.remove_completed("ada", now=now),
+}
 
 
 class TestPostgresTaskRepository(TaskRepositoryContract):
@@ -91,6 +104,153 @@ class TestUsers:
         with pytest.raises(Exception, match="tasks_pkey"):
             await tasks.add(a_task(id=task.id, owner="eve"))
         assert await seen(database) == [("ada", NOW, NOW)]
+
+
+class TestPurge:
+    """What was removed too long ago to be restored goes with the owner's next removal."""
+
+    @pytest.mark.parametrize("removal", REMOVALS.values(), ids=REMOVALS)
+    async def test_happens_once_the_retention_has_ended(
+        self, database: Database, removal: Removal
+    ) -> None:
+        tasks = PostgresTaskRepository(database)
+        expired, expiring, live, next_one = (
+            *(a_task(), a_task(completed_at=NOW), a_task(), a_task(completed_at=NOW)),
+        )
+        for task in (expired, expiring, live, next_one):
+            await tasks.add(task)
+        await tasks.remove("ada", expired.id, now=NOW)
+        await tasks.remove("ada", expiring.id, now=NOW + INSTANT)
+        await removal(tasks, next_one, NOW + RETENTION - INSTANT)
+        assert await ids(database) == {expired.id, expiring.id, live.id, next_one.id}
+        await tasks.restore("ada", next_one.id, now=NOW + RETENTION)
+        await removal(tasks, next_one, NOW + RETENTION)
+        assert await ids(database) == {expiring.id, live.id, next_one.id}
+
+    async def test_happens_even_if_there_is_nothing_else_to_remove(
+        self, database: Database
+    ) -> None:
+        tasks = PostgresTaskRepository(database)
+        task = a_task()
+        await tasks.add(task)
+        await tasks.remove("ada", task.id, now=NOW)
+        with pytest.raises(TaskNotFound):
+            await tasks.remove("ada", task.id, now=NOW + RETENTION)
+        assert await ids(database) == set()
+
+    async def test_leaves_other_owners_tasks_to_them(self, database: Database) -> None:
+        tasks = PostgresTaskRepository(database)
+        adas, eves = a_task(), a_task(owner="eve")
+        for task in (adas, eves):
+            await tasks.add(task)
+        await tasks.remove("eve", eves.id, now=NOW)
+        await tasks.remove("ada", adas.id, now=NOW + 2 * RETENTION)
+        assert await ids(database) == {adas.id, eves.id}
+
+    async def test_by_rivals_leaves_nothing_of_what_has_expired(self, database: Database) -> None:
+        tasks = PostgresTaskRepository(database)
+        old, new = [a_task() for _ in range(10)], [a_task() for _ in range(10)]
+        for task in old + new:
+            await tasks.add(task)
+        for task in old:
+            await tasks.remove("ada", task.id, now=NOW)
+        now = NOW + RETENTION
+        await asyncio.gather(*(tasks.remove("ada", task.id, now=now) for task in new))
+        assert await ids(database) == {task.id for task in new}
+
+    async def test_comes_after_the_retention_that_is_configured(self, database: Database) -> None:
+        tasks = PostgresTaskRepository(database, retention=timedelta(days=1))
+        task = a_task()
+        await tasks.add(task)
+        await tasks.remove("ada", task.id, now=NOW)
+        with pytest.raises(TaskNotFound):
+            await tasks.restore("ada", task.id, now=NOW + timedelta(days=1))
+        assert await tasks.restore("ada", task.id, now=NOW + timedelta(days=1) - INSTANT) == task
+
+
+class TestIdempotencyKeys:
+    async def test_that_are_forgotten_go_with_the_owners_next_key(self, database: Database) -> None:
+        tasks = PostgresTaskRepository(database)
+        await tasks.add(a_task(), key="forgotten")
+        await tasks.add(a_task(created_at=NOW + INSTANT), key="remembered")
+        await tasks.add(a_task(owner="eve"), key="eve's")
+        await tasks.add(a_task(created_at=NOW + KEY_LIFETIME + INSTANT))
+        assert await keys(database) == {"forgotten", "remembered", "eve's"}
+        await tasks.add(a_task(created_at=NOW + KEY_LIFETIME + INSTANT), key="new")
+        assert await keys(database) == {"remembered", "eve's", "new"}
+
+    async def test_that_are_forgotten_and_used_again_at_once_do_not_wait_for_each_other(
+        self, database: Database, server_url: str
+    ) -> None:
+        tasks = PostgresTaskRepository(database)
+        for key in ("one", "two"):
+            await tasks.add(a_task(), key=key)
+        new = [a_task(created_at=NOW + 2 * KEY_LIFETIME) for _ in range(2)]
+        async with ids_taken(server_url, *(task.id for task in new)) as taken:
+            adding = [
+                asyncio.create_task(tasks.add(task, key=key))
+                for task, key in zip(new, ("one", "two"), strict=True)
+            ]
+            await waiting(taken, 2)
+        assert await asyncio.gather(*adding) == new
+
+    async def test_are_free_again_if_the_task_could_not_be_added(self, database: Database) -> None:
+        tasks = PostgresTaskRepository(database)
+        task, other = a_task(), a_task()
+        await tasks.add(task)
+        with pytest.raises(asyncpg.UniqueViolationError, match="tasks_pkey"):
+            await tasks.add(a_task(id=task.id), key="k")
+        assert await keys(database) == set()
+        assert await tasks.add(other, key="k") == other
+
+    async def test_outlive_their_task(self, database: Database) -> None:
+        tasks = PostgresTaskRepository(database, retention=timedelta(hours=1))
+        first, later = a_task(), NOW + timedelta(hours=2)
+        await tasks.add(first, key="k")
+        await tasks.remove("ada", first.id, now=NOW)
+        await tasks.remove_completed("ada", now=later)
+        assert await ids(database) == set()
+        assert await tasks.add(a_task(created_at=later, updated_at=later), key="k") == first
+        assert await ids(database) == set()
+
+
+async def ids(database: Database) -> set[object]:
+    """The ids of all stored rows, the removed ones included."""
+    return {row["id"] for row in await database.fetch(Statement("SELECT id FROM todo.tasks", ()))}
+
+
+async def keys(database: Database) -> set[object]:
+    rows = await database.fetch(Statement("SELECT key FROM todo.idempotency_keys", ()))
+    return {row["key"] for row in rows}
+
+
+@asynccontextmanager
+async def ids_taken(server_url: str, *ids: UUID) -> AsyncIterator[asyncpg.Connection]:
+    """A connection that has others wait before they store these ids, and then lets them."""
+    connection = await asyncpg.connect(server_url, database="tests")
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.executemany(
+            "INSERT INTO todo.tasks (id, user_id, title, due_all_day, tags, created_at, updated_at,"
+            " version) VALUES ($1, 'ada', '', false, '{}', now(), now(), 1)",
+            [[task_id] for task_id in ids],
+        )
+        yield connection
+        await transaction.rollback()
+    finally:
+        await connection.close()
+
+
+async def waiting(connection: asyncpg.Connection, others: int) -> None:
+    """Return once so many other connections to the database wait for a lock."""
+    waiting_now = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with asyncio.timeout(10):
+        while await connection.fetchval(waiting_now) < others:
+            await connection.execute("SELECT pg_stat_clear_snapshot()")
 
 
 async def seen(database: Database) -> list[tuple[str, datetime, datetime]]:

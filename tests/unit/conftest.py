@@ -11,13 +11,15 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from fakes import FakeTokenVerifier, InMemoryTaskRepository
+from fakes import FakeTokenVerifier, InMemoryRateLimiter, InMemoryTaskRepository
 from http_client import FRONTEND, FailingRepository, client, served
 from tasks import a_task
+from todo_api.rate_limits import PER_USER
 from todo_domain.errors import DatabaseUnavailable, StaleVersion
 
 TASK: Final = a_task()
 JSON: Final = {"Content-Type": "application/json"}
+ONE: Final = f"/api/tasks/{TASK.id}"
 
 
 @dataclass(frozen=True)
@@ -31,26 +33,37 @@ class Situation:
     body: bytes = b""
     failure: Exception | None = None
     has_keys: bool = True
+    quota: int = 600
+    concurrency: int = 1000
 
 
 SITUATIONS: Final = {
     "200": Situation(200),
     "201": Situation(201, "POST", headers=JSON, body=b'{"title": "Buy milk"}'),
+    "204": Situation(204, "DELETE", ONE, {"Prefer": "return=minimal"}),
+    "304": Situation(304, path=ONE, headers={"If-None-Match": "*"}),
+    "304 list": Situation(304, headers={"If-None-Match": "*"}),
     "400": Situation(400, "POST", headers=JSON, body=b"{"),
+    "400 filter": Situation(400, "DELETE"),
     "401": Situation(401, headers={"Authorization": "Bearer nobody"}),
+    "403": Situation(403, path="/api/eve/tasks"),
     "404": Situation(404, path="/api/tasks/nothing"),
     "404 off the map": Situation(404, path="/api/lists"),
     "405": Situation(405, "TRACE"),
     "406": Situation(406, headers={"Accept": "text/html"}),
-    "409": Situation(
-        409, "PATCH", f"/api/tasks/{TASK.id}", JSON, b'{"title": "x"}', failure=StaleVersion()
-    ),
+    "409": Situation(409, "PATCH", ONE, JSON, b'{"title": "x"}', failure=StaleVersion()),
+    "409 restore": Situation(409, "POST", f"{ONE}/restore"),
+    "412": Situation(412, "DELETE", ONE, {"If-Match": '"9"'}),
     "413": Situation(413, "POST", headers=JSON, body=b" " * (1024 * 1024 + 1)),
+    "414": Situation(414, path=f"/api/tasks?q={'x' * 8192}"),
     "415": Situation(415, "POST", headers={"Content-Type": "text/plain"}, body=b"Buy milk"),
     "422": Situation(422, path="/api/tasks?limit=0"),
+    "429": Situation(429, quota=0),
+    "431": Situation(431, headers={"X-Filler": "x" * 16384}),
     "500": Situation(500, failure=RuntimeError("a bug")),
     "503 database": Situation(503, failure=DatabaseUnavailable()),
     "503 keys": Situation(503, has_keys=False),
+    "503 overloaded": Situation(503, concurrency=0),
 }
 
 
@@ -64,7 +77,9 @@ async def any_answer(
     tasks = FailingRepository(asked.failure) if asked.failure else InMemoryTaskRepository()
     await tasks.add(TASK)
     tokens = FakeTokenVerifier("ada", has_keys=asked.has_keys)
-    async with served(tasks, tokens) as app, client(app, "ada") as ada:
+    limiter = InMemoryRateLimiter({PER_USER: {60: asked.quota}})
+    serving = served(tasks, tokens, limiter=limiter, concurrency=asked.concurrency)
+    async with serving as app, client(app, "ada") as ada:
         headers = {"Origin": FRONTEND, **asked.headers}
         answer = await ada.request(asked.method, asked.path, headers=headers, content=asked.body)
         assert answer.status_code == asked.status

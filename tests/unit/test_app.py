@@ -10,7 +10,7 @@ import pytest
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message
 
-from fakes import FakeTokenVerifier, InMemoryTaskRepository
+from fakes import FakeTokenVerifier, InMemoryTaskRepository, UnlimitedRateLimiter
 from todo_api.app import create_app
 from todo_api.dependencies import Adapters
 
@@ -21,6 +21,7 @@ PUBLIC: Final = {
     "/problems/{code}",
     "/health/live",
     "/health/ready",
+    "/metrics",
 }
 
 
@@ -36,7 +37,7 @@ class Opened:
         self.events.append("opened")
         if self._failure:
             raise self._failure
-        yield Adapters(InMemoryTaskRepository(), FakeTokenVerifier(), {})
+        yield Adapters(InMemoryTaskRepository(), FakeTokenVerifier(), UnlimitedRateLimiter(), {})
         self.events.append("closed")
 
 
@@ -114,10 +115,21 @@ class TestEveryAnswer:
         expected = "no-store" if refused else "private, no-cache"
         assert any_answer.headers.get_list("Cache-Control") == [expected]
 
-    def test_is_json_and_a_problem_if_it_is_an_error(self, any_answer: httpx.Response) -> None:
-        media_type = "application/problem+json" if any_answer.is_error else "application/json"
-        assert any_answer.headers["Content-Type"] == media_type
-        assert any_answer.json() is not None
+    def test_that_has_a_body_is_json_and_a_problem_if_it_is_an_error(
+        self, any_answer: httpx.Response
+    ) -> None:
+        if any_answer.status_code in {204, 304}:
+            assert any_answer.content == b""
+            assert "Content-Type" not in any_answer.headers
+        else:
+            media_type = "application/problem+json" if any_answer.is_error else "application/json"
+            assert any_answer.headers["Content-Type"] == media_type
+            assert any_answer.json() is not None
+
+    def test_says_when_to_try_again_if_that_will_help(self, any_answer: httpx.Response) -> None:
+        will_help = any_answer.status_code in {429, 503}
+        assert ("Retry-After" in any_answer.headers) == will_help
+        assert int(any_answer.headers.get("Retry-After", "1")) > 0
 
     def test_that_is_a_problem_has_its_status_its_path_and_its_request_id_in_it(
         self, any_answer: httpx.Response

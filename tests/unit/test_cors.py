@@ -1,17 +1,12 @@
 """Browsers of the allowed origins can read every answer; those of others can read none."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
 import httpx
 import pytest
 from structlog.typing import EventDict
 
-from fakes import FakeTokenVerifier, InMemoryTaskRepository
-from http_client import FRONTEND, client
-from todo_api.app import create_app
-from todo_api.dependencies import Adapters
+from http_client import FRONTEND, client, served
 
 EXPOSED: Final = {
     "ETag",
@@ -87,12 +82,7 @@ class TestNoOrigin:
         self, log: list[EventDict]
     ) -> None:
         del log
-
-        @asynccontextmanager
-        async def open_adapters() -> AsyncIterator[Adapters]:
-            yield Adapters(InMemoryTaskRepository(), FakeTokenVerifier(), {})
-
-        async with client(create_app(open_adapters)) as stranger:
+        async with served(cors_origins=[]) as app, client(app) as stranger:
             answer = await stranger.get("/health/live", headers={"Origin": FRONTEND})
             refusal = await stranger.options("/api/tasks", headers=preflight())
         assert "Access-Control-Allow-Origin" not in answer.headers

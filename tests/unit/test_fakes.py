@@ -2,8 +2,9 @@
 
 import pytest
 
-from contracts import TaskRepositoryContract, TokenVerifierContract
-from fakes import FakeTokenVerifier, InMemoryTaskRepository
+from contracts import RateLimiterContract, TaskRepositoryContract, TokenVerifierContract
+from fakes import FakeTokenVerifier, InMemoryRateLimiter, InMemoryTaskRepository
+from todo_api.rate_limits import RateLimiter
 from todo_domain.ports import TaskRepository, TokenVerifier
 
 
@@ -29,3 +30,9 @@ class TestFakeTokenVerifier(TokenVerifierContract):
     @pytest.fixture
     def user_id(self) -> str:
         return "ada"
+
+
+class TestInMemoryRateLimiter(RateLimiterContract):
+    @pytest.fixture
+    def limiter(self) -> RateLimiter:
+        return InMemoryRateLimiter({"few": {3600: 5}, "both": {60: 2, 3600: 5}})

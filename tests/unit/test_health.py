@@ -57,7 +57,7 @@ class TestReady:
         async with asked({"database": works, "auth_keys": works}) as stranger:
             answer = await stranger.get("/health/ready")
         assert answer.status_code == 200
-        assert answer.json() == {"status": "ok", "parts": {"database": "ok", "auth_keys": "ok"}}
+        assert answer.json() == {"status": "ok"}
 
     @pytest.mark.usefixtures("log")
     @pytest.mark.parametrize(
@@ -70,18 +70,19 @@ class TestReady:
         ],
         ids=lambda failure: type(failure).__name__,
     )
-    async def test_is_503_that_says_which_part_does_not(
+    async def test_is_a_problem_that_says_which_parts_do_not(
         self, database: TodoError | None, auth_keys: TodoError | None
     ) -> None:
         failures = {"database": database, "auth_keys": auth_keys}
         checks = {part: fails(failure) if failure else works for part, failure in failures.items()}
         async with asked(checks) as stranger:
             answer = await stranger.get("/health/ready")
-        assert answer.status_code == 503
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+        assert answer.headers["Content-Type"] == "application/problem+json"
         assert int(answer.headers["Retry-After"]) > 0
-        assert answer.json()["parts"] == {
-            part: "unavailable" if failure else "ok" for part, failure in failures.items()
-        }
+        away = [part for part, failure in failures.items() if failure]
+        assert [error["field"] for error in answer.json()["errors"]] == away
+        assert answer.json()["detail"] == "; ".join(f"{part}: does not answer" for part in away)
 
     async def test_tells_the_log_alone_why(self, log: list[EventDict]) -> None:
         async with asked({"database": fails(DatabaseUnavailable("db.internal:5432"))}) as stranger:

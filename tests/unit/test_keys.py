@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from jose import jwk, jws  # type: ignore[import-untyped, unused-ignore]  # it ships no types
+from jose import jwk, jws
 
 from jose_tokens import (
     ABSENT,

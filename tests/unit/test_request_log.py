@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
 from typing import Final
 
 import httpx
@@ -14,9 +13,8 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.typing import EventDict
 
-from http_client import FRONTEND, FailingRepository, client, served
+from http_client import FRONTEND, FailingRepository, Introducing, client, served
 from todo_api.request_log import LastResort
-from todo_domain.ownership import Principal
 
 MEMBERS: Final = frozenset(
     {"event", "method", "route", "status", "ms", "user", "client", "request_id"}
@@ -24,15 +22,6 @@ MEMBERS: Final = frozenset(
 
 # What nobody may find in a log: of the token, of the tasks, of the user.
 PRIVATE: Final = ("eyJhbGciOi", "Buy milk", "2 litres", "ada@example.com", "Ada Lovelace")
-
-
-class Introducing:
-    """A verifier that learns more about its user from any token than a log may hold."""
-
-    async def verify(self, token: str, now: datetime) -> Principal:
-        del token
-        end = now + timedelta(minutes=1)
-        return Principal("ada", end, name="Ada Lovelace", email="ada@example.com")
 
 
 def lines(log: list[EventDict], event: str = "request") -> list[EventDict]:
@@ -143,7 +132,8 @@ class TestTheLine:
 
 
 async def test_nothing_private_is_logged(log: list[EventDict]) -> None:
-    async with served(tokens=Introducing()) as app, client(app, PRIVATE[0]) as ada:
+    tokens = Introducing("ada", name="Ada Lovelace", email="ada@example.com")
+    async with served(tokens=tokens) as app, client(app, PRIVATE[0]) as ada:
         body = {"title": "Buy milk", "description": "2 litres"}
         created = (await ada.post("/api/tasks", json=body)).json()
         await ada.patch(f"/api/tasks/{created['id']}", json={**body, "completed": "2 litres"})

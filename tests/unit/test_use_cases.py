@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -7,19 +8,22 @@ import pytest
 
 from fakes import InMemoryTaskRepository
 from tasks import LATER, NOW, a_task
-from todo_domain.errors import EditConflict, InvalidTask, TaskNotFound
+from todo_domain.errors import EditConflict, InvalidTask, KeyReused, StaleVersion, TaskNotFound
 from todo_domain.ownership import Principal
 from todo_domain.ports import TaskRepository
-from todo_domain.queries import TaskFilter, TaskPage, TaskQuery
+from todo_domain.queries import TaskCounts, TaskFilter, TaskPage, TaskQuery
 from todo_domain.task import Priority, Task
 from todo_domain.use_cases import (
     EDIT_ATTEMPTS,
     change_task,
     complete_task,
+    count_tasks,
     create_task,
+    delete_completed,
     delete_task,
     get_task,
     list_tasks,
+    restore_task,
     toggle_task,
 )
 
@@ -27,13 +31,32 @@ ADA: Final = Principal("ada", expires_at=LATER)
 EVE: Final = Principal("eve", expires_at=LATER)
 
 OnTask = Callable[[TaskRepository, Principal, UUID], Awaitable[object]]
-ON_ONE_TASK: Final[dict[str, OnTask]] = {
+ON_ANY_VERSION: Final[dict[str, OnTask]] = {
     "get": get_task,
     "change": lambda tasks, who, id_: change_task(tasks, who, id_, now=LATER, title="Mine"),
     "toggle": lambda tasks, who, id_: toggle_task(tasks, who, id_, now=LATER),
     "complete": lambda tasks, who, id_: complete_task(tasks, who, id_, completed=True, now=LATER),
-    "delete": delete_task,
+    "delete": lambda tasks, who, id_: delete_task(tasks, who, id_, now=LATER),
+    "restore": lambda tasks, who, id_: restore_task(tasks, who, id_, now=LATER),
 }
+ON_THE_FIRST_VERSION: Final[dict[str, OnTask]] = {
+    "change the first version": lambda tasks, who, id_: change_task(
+        tasks, who, id_, now=LATER, versions={1}, title="Mine"
+    ),
+    "toggle the first version": lambda tasks, who, id_: toggle_task(
+        tasks, who, id_, now=LATER, versions={1}
+    ),
+    "complete the first version": lambda tasks, who, id_: complete_task(
+        tasks, who, id_, completed=True, now=LATER, versions={1}
+    ),
+    "delete the first version": lambda tasks, who, id_: delete_task(
+        tasks, who, id_, now=LATER, versions={1}
+    ),
+}
+ON_ONE_TASK: Final = ON_ANY_VERSION | ON_THE_FIRST_VERSION
+on_the_first_version = pytest.mark.parametrize(
+    "use_case", ON_THE_FIRST_VERSION.values(), ids=ON_THE_FIRST_VERSION
+)
 on_one_task = pytest.mark.parametrize("use_case", ON_ONE_TASK.values(), ids=ON_ONE_TASK)
 
 
@@ -44,24 +67,37 @@ class OwnerBlindRepository(InMemoryTaskRepository):
         del owner
         return await super().find("ada", query)
 
+    async def restore(self, owner: str, task_id: UUID, *, now: datetime) -> Task:
+        del now
+        return await self.get(owner, task_id)
+
     def _own(self, owner: str, task_id: UUID) -> Task:
         del owner
         return super()._own("ada", task_id)
 
 
 class ContestedRepository(InMemoryTaskRepository):
-    """A fake in which a rival changes the description just before each of the first saves."""
+    """A fake in which a rival changes the description just before each of the first writes."""
 
     def __init__(self, *, rival_saves: int) -> None:
         super().__init__()
         self._rival_saves = rival_saves
 
     async def save(self, task: Task) -> None:
+        await self._let_rival_save(task.owner, task.id)
+        await super().save(task)
+
+    async def remove(
+        self, owner: str, task_id: UUID, *, now: datetime, version: int | None = None
+    ) -> Task:
+        await self._let_rival_save(owner, task_id)
+        return await super().remove(owner, task_id, now=now, version=version)
+
+    async def _let_rival_save(self, owner: str, task_id: UUID) -> None:
         if self._rival_saves:
             self._rival_saves -= 1
-            latest = self._own(task.owner, task.id)
+            latest = self._own(owner, task_id)
             await super().save(latest.changed(LATER, description=f"rival {latest.version}"))
-        await super().save(task)
 
 
 @pytest.fixture
@@ -159,9 +195,91 @@ async def test_completion_is_set_whatever_it_was(tasks: InMemoryTaskRepository) 
 async def test_a_deleted_task_is_returned_as_it_was_and_gone(tasks: InMemoryTaskRepository) -> None:
     task = a_task()
     await tasks.add(task)
-    assert await delete_task(tasks, ADA, task.id) == task
+    assert await delete_task(tasks, ADA, task.id, now=LATER) == task
     with pytest.raises(TaskNotFound):
         await get_task(tasks, ADA, task.id)
+
+
+async def test_a_restored_task_is_back_as_it_was(tasks: InMemoryTaskRepository) -> None:
+    task = a_task()
+    await tasks.add(task)
+    await delete_task(tasks, ADA, task.id, now=LATER)
+    assert await restore_task(tasks, ADA, task.id, now=LATER) == task
+    assert await get_task(tasks, ADA, task.id) == task
+
+
+async def test_of_all_tasks_the_actors_completed_ones_are_deleted_and_counted(
+    tasks: InMemoryTaskRepository,
+) -> None:
+    pending = a_task()
+    for task in (pending, *(a_task(completed_at=NOW, owner=o) for o in ("ada", "ada", "eve"))):
+        await tasks.add(task)
+    assert await delete_completed(tasks, ADA, now=LATER) == 2
+    assert (await list_tasks(tasks, ADA, TaskQuery())).tasks == (pending,)
+    assert await count_tasks(tasks, ADA) == TaskCounts(pending=1, completed=0)
+    assert await count_tasks(tasks, EVE) == TaskCounts(pending=0, completed=1)
+
+
+async def test_a_repeated_key_gives_the_first_task_and_stores_no_other(
+    tasks: InMemoryTaskRepository,
+) -> None:
+    first, second = [
+        await create_task(tasks, ADA, uuid4(), now=now, key="k", title="Buy milk")
+        for now in (NOW, LATER)
+    ]
+    assert second == first
+    assert (await list_tasks(tasks, ADA, TaskQuery())).tasks == (first,)
+
+
+async def test_a_key_is_not_taken_by_a_task_that_is_invalid(
+    tasks: InMemoryTaskRepository,
+) -> None:
+    with pytest.raises(InvalidTask):
+        await create_task(tasks, ADA, uuid4(), now=NOW, key="k", title="")
+    created = await create_task(tasks, ADA, uuid4(), now=NOW, key="k", title="Buy milk")
+    with pytest.raises(KeyReused):
+        await create_task(tasks, ADA, uuid4(), now=NOW, key="k", title="Buy oat milk")
+    assert (await list_tasks(tasks, ADA, TaskQuery())).tasks == (created,)
+
+
+@on_the_first_version
+@pytest.mark.parametrize("version", [2, 3])
+async def test_what_is_meant_for_another_version_is_stale_and_changes_nothing(
+    tasks: InMemoryTaskRepository, use_case: OnTask, version: int
+) -> None:
+    task = a_task(version=version)
+    await tasks.add(task)
+    with pytest.raises(StaleVersion):
+        await use_case(tasks, ADA, task.id)
+    assert await get_task(tasks, ADA, task.id) == task
+
+
+@pytest.mark.parametrize("versions", [{1}, {3, 1, 2}], ids=str)
+async def test_what_is_meant_for_this_version_is_done(
+    tasks: InMemoryTaskRepository, versions: set[int]
+) -> None:
+    task = a_task()
+    await tasks.add(task)
+    changed = await change_task(tasks, ADA, task.id, now=LATER, versions=versions, title="x")
+    assert changed == task.changed(LATER, title="x")
+
+
+async def test_a_change_meant_for_a_version_does_not_outlive_a_rival() -> None:
+    tasks = ContestedRepository(rival_saves=1)
+    task = a_task()
+    await tasks.add(task)
+    with pytest.raises(StaleVersion):
+        await change_task(tasks, ADA, task.id, now=LATER, versions={1}, title="Mine")
+    assert await get_task(tasks, ADA, task.id) == task.changed(LATER, description="rival 1")
+
+
+async def test_a_delete_meant_for_a_version_does_not_outlive_a_rival() -> None:
+    tasks = ContestedRepository(rival_saves=1)
+    task = a_task()
+    await tasks.add(task)
+    with pytest.raises(StaleVersion):
+        await delete_task(tasks, ADA, task.id, now=LATER, versions={1})
+    assert await get_task(tasks, ADA, task.id) == task.changed(LATER, description="rival 1")
 
 
 @on_one_task
