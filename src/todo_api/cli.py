@@ -29,25 +29,34 @@ UserId = Annotated[str, typer.Argument(metavar="USER", help="The user's id, such
 
 @app.command()
 def dev() -> None:
-    """Run for development: an embedded PostgreSQL and development tokens, unless set otherwise."""
+    """Run for development: embedded PostgreSQL, development tokens.
+
+    Each yields to its variable: DATABASE_URL, BETTER_AUTH_URL and the rest.
+    """
     with _plain_failures():
         settings = Settings.read()
         if not settings.cors_origins:
             settings = settings.model_copy(update={"cors_origins": ("http://localhost:3000",)})
         server.require_free(settings.host, settings.port)
+        asyncio.run(main.check_tokens(settings))
         with main.embedded_database(settings, _say) as with_database:
             _migrate(with_database)
             welcome.when_ready(settings, _development_tokens(settings))
-            server.serve(with_database, partial(main.build_app, with_database, development=True))
+            load = partial(main.build_app, with_database, development=True)
+            server.serve(with_database, load, ends_with_terminal=True)
 
 
 @app.command()
 def serve() -> None:
-    """Run in production. Refuses to start, saying why, when something is missing or unsafe."""
+    """Run in production.
+
+    Refuses to start, saying why, when something is missing or unsafe.
+    """
     with _plain_failures():
         settings = Settings.read()
         main.require_safe(settings)
         main.build_app(settings)  # fails here, in a sentence, and not later in each worker
+        server.require_free(settings.host, settings.port)
         asyncio.run(_require_database_as_wanted(settings))
         server.serve(settings, partial(main.build_app, settings))
 
@@ -64,7 +73,7 @@ def token(
     user: UserId,
     hours: Annotated[float, typer.Option(min=0.01, max=8760, help="How long it is valid.")] = 24,
 ) -> None:
-    """Print a development token for a user, for use with `todo-api dev`."""
+    """Print a development token for a user of `todo-api dev`."""
     with _plain_failures():
         print(main.development_token(Settings.read(), user, timedelta(hours=hours)))  # noqa: T201
 
@@ -85,10 +94,9 @@ def examine(
         typer.Option(help="A token to judge too; `-` reads it from standard input.", metavar="JWT"),
     ] = None,
 ) -> None:
-    """Check the configuration, the database and the auth server, and say how to mend each."""
+    """Check settings, database and auth server; say how to mend each."""
     with _plain_failures():
         settings = main.with_running_database(Settings.read())
-        configure_logs("critical", None)  # what is wrong is told as findings
         pasted = sys.stdin.read().strip() if token == "-" else token  # noqa: S105 - no secret
         findings = asyncio.run(doctor.examine(settings, pasted))
     for finding in findings:
@@ -137,6 +145,7 @@ def _say(sentence: str) -> None:
 @contextmanager
 def _plain_failures() -> Iterator[None]:
     """End the program with the sentences of a failure that its user can mend, and no traceback."""
+    configure_logs("critical", None)  # what is wrong is told in these sentences
     try:
         yield
     except (ConfigurationError, TodoError) as failure:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from granian.utils.proxies import wrap_asgi_with_proxy_headers
@@ -19,7 +20,7 @@ from todo_adapters.jose.diagnosis import usable_algorithms, why_refused
 from todo_adapters.jose.jwks import RemoteKeySet
 from todo_adapters.jose.tokens import JwksTokenVerifier, SharedSecretTokenVerifier
 from todo_adapters.postgres import schema
-from todo_adapters.postgres.diagnosis import Diagnosis, diagnose, plain_failures
+from todo_adapters.postgres.diagnosis import Diagnosis, diagnose, plain_failures, sentence
 from todo_adapters.postgres.embedded import EmbeddedPostgresError, embedded_postgres, running_url
 from todo_adapters.postgres.engine import Database
 from todo_adapters.postgres.tasks import PostgresTaskRepository
@@ -30,7 +31,7 @@ from todo_api.dependencies import Adapters, Check
 from todo_api.logs import configure_logs
 from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER
 from todo_api.settings import ConfigurationError, JwksAuth, Settings
-from todo_domain.errors import TokenRejected
+from todo_domain.errors import DatabaseUnavailable, TokenRejected
 from todo_domain.ports import TaskRepository, TokenVerifier
 
 
@@ -44,10 +45,10 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
 
     Raises ConfigurationError.
     """
-    configure_logs(settings.log_level, settings.log_format)
     address = database_address(settings)
     auth = _auth(settings, development=development)
     limiter = _rate_limiter(settings)
+    configure_logs(settings.log_level, settings.log_format)
 
     @asynccontextmanager
     async def open_adapters() -> AsyncIterator[Adapters]:
@@ -90,6 +91,8 @@ async def open_tasks(settings: Settings) -> AsyncIterator[TaskRepository]:
     database = Database(address, pool_size=1, is_walled=_is_walled(settings))
     try:
         yield PostgresTaskRepository(database)
+    except DatabaseUnavailable as failure:
+        raise ConfigurationError(f"database: {sentence(failure.__cause__ or failure)}") from None
     finally:
         await database.close()
 
@@ -111,8 +114,14 @@ def embedded_database(settings: Settings, report: Callable[[str], None]) -> Iter
 
 
 def with_running_database(settings: Settings) -> Settings:
-    """These settings, with the embedded database of a running ``todo-api dev`` if none is set."""
-    url = None if settings.database_url else running_url(_database_dir(settings))
+    """These settings, with the embedded database of a running ``todo-api dev`` if none is set.
+
+    Raises ConfigurationError.
+    """
+    try:
+        url = None if settings.database_url else running_url(_database_dir(settings))
+    except EmbeddedPostgresError as failure:
+        raise ConfigurationError(str(failure)) from failure
     return settings.model_copy(update={"database_url": SecretStr(url)}) if url else settings
 
 
@@ -146,7 +155,18 @@ def is_behind(revision: str | None) -> bool:
 
 
 def require_safe(settings: Settings) -> None:
-    """Raise ConfigurationError where production must not run as development may."""
+    """Raise ConfigurationError where production must not run as development may.
+
+    What is missing is named at once, and not one thing at each start.
+    """
+    missing = []
+    for required in (partial(database_address, settings), settings.auth):
+        try:
+            required()
+        except ConfigurationError as failure:
+            missing.append(str(failure))
+    if missing:
+        raise ConfigurationError("\n".join(missing))
     address = database_address(settings)
     if address.is_public and address.tls != "verified":
         raise ConfigurationError(
@@ -208,11 +228,9 @@ def development_token(settings: Settings, user_id: str, lifetime: timedelta) -> 
             "this service believes the auth server of BETTER_AUTH_URL, AUTH_JWKS_URL or "
             "AUTH_MODE alone: get a token there, or unset them to use development tokens"
         )
-    try:
+    with _configuration_failures(settings):
         issuer = DevelopmentIssuer(settings.data_dir / "issuer")
         return issuer.token(user_id, datetime.now(UTC), lifetime=lifetime)
-    except ValueError as refused:
-        raise ConfigurationError(str(refused)) from None
 
 
 def _rate_limiter(settings: Settings) -> LimitsRateLimiter:
@@ -235,7 +253,7 @@ class _Auth:
 
 
 def _auth(settings: Settings, *, development: bool) -> _Auth:
-    try:
+    with _configuration_failures(settings):
         if development and not settings.names_issuer:
             issuer = DevelopmentIssuer(settings.data_dir / "issuer")
             return _Auth(issuer.verifier(), _nothing, _nothing)
@@ -247,8 +265,19 @@ def _auth(settings: Settings, *, development: bool) -> _Auth:
         secret = chosen.secret.get_secret_value()
         shared = SharedSecretTokenVerifier(secret, issuer=chosen.issuer, audience=chosen.audience)
         return _Auth(shared, _nothing, _nothing)
-    except ValueError as unsafe:
-        raise ConfigurationError(str(unsafe)) from None
+
+
+@contextmanager
+def _configuration_failures(settings: Settings) -> Iterator[None]:
+    """Settings that the adapters of tokens will not work with, as ConfigurationError."""
+    try:
+        yield
+    except ValueError as refused:
+        raise ConfigurationError(str(refused)) from None
+    except OSError as failure:
+        raise ConfigurationError(
+            f"DATA_DIR: {settings.data_dir} cannot hold the development key ({failure.strerror})"
+        ) from None
 
 
 def _is_walled(settings: Settings) -> bool:

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Final
 
@@ -23,26 +24,36 @@ from todo_api.logs import library_logs
 from todo_api.metrics import MULTIPROCESS, shared_registry
 from todo_api.settings import ConfigurationError, Settings
 
-GRACE: Final = 10  # seconds that accepted requests have to finish after SIGTERM
+GRACE: Final = 8  # seconds that accepted requests have to finish after SIGTERM
 HEADER_TIMEOUT: Final = 20_000  # milliseconds for a client to send its request's head
 HEADER_BUFFER: Final = 64 * 1024
 
 
-def serve(settings: Settings, load: Callable[[], ASGIApp]) -> None:
+def serve(
+    settings: Settings, load: Callable[[], ASGIApp], *, ends_with_terminal: bool = False
+) -> None:
     """Serve what ``load`` returns in each worker; returns after SIGINT or SIGTERM.
+
+    SIGHUP renews the workers one by one; or it ends everything, for a program that should not
+    outlive its terminal.
 
     ``load`` runs in the workers, so it must be picklable. Raises ConfigurationError when the
     address cannot be had.
     """
     require_free(settings.host, settings.port)
     with _shared_metrics(settings):
-        _server(settings).serve(target_loader=_Loader(load), wrap_loader=False)
+        server = _server(settings)
+        if ends_with_terminal:
+            server.on_startup(
+                partial(signal.signal, signal.SIGHUP, server.signal_handler_interrupt)
+            )
+        server.serve(target_loader=_Loader(load), wrap_loader=False)
 
 
 def _server(settings: Settings) -> MPServer:
     return MPServer(
         "todo_api.main:app",
-        address=settings.host,
+        address=_address(settings.host)[1],
         port=settings.port,
         interface=Interfaces.ASGI,
         workers=settings.workers,
@@ -90,13 +101,24 @@ class _Loader:
 
 def require_free(host: str, port: int) -> None:
     """Raise ConfigurationError if nothing can listen at the address."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family, address = _address(host)
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((address, port))
         except OSError as failure:
             raise ConfigurationError(_cannot_listen(failure, host, port)) from None
+
+
+def _address(host: str) -> tuple[socket.AddressFamily, str]:
+    """The address that a host's name stands for. Raises ConfigurationError."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+    except OSError:
+        raise ConfigurationError(
+            f"HOST={host} has no address: use 127.0.0.1, or 0.0.0.0 for every one of this machine's"
+        ) from None
+    return family, str(address[0])
 
 
 def _cannot_listen(failure: OSError, host: str, port: int) -> str:

@@ -34,7 +34,7 @@ alice='Authorization: Bearer {alice}'
 bob='Authorization: Bearer {bob}'
 json='Content-Type: application/json'
 curl -s {tasks} -H "$alice"
-id=$(curl -s {tasks} -H "$alice" | sed 's/.*"id":"\\([^"]*\\)".*/\1/')
+id=$(curl -s {tasks} -H "$alice" | sed 's/.*"id":"\\([^"]*\\)".*/\\1/')
 curl -s {tasks}/$id -X PATCH -H "$alice" -H "$json" -d '{{"priority": "high"}}'
 curl -s {tasks}/$id/complete -X PATCH -H "$alice"
 curl -s {tasks}/$id -H "$bob"
@@ -61,7 +61,7 @@ def when_ready(settings: Settings, token_for: Callable[[str], str] | None) -> No
 def _wait_and_print(settings: Settings, token_for: Callable[[str], str] | None) -> None:
     origin = f"http://{_shown_host(settings.host)}:{settings.port}"
     deadline = time.monotonic() + _PATIENCE
-    while not _is_ready(origin):
+    while not _is_up(origin):
         if time.monotonic() > deadline:
             return
         time.sleep(0.05)
@@ -100,9 +100,9 @@ def _shown_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _is_ready(origin: str) -> bool:
+def _is_up(origin: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{origin}/health/ready", timeout=2) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{origin}/health/live", timeout=2) as answer:  # noqa: S310
             return bool(answer.status == 200)  # noqa: PLR2004
     except OSError:
         return False

@@ -25,6 +25,8 @@ _SENTENCES: Final[tuple[tuple[type[BaseException], str], ...]] = (
         "the server does not let this user in: check the user of DATABASE_URL",
     ),
     (asyncpg.InvalidCatalogNameError, "the database that DATABASE_URL names does not exist"),
+    (asyncpg.UndefinedTableError, "its tables are missing: run `todo-api migrate`"),
+    (asyncpg.InvalidSchemaNameError, "its tables are missing: run `todo-api migrate`"),
     (asyncpg.InsufficientPrivilegeError, "the user of DATABASE_URL may not do this there"),
     (asyncpg.TooManyConnectionsError, "the server has no connection left: DATABASE_POOL_SIZE"),
     (asyncpg.CannotConnectNowError, "the server is starting or stopping: try again in a moment"),

@@ -39,6 +39,7 @@ _AWAY: Final = (
     asyncpg.InsufficientResourcesError,  # class 53: too many connections, disk or memory full
     asyncpg.InvalidAuthorizationSpecificationError,  # class 28: the operator's to mend
     asyncpg.InvalidCatalogNameError,  # 3D000: no such database
+    asyncpg.DeadlockDetectedError,  # 40P01: nothing was written; the next try finds a way
     asyncpg.ReadOnlySQLTransactionError,  # 25006: a standby answers during a failover
     asyncpg.UndefinedTableError,  # 42P01: not migrated
     asyncpg.InvalidSchemaNameError,

@@ -252,15 +252,18 @@ def _key_taken() -> CTE:
 
 
 def _keys_forgotten() -> CTE:
-    """Drop the user's other old keys, so that they need no clean-up of their own."""
+    """Drop the user's other old keys, so that they need no clean-up of their own.
+
+    Those that a rival is just taking anew are left to it: waiting for it could be mutual.
+    """
+    old = select(_keys.c.key).where(
+        _keys.c.user_id == _OWNER,
+        _keys.c.created_at < _FORGOTTEN,
+        _keys.c.key != bindparam("key", type_=_keys.c.key.type),
+    )
+    free = old.with_for_update(skip_locked=True)
     return (
-        delete(_keys)
-        .where(
-            _keys.c.user_id == _OWNER,
-            _keys.c.created_at < _FORGOTTEN,
-            _keys.c.key != bindparam("key", type_=_keys.c.key.type),
-        )
-        .cte("forgotten_keys")
+        delete(_keys).where(_keys.c.user_id == _OWNER, _keys.c.key.in_(free)).cte("forgotten_keys")
     )
 
 
@@ -313,9 +316,11 @@ def _removed(*which: ColumnElement[bool]) -> Update:
     """Mark tasks as deleted, and drop for good what the owner deleted too long ago to restore."""
     now = bindparam("now", type_=_tasks.c.updated_at.type)
     expired = bindparam("expired", type_=_tasks.c.updated_at.type)
-    purged = delete(_tasks).where(
+    old = select(_tasks.c.id).where(
         _tasks.c.user_id == bindparam("owner"), _tasks.c.deleted_at <= expired
     )
+    free = old.with_for_update(skip_locked=True)  # a rival may be at the same work
+    purged = delete(_tasks).where(_tasks.c.user_id == bindparam("owner"), _tasks.c.id.in_(free))
     return update(_tasks).where(*which).values(deleted_at=now).add_cte(purged.cte("purged"))
 
 
