@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run token test check fmt lock clean
+.PHONY: help run test test-neon check fmt openapi build lock clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,7 +12,10 @@ run: .venv/run ## Run the service: embedded PostgreSQL, development tokens, docs
 	@exec $(BIN)/todo-api dev
 
 test: .venv/dev ## Run every test that this machine can run
-	$(BIN)/pytest
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-neon: .neon-variables .venv/dev ## Run the repository's tests on a branch of your Neon project
+	$(BIN)/pytest tests/integration/test_postgres_tasks.py -k neon
 
 check: .venv/dev ## Lint, types, architecture
 	$(BIN)/ruff format --check .
@@ -24,6 +27,20 @@ fmt: .venv/dev ## Format, and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+openapi: .venv/dev ## Write docs/openapi.json from the app
+	@$(BIN)/python -c "$$WRITE_OPENAPI" > docs/openapi.json
+
+define WRITE_OPENAPI
+import json
+from contextlib import nullcontext
+from todo_api.app import create_app
+print(json.dumps(create_app(nullcontext).openapi(), indent=2, ensure_ascii=False))
+endef
+export WRITE_OPENAPI
+
+build: .venv/dev ## Build the wheel and the source distribution into dist/
+	@$(BIN)/python -m hatchling build
+
 lock: .venv/dev ## Lock the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
 		--no-emit-index-url --no-emit-find-links pyproject.toml --group dev -o requirements-dev.lock
@@ -32,6 +49,13 @@ lock: .venv/dev ## Lock the newest versions that pyproject.toml allows
 
 clean: ## Remove the virtual environment and the caches; .todo with its data stays
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+
+.PHONY: .neon-variables
+.neon-variables:
+	@[ -n "$$NEON_API_KEY" ] && [ -n "$$NEON_PROJECT_ID" ] || { \
+		echo "These tests run on a branch of a Neon project of yours, for which two variables are needed:" >&2; \
+		echo "NEON_API_KEY, from Neon's console (Account settings, API keys), and NEON_PROJECT_ID, from the" >&2; \
+		echo "project's Settings. Set both and run make test-neon again; make test needs neither." >&2; exit 1; }
 
 # The stamps .venv/run and .venv/dev say which lock is installed.
 .venv/bin/python:
