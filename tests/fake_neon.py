@@ -147,7 +147,7 @@ class _Branch:
 
     @property
     def id(self) -> str:
-        return f"br-{self.database}"
+        return self.database.replace("branch_", "br-")
 
     def shown(self, state: str, pending: str) -> Json:
         expiry = {
@@ -172,7 +172,7 @@ class _Branch:
         }
 
     def endpoints_shown(self) -> list[Json]:
-        endpoint_id, proxy = f"ep-{self.database}", "us-east-2.aws.neon.tech"
+        endpoint_id, proxy = self.id.replace("br-", "ep-"), "us-east-2.aws.neon.tech"
         endpoint = {
             "host": f"{endpoint_id}.{proxy}",
             "id": endpoint_id,

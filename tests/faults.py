@@ -110,6 +110,17 @@ class Server:
                 os.kill(int(child), number)
 
 
+@asynccontextmanager
+async def server_in(directory: Path) -> AsyncIterator[Server]:
+    """A server that runs until the end of the block, unless it is stopped before."""
+    server = Server(directory)
+    await server.create()
+    try:
+        yield server
+    finally:
+        await server.remove()
+
+
 class _Link:
     """A client's connection and the one that was made for it, each with what it sends to."""
 
@@ -214,3 +225,16 @@ class Network:
             link.client_talks = is_client
             sink.write(said)
         raise ConnectionResetError  # which ends the other direction too
+
+
+@asynccontextmanager
+async def network_to(
+    connect: Connect, host: str, port: int, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Network]:
+    """A network until the end of the block."""
+    network = Network(connect, host, port, tls)
+    await network.listen()
+    try:
+        yield network
+    finally:
+        await network.close()

@@ -5,6 +5,8 @@ import random
 import socket
 import ssl
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -17,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from faults import PASSWORD, USER, Server
 from outside import require
 from service import STOPS_WITHIN, eventually
 
@@ -63,7 +66,8 @@ class Certificate:
 
     @classmethod
     def issued(cls, directory: Path, host: str) -> "Certificate":
-        """A new one for an IP address, from a CA of its own."""
+        """A new one for an IP address, from a CA of its own, in a new directory."""
+        directory.mkdir()
         names = ("ca.pem", "server.pem", "server.key")
         issued = cls(host, *(directory / name for name in names))
         ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -80,10 +84,9 @@ class Certificate:
 
 
 def _ca(key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    others = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment")
     usage = dict.fromkeys(
-        ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment")
-        + ("key_agreement", "crl_sign", "encipher_only", "decipher_only"),
-        False,
+        (*others, "key_agreement", "crl_sign", "encipher_only", "decipher_only"), False
     )
     return (
         _certificate(_CA, key)
@@ -113,25 +116,32 @@ def _signed(certificate: x509.CertificateBuilder, ca_key: ec.EllipticCurvePrivat
     return complete.sign(ca_key, SHA256()).public_bytes(Encoding.PEM)
 
 
-class PgBouncer:
-    """A PgBouncer for one user, before the server whose socket is in the directory ``sockets``."""
+def operators_url(certificate: Certificate, port: int) -> str:
+    """The URL of the database at the certificate's host, as an operator writes it."""
+    return (
+        f"postgresql://{USER}:{PASSWORD}@{certificate.host}:{port}/todo"
+        f"?sslmode=verify-full&sslrootcert={certificate.ca}"
+    )
 
-    def __init__(self, certificate: Certificate, sockets: Path, user: str, password: str) -> None:
-        """It has the certificate's host, and its files beside those of the certificate."""
+
+class PgBouncer:
+    """A PgBouncer at the certificate's host, with its files beside those of the certificate."""
+
+    def __init__(self, server: Server, certificate: Certificate) -> None:
         self._host = certificate.host
         self._directory = certificate.server.parent
         self._program = require("pgbouncer")
-        self._sockets = sockets
+        self._sockets = server.socket.parent
         self._process: Popen[bytes] | None = None
         configuration = _CONFIGURATION.format(
-            sockets=sockets,
+            sockets=self._sockets,
             port=PORT,
             connections=SERVER_CONNECTIONS,
             directory=self._directory,
             certificate=certificate,
         )
         (self._directory / "pgbouncer.ini").write_text(configuration)
-        (self._directory / "users").write_text(f'"{user}" "{password}"\n')
+        (self._directory / "users").write_text(f'"{USER}" "{PASSWORD}"\n')
 
     @property
     def log(self) -> str:
@@ -170,3 +180,14 @@ class PgBouncer:
     def _listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex((self._host, PORT)) == 0
+
+
+@contextmanager
+def pgbouncer_before(server: Server, certificate: Certificate) -> Iterator[PgBouncer]:
+    """A PgBouncer that runs until the end of the block, unless it is stopped before."""
+    pooler = PgBouncer(server, certificate)
+    pooler.start()
+    try:
+        yield pooler
+    finally:
+        pooler.stop()

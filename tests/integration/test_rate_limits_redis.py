@@ -109,6 +109,7 @@ async def status_of(port: int, request: bytes) -> int:
     writer.write(request)
     answer = await reader.read()
     writer.close()
+    await writer.wait_closed()
     return int(answer.split(maxsplit=2)[1])
 
 

@@ -13,7 +13,6 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import IntEnum
 from functools import partial
 from typing import Final
@@ -22,9 +21,16 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from faults import PASSWORD, USER, Network, Server
-from jose_tokens import SECRET, frontend_claims, hmac_token, seconds
-from pgbouncer import PORT, Certificate, PgBouncer, own_address
+from faults import USER, Network, Server, network_to, server_in
+from frontend import BELIEVED, as_user
+from pgbouncer import (
+    PORT,
+    Certificate,
+    PgBouncer,
+    operators_url,
+    own_address,
+    pgbouncer_before,
+)
 from service import PATIENCE, Service, Workplace, workplace
 from todo_adapters.postgres import engine
 from todo_adapters.postgres.engine import Database
@@ -39,7 +45,6 @@ PAUSE: Final = 0.02  # seconds that a user takes before each request
 SLOWEST: Final = 4.0 + 1.0
 RECOVERY: Final = 2.0  # seconds, as documented
 IDLE: Final = 3.0  # seconds
-SETTINGS: Final = {"AUTH_MODE": "shared-secret", "BETTER_AUTH_SECRET": SECRET, "RATE_LIMIT": "off"}
 
 END_EVERY_CONNECTION: Final = (
     f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{USER}'"
@@ -204,13 +209,11 @@ class User:
 
 
 def client(service: Service, user: str | None = None) -> httpx.AsyncClient:
-    headers = {}
-    if user:
-        now = seconds(datetime.now(UTC))
-        token = hmac_token(frontend_claims(sub=user, iat=now, exp=now + 900))
-        headers = {"Authorization": f"Bearer {token}"}
     return httpx.AsyncClient(
-        base_url=service.url, headers=headers, timeout=PATIENCE, trust_env=False
+        base_url=service.url,
+        headers=as_user(user) if user else {},
+        timeout=PATIENCE,
+        trust_env=False,
     )
 
 
@@ -415,53 +418,43 @@ def place() -> Iterator[Workplace]:
 
 @pytest.fixture(scope="module")
 async def server(place: Workplace) -> AsyncIterator[Server]:
-    server = Server(place.root / "database")
-    await server.create()
-    yield server
-    await server.remove()
+    async with server_in(place.root / "database") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def certificate(place: Workplace) -> Certificate:
-    directory = place.root / "tls"
-    directory.mkdir()
-    return Certificate.issued(directory, own_address())
+    return Certificate.issued(place.root / "tls", own_address())
 
 
 @pytest.fixture(scope="module")
 async def network(server: Server, certificate: Certificate) -> AsyncIterator[Network]:
     """The network before the server, which speaks TLS in its place."""
     connect = partial(asyncio.open_unix_connection, server.socket)
-    network = Network(connect, certificate.host, 5432, certificate.context())
-    await network.listen()
-    yield network
-    await network.close()
+    async with network_to(connect, certificate.host, 5432, certificate.context()) as network:
+        yield network
 
 
 @pytest.fixture(scope="module")
 async def database_url(network: Network, certificate: Certificate) -> str:
-    """The URL of a migrated database behind the network, as an operator writes it."""
-    url = (
-        f"postgresql://{USER}:{PASSWORD}@{network.host}/todo"
-        f"?sslmode=verify-full&sslrootcert={certificate.ca}"
-    )
+    """The URL of a migrated database behind the network."""
+    url = operators_url(certificate, network.port)
     await migrate(parse_database_url(url))
     return url
 
 
 @pytest.fixture(scope="module")
-async def pooler(certificate: Certificate, server: Server) -> AsyncIterator[PgBouncer]:
-    pooler = PgBouncer(certificate, server.socket.parent, USER, PASSWORD)
-    pooler.start()
-    yield pooler
-    pooler.stop()
+async def pooler(server: Server, certificate: Certificate) -> AsyncIterator[PgBouncer]:
+    with pgbouncer_before(server, certificate) as pooler:
+        yield pooler
 
 
 @asynccontextmanager
 async def serving(place: Workplace, database_url: str, **variables: str) -> AsyncIterator[Service]:
     """The service, which has ten connections unless told otherwise."""
     running = ExitStack()
-    service = place.serving("serve", DATABASE_URL=database_url, **SETTINGS, **variables)
+    variables |= BELIEVED | {"DATABASE_URL": database_url, "RATE_LIMIT": "off"}
+    service = place.serving("serve", **variables)
     try:  # not in this thread, which has the network to run
         yield await asyncio.to_thread(running.enter_context, service)
     finally:
@@ -475,10 +468,9 @@ async def service(place: Workplace, database_url: str) -> AsyncIterator[Service]
 
 
 @pytest.fixture(scope="module")
-async def pooled_service(
-    place: Workplace, database_url: str, pooler: PgBouncer
-) -> AsyncIterator[Service]:
-    async with serving(place, database_url.replace("/todo?", f":{PORT}/todo?")) as service:
+@pytest.mark.usefixtures("database_url", "pooler")
+async def pooled_service(place: Workplace, certificate: Certificate) -> AsyncIterator[Service]:
+    async with serving(place, operators_url(certificate, PORT)) as service:
         yield service
 
 

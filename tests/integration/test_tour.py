@@ -69,11 +69,11 @@ class Client:
         self._answers: dict[str, httpx.Response] = {}
 
     def send(self, step: Step) -> httpx.Response:
-        headers = [line.split(": ", 1) for line in self._filled(step.headers).splitlines()]
+        fields = [line.partition(": ") for line in self._filled(step.headers).splitlines()]
         answer = self._http.request(
             step.method,
             self._filled(step.url),
-            headers={name: value for name, value in headers},
+            headers={name: value for name, _, value in fields},
             content=self._filled(step.body).encode() or None,
         )
         if step.name:

@@ -46,11 +46,10 @@ def project(installed: Path) -> Iterator[Workplace]:
         yield place
 
 
-def done(place: Workplace, program: str, *arguments: str) -> str:
-    """What a program of the packages says when all went well."""
+def done(place: Workplace, program: str, *arguments: str) -> None:
+    """Run a program of the packages, which has to succeed."""
     result = place.run(require("node"), f"node_modules/.bin/{program}", *arguments)
     assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
 
 
 @pytest.fixture(scope="module")

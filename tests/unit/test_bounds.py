@@ -98,13 +98,13 @@ class TestTheHead:
 async def busy(concurrency: int) -> AsyncIterator[tuple[httpx.AsyncClient, HeldRepository]]:
     """An app at its limit: every request that it can hold is waiting for the database."""
     tasks = HeldRepository()
-    async with served(tasks, concurrency=concurrency) as app, client(app, "ada") as ada:
-        async with asyncio.TaskGroup() as held:
-            for _ in range(concurrency):
-                held.create_task(ada.get("/api/tasks"))
-                await tasks.searching()
-            yield ada, tasks
-            tasks.let_go()
+    serving = served(tasks, concurrency=concurrency)
+    async with serving as app, client(app, "ada") as ada, asyncio.TaskGroup() as held:
+        for _ in range(concurrency):
+            held.create_task(ada.get("/api/tasks"))
+            await tasks.searching()
+        yield ada, tasks
+        tasks.let_go()
 
 
 class TestConcurrency:

@@ -1,6 +1,7 @@
 """Idempotency-Key: what a client asks for again because it got no answer happens once."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 import httpx
@@ -12,13 +13,17 @@ from todo_api.problems import RequestRefused
 from todo_domain.queries import TaskQuery
 from todo_domain.task import Task
 
+Members = Mapping[str, object]
+
 MILK: Final = {"title": "Buy milk", "priority": "high", "tags": ["home"], "due_date": "2026-01-31"}
+NONE: Final[Members] = {}
 
 
 async def create(
-    somebody: httpx.AsyncClient, key: str, path: str = "/api/tasks", **changes: object
+    somebody: httpx.AsyncClient, key: str, changes: Members = NONE, path: str = "/api/tasks"
 ) -> httpx.Response:
-    return await somebody.post(path, json=MILK | changes, headers={"Idempotency-Key": key})
+    body = {**MILK, **changes}
+    return await somebody.post(path, json=body, headers={"Idempotency-Key": key})
 
 
 async def everything(tasks: InMemoryTaskRepository, owner: str = "ada") -> tuple[Task, ...]:
@@ -67,10 +72,10 @@ class TestARepeatedRequest:
         ids=str,
     )
     async def test_may_spell_the_same_task_another_way(
-        self, ada: httpx.AsyncClient, changes: dict[str, object]
+        self, ada: httpx.AsyncClient, changes: Members
     ) -> None:
         first = await create(ada, "k")
-        assert (await create(ada, "k", **changes)).content == first.content
+        assert (await create(ada, "k", changes)).content == first.content
 
     async def test_may_come_at_the_same_time_as_the_first(
         self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository
@@ -83,7 +88,7 @@ class TestARepeatedRequest:
 
     async def test_may_come_by_the_path_with_the_users_id(self, ada: httpx.AsyncClient) -> None:
         first = await create(ada, "k")
-        again = await create(ada, "k", "/api/ada/tasks/")
+        again = await create(ada, "k", path="/api/ada/tasks/")
         assert (again.status_code, again.content) == (201, first.content)
 
     async def test_may_prefer_no_body(self, ada: httpx.AsyncClient) -> None:
@@ -111,25 +116,23 @@ class TestAKey:
         self,
         ada: httpx.AsyncClient,
         tasks: InMemoryTaskRepository,
-        changes: dict[str, object],
+        changes: Members,
     ) -> None:
         first = await create(ada, "k")
-        answer = await create(ada, "k", **changes)
+        answer = await create(ada, "k", changes)
         assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
         assert [str(task.id) for task in await everything(tasks)] == [first.json()["id"]]
 
     async def test_is_its_users_alone(
         self, ada: httpx.AsyncClient, eve: httpx.AsyncClient, tasks: InMemoryTaskRepository
     ) -> None:
-        adas, eves = await create(ada, "k"), await create(eve, "k", title="Buy oat milk")
+        adas, eves = await create(ada, "k"), await create(eve, "k", {"title": "Buy oat milk"})
         assert (adas.status_code, eves.status_code) == (201, 201)
         assert adas.json()["id"] != eves.json()["id"]
         assert len(await everything(tasks, "eve")) == 1
 
-    async def test_is_not_taken_by_a_request_that_is_refused(
-        self, ada: httpx.AsyncClient
-    ) -> None:
-        assert (await create(ada, "k", title="")).status_code == 422
+    async def test_is_not_taken_by_a_request_that_is_refused(self, ada: httpx.AsyncClient) -> None:
+        assert (await create(ada, "k", {"title": ""})).status_code == 422
         created = await create(ada, "k")
         assert (created.status_code, created.json()["title"]) == (201, "Buy milk")
 

@@ -7,8 +7,10 @@ import httpx
 import pytest
 from pydantic import ConfigDict, TypeAdapter, with_config
 
+from todo_api.health import Health
+from todo_api.me import Me
 from todo_api.problems import KINDS, Problem
-from todo_api.schemas import NewTask, Task, TaskChanges
+from todo_api.schemas import Cleared, NewTask, Task, TaskChanges
 
 Json = dict[str, Any]
 
@@ -20,26 +22,35 @@ OPERATIONS: Final = {
     "patchTask": ("patch", "/api/tasks/{task_id}"),
     "completeTask": ("patch", "/api/tasks/{task_id}/complete"),
     "deleteTask": ("delete", "/api/tasks/{task_id}"),
+    "clearCompletedTasks": ("delete", "/api/tasks"),
+    "restoreTask": ("post", "/api/tasks/{task_id}/restore"),
+    "getMe": ("get", "/api/me"),
     "isLive": ("get", "/health/live"),
     "isReady": ("get", "/health/ready"),
 }
 
 ANYWHERE: Final = {
     *("token_missing", "token_malformed", "token_not_jwt", "token_expired", "token_invalid"),
-    *("not_acceptable", "database_unavailable", "auth_keys_unavailable", "overloaded"),
+    *("not_acceptable", "rate_limited", "headers_too_large"),
+    *("database_unavailable", "auth_keys_unavailable", "overloaded"),
+    "validation_failed",  # of a parameter that is unknown, to whom prefers handling=strict
 }
-WITH_BODY: Final = {
-    *("malformed_json", "body_too_large", "unsupported_media_type", "validation_failed"),
-}
+WITH_BODY: Final = {"malformed_json", "body_too_large", "unsupported_media_type"}
+EDIT: Final = {"not_found", "conflict", "stale_version"}
 PROBLEMS: Final = {
-    "listTasks": ANYWHERE | {"bad_cursor", "validation_failed"},
-    "createTask": ANYWHERE | WITH_BODY,
+    "listTasks": ANYWHERE | {"bad_cursor"},
+    "createTask": ANYWHERE | WITH_BODY | {"bad_request", "idempotency_key_reused"},
     "getTask": ANYWHERE | {"not_found"},
-    "updateTask": ANYWHERE | WITH_BODY | {"not_found", "conflict"},
-    "patchTask": ANYWHERE | WITH_BODY | {"not_found", "conflict"},
-    "completeTask": ANYWHERE | WITH_BODY | {"not_found", "conflict"},
-    "deleteTask": ANYWHERE | {"not_found"},
+    "updateTask": ANYWHERE | WITH_BODY | EDIT,
+    "patchTask": ANYWHERE | WITH_BODY | EDIT,
+    "completeTask": ANYWHERE | WITH_BODY | EDIT,
+    "deleteTask": ANYWHERE | {"not_found", "stale_version"},
+    "clearCompletedTasks": ANYWHERE | {"filter_required"},
+    "restoreTask": ANYWHERE | {"not_found", "not_deleted"},
+    "getMe": ANYWHERE,
+    "isReady": {"not_ready"},
 }
+CHANGES: Final = ("updateTask", "patchTask", "completeTask", "deleteTask", "restoreTask")
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -52,9 +63,27 @@ class StrictProblem(Problem):
     """A problem with its members and no other."""
 
 
+@with_config(ConfigDict(extra="forbid", strict=True))
+class StrictMe(Me):
+    """Who one is, with every member and no other."""
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class StrictCleared(Cleared):
+    """How many tasks were deleted and nothing else."""
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class StrictHealth(Health):
+    """That all is well and nothing else."""
+
+
 MODELS: Final[dict[str, TypeAdapter[Any]]] = {
     "Task": TypeAdapter(StrictTask),
     "Problem": TypeAdapter(StrictProblem),
+    "Me": TypeAdapter(StrictMe),
+    "Cleared": TypeAdapter(StrictCleared),
+    "Health": TypeAdapter(StrictHealth),
 }
 
 
@@ -142,7 +171,9 @@ class TestResponses:
         documented = {
             (int(status), code)
             for status, answer in operation(schema, name)["responses"].items()
-            for code in answer["content"].get("application/problem+json", {}).get("examples", {})
+            for code in answer.get("content", {})
+            .get("application/problem+json", {})
+            .get("examples", {})
         }
         assert documented >= {(KINDS[code].status, code) for code in PROBLEMS[name]}
 
@@ -153,9 +184,7 @@ class TestResponses:
         for where, content in contents(schema):
             described = content["schema"]
             items = described.get("items")
-            name = (items or described).get("$ref", "").rpartition("/")[2]
-            if not name:
-                continue  # health: no model
+            name = (items or described)["$ref"].rpartition("/")[2]
             for example in examples(content):
                 for document in example if items else [example]:
                     assert MODELS[name].validate_python(document) == document, where
@@ -168,6 +197,16 @@ class TestResponses:
                     assert problem["code"] == code
                     assert where.split()[1] == str(problem["status"])
                     assert problem["detail"] == problem["message"] != ""
+
+    @pytest.mark.parametrize("name", ["listTasks", "getTask"])
+    def test_of_what_can_be_cached_have_the_304(self, schema: Json, name: str) -> None:
+        assert "content" not in operation(schema, name)["responses"]["304"]
+
+    @pytest.mark.parametrize("name", CHANGES)
+    def test_of_changes_have_the_204_for_whom_prefers_no_body(
+        self, schema: Json, name: str
+    ) -> None:
+        assert "content" not in operation(schema, name)["responses"]["204"]
 
     def test_of_readiness_have_the_503_too(self, schema: Json) -> None:
         assert set(operation(schema, "isReady")["responses"]) == {"200", "503"}
@@ -220,6 +259,28 @@ class TestBodies:
 
 
 class TestParameters:
+    @pytest.mark.parametrize(
+        ("name", "fields"),
+        [
+            ("listTasks", {"Prefer", "If-None-Match"}),
+            ("createTask", {"Prefer", "Idempotency-Key"}),
+            ("getTask", {"If-None-Match"}),
+            *((name, {"Prefer", "If-Match"}) for name in CHANGES if name != "restoreTask"),
+            ("restoreTask", {"Prefer"}),
+            ("getMe", set()),
+        ],
+    )
+    def test_have_the_header_fields_that_the_operation_heeds(
+        self, schema: Json, name: str, fields: set[str]
+    ) -> None:
+        found = {
+            p["name"]: p
+            for p in operation(schema, name).get("parameters", ())
+            if p["in"] == "header"
+        }
+        assert {field.lower() for field in found} == {field.lower() for field in fields}
+        assert all(p["description"] and not p["required"] for p in found.values())
+
     def test_of_the_list_are_the_contracts(self, schema: Json) -> None:
         found = [
             p["name"] for p in operation(schema, "listTasks")["parameters"] if p["in"] == "query"

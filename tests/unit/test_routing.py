@@ -186,25 +186,27 @@ class TestAMethod:
     @pytest.mark.parametrize(
         ("path", "allowed"),
         [
-            ("/api/tasks", {"GET", "POST"}),
-            ("/api/tasks/1", {"GET", "PUT", "PATCH", "DELETE"}),
-            ("/api/tasks/1/complete", {"PATCH"}),
-            ("/api/tasks/1/toggle", {"PATCH"}),
-            ("/health/live", {"GET"}),
-            ("/openapi.json", {"GET"}),
+            ("/api/tasks", "DELETE, GET, HEAD, POST"),
+            ("/api/tasks/1", "DELETE, GET, HEAD, PATCH, PUT"),
+            ("/api/tasks/1/complete", "PATCH"),
+            ("/api/tasks/1/toggle", "PATCH"),
+            ("/api/tasks/1/restore", "POST"),
+            ("/api/ada/tasks", "DELETE, GET, HEAD, POST"),
+            ("/api/me", "GET, HEAD"),
+            ("/health/live", "GET, HEAD"),
+            ("/metrics", "GET, HEAD"),
+            ("/openapi.json", "GET, HEAD"),
         ],
     )
     @pytest.mark.parametrize("method", ["TRACE", "OPTIONS", "BREW", "get", "CONNECT"])
     async def test_that_a_path_does_not_have_is_refused_naming_those_it_has(
-        self, ada: httpx.AsyncClient, path: str, allowed: set[str], method: str
+        self, ada: httpx.AsyncClient, path: str, allowed: str, method: str
     ) -> None:
         request = ada.build_request(method, path)
         request.method = method  # httpx would write it in capitals
         answer = await ada.send(request)
         assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
-        named = answer.headers.get_list("Allow", split_commas=True)
-        assert set(named) - {"HEAD"} >= allowed
-        assert len(named) == len(set(named))
+        assert answer.headers.get_list("Allow") == [allowed]
 
     @pytest.mark.parametrize(
         "name", ["X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Method"]

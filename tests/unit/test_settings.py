@@ -10,6 +10,7 @@ from todo_api.settings import ConfigurationError, JwksAuth, Settings, SharedSecr
 
 ORIGIN: Final = "https://app.example.com"
 LOCAL: Final = "http://localhost:3000"
+REDIS: Final = "rediss://:hunter2@redis.example.com:6380/0"
 DATABASE: Final = "postgresql://ada:hunter2@db.example.com/todo"
 SECRET: Final = "a-secret-of-the-frontend-and-of-nobody-else"
 
@@ -30,6 +31,7 @@ VARIABLES: Final = [
     Variable("DATABASE_URL", None, DATABASE, SecretStr(DATABASE)),
     Variable("DATABASE_URL_DIRECT", None, DATABASE, SecretStr(DATABASE)),
     Variable("DATABASE_POOL_SIZE", 10, "25", 25),
+    Variable("DATABASE_RLS", "off", "on", "on"),
     Variable("BETTER_AUTH_URL", None, ORIGIN, ORIGIN),
     Variable("AUTH_JWKS_URL", None, "http://auth:3000/jwks", "http://auth:3000/jwks"),
     Variable("AUTH_ISSUER", None, "me", "me"),
@@ -38,6 +40,13 @@ VARIABLES: Final = [
     Variable("AUTH_MODE", "jwks", "shared-secret", "shared-secret"),
     Variable("BETTER_AUTH_SECRET", None, SECRET, SecretStr(SECRET)),
     Variable("CORS_ORIGINS", (), f"{ORIGIN}, {LOCAL}", (ORIGIN, LOCAL)),
+    Variable("REDIS_URL", None, REDIS, SecretStr(REDIS)),
+    Variable("RATE_LIMIT", "600/minute", "10/second;600/minute", "10/second;600/minute"),
+    Variable("RATE_LIMIT_AUTH_FAILURES", "60/minute", "off", "off"),
+    Variable("MAX_CONCURRENT_REQUESTS", 1000, "100", 100),
+    Variable("RETENTION_DAYS", 30, "7", 7),
+    Variable("FORWARDED_ALLOW_IPS", (), "10.0.0.0/8, ::1", ("10.0.0.0/8", "::1")),
+    Variable("METRICS", "on", "9090", 9090),
     Variable("HOST", "127.0.0.1", "::", "::"),
     Variable("PORT", 8000, "80", 80),
     Variable("WORKERS", 1, "4", 4),
@@ -120,6 +129,17 @@ class TestABadValue:
         [
             ("DATABASE_POOL_SIZE", "0"),
             ("DATABASE_POOL_SIZE", "101"),
+            ("DATABASE_RLS", "yes"),
+            ("REDIS_URL", "redis.example.com:6379"),
+            ("REDIS_URL", "https://:hunter2@redis.example.com"),
+            ("MAX_CONCURRENT_REQUESTS", "0"),
+            ("MAX_CONCURRENT_REQUESTS", "100001"),
+            ("RETENTION_DAYS", "0"),
+            ("RETENTION_DAYS", "3651"),
+            ("RETENTION_DAYS", "1.5"),
+            ("FORWARDED_ALLOW_IPS", "*"),
+            ("FORWARDED_ALLOW_IPS", "10.0.0.1,proxy.example.com"),
+            ("FORWARDED_ALLOW_IPS", "10.0.0.1/8"),
             ("PORT", "eighty"),
             ("PORT", "80.5"),
             ("PORT", "0"),
@@ -169,6 +189,14 @@ class TestABadValue:
         assert len(text) < 4 or text not in sentence
         assert "hunter2" not in sentence
 
+    @pytest.mark.parametrize("text", ["yes", "0", "65536", "9090.5"])
+    def test_of_the_metrics_is_told_in_a_sentence_too(
+        self, monkeypatch: pytest.MonkeyPatch, text: str
+    ) -> None:
+        monkeypatch.setenv("METRICS", text)
+        (sentence,) = refusal().splitlines()
+        assert sentence.startswith("METRICS must ")
+
     def test_is_told_beside_every_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
         set_variables(monkeypatch, PORT="x", WORKERS="0", CORS_ORIGINS="*", LOG_LEVEL="loud")
         told = [line.partition(" ")[0] for line in refusal().splitlines()]
@@ -185,6 +213,7 @@ class TestSecrets:
             monkeypatch,
             DATABASE_URL=DATABASE,
             DATABASE_URL_DIRECT=DATABASE,
+            REDIS_URL=REDIS,
             AUTH_MODE="shared-secret",
             BETTER_AUTH_SECRET=SECRET,
         )

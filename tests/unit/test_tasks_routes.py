@@ -15,6 +15,7 @@ from fakes import FakeTokenVerifier, InMemoryTaskRepository
 from http_client import FailingRepository, client, served
 from tasks import HOSTILE_TEXTS, LATER, NOW, a_task, mixed_tasks
 from todo_domain.errors import StaleVersion
+from todo_domain.ports import RETENTION
 from todo_domain.queries import Sort, SortBy, TaskQuery
 from todo_domain.task import Priority, Task
 
@@ -32,6 +33,7 @@ EVERY_ROUTE_OF_ONE: Final = [
     ("PATCH", "/complete"),
     ("PATCH", "/toggle"),
     ("DELETE", ""),
+    ("POST", "/restore"),
 ]
 every_route_of_one = pytest.mark.parametrize(
     ("method", "suffix"), EVERY_ROUTE_OF_ONE, ids=map("".join, EVERY_ROUTE_OF_ONE)
@@ -104,6 +106,11 @@ class TestCreate:
             "tags": ["home", "food"],
             "completed_at": created["created_at"],
         }
+
+    async def test_takes_camel_case_and_answers_snake_case(self, ada: httpx.AsyncClient) -> None:
+        sent = {"title": "Buy milk", "dueDate": "2026-01-31"}
+        created = (await ada.post("/api/tasks", json=sent)).json()
+        assert (created["due_date"], "dueDate" in created) == ("2026-01-31", False)
 
     async def test_tells_where_the_task_is_and_its_entity_tag(self, ada: httpx.AsyncClient) -> None:
         answer = await ada.post("/api/tasks", json={"title": "Buy milk"})
@@ -426,6 +433,111 @@ class TestDelete:
         assert await everything(tasks) == (other,)
 
 
+class TestClearCompleted:
+    async def test_deletes_all_that_is_completed_and_tells_how_many(
+        self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository
+    ) -> None:
+        pending, eves = a_task(), a_task(owner="eve", completed_at=NOW)
+        for task in (pending, eves, a_task(completed_at=NOW), a_task(completed_at=LATER)):
+            await tasks.add(task)
+        answers = [await ada.delete("/api/tasks?status=completed") for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert [answer.content for answer in answers] == [b'{"deleted":2}', b'{"deleted":0}']
+        assert await everything(tasks) == (pending,)
+        assert await everything(tasks, "eve") == (eves,)
+
+    @pytest.mark.parametrize(
+        "query", ["", "?", "?completed=true", "?colour=red", "?Status=completed"]
+    )
+    async def test_without_the_filter_is_400_and_deletes_nothing(
+        self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository, query: str
+    ) -> None:
+        task = await tasks.add(a_task(completed_at=NOW))
+        answer = await ada.delete(f"/api/tasks{query}")
+        assert (answer.status_code, answer.json()["code"]) == (400, "filter_required")
+        assert await everything(tasks) == (task,)
+
+    @pytest.mark.parametrize("status", ["all", "pending", "", "Completed", "completed "])
+    async def test_with_another_filter_is_422_and_deletes_nothing(
+        self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository, status: str
+    ) -> None:
+        task = await tasks.add(a_task(completed_at=NOW))
+        answer = await ada.delete("/api/tasks", params={"status": status})
+        assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+        assert await everything(tasks) == (task,)
+
+    @pytest.mark.parametrize("narrower", ["tag=home", "priority=low", "q=oat", "limit=1"])
+    async def test_with_a_filter_that_it_does_not_know_deletes_nothing_that_was_not_meant(
+        self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository, narrower: str
+    ) -> None:
+        task = await tasks.add(a_task(completed_at=NOW))
+        answer = await ada.delete(f"/api/tasks?status=completed&{narrower}")
+        assert answer.status_code == 422
+        assert await everything(tasks) == (task,)
+
+    async def test_can_be_undone_task_by_task(
+        self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository
+    ) -> None:
+        task = await tasks.add(a_task(completed_at=NOW))
+        await ada.delete("/api/tasks?status=completed")
+        assert (await ada.post(at(task, "/restore"))).status_code == 200
+        assert await everything(tasks) == (task,)
+
+
+class TestRestore:
+    async def test_answers_the_task_as_it_was_before_it_was_deleted(
+        self, ada: httpx.AsyncClient, task: Task
+    ) -> None:
+        before = await ada.get(at(task))
+        await ada.delete(at(task))
+        answer = await ada.post(at(task, "/restore"))
+        assert (answer.status_code, answer.content) == (200, before.content)
+        assert answer.headers["ETag"] == before.headers["ETag"]
+
+    async def test_brings_the_task_back_to_where_it_was(
+        self, ada: httpx.AsyncClient, task: Task
+    ) -> None:
+        listed = await ada.get("/api/tasks")
+        await ada.delete(at(task))
+        await ada.post(at(task, "/restore"))
+        assert (await ada.get("/api/tasks")).content == listed.content
+        assert (await ada.get(at(task))).status_code == 200
+
+    async def test_of_a_task_that_is_not_deleted_is_409(
+        self, ada: httpx.AsyncClient, task: Task
+    ) -> None:
+        answer = await ada.post(at(task, "/restore"))
+        assert (answer.status_code, answer.json()["code"]) == (409, "not_deleted")
+
+    async def test_happens_once(self, ada: httpx.AsyncClient, task: Task) -> None:
+        await ada.delete(at(task))
+        statuses = [(await ada.post(at(task, "/restore"))).status_code for _ in range(2)]
+        assert statuses == [200, 409]
+
+    async def test_is_over_once_the_retention_has_ended(
+        self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository, task: Task
+    ) -> None:
+        await tasks.remove("ada", task.id, now=datetime.now(UTC) - RETENTION)
+        answer = await ada.post(at(task, "/restore"))
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+    async def test_of_somebody_elses_deleted_task_is_404_and_restores_nothing(
+        self, ada: httpx.AsyncClient, eve: httpx.AsyncClient, task: Task
+    ) -> None:
+        await ada.delete(at(task))
+        assert (await eve.post(at(task, "/restore"))).status_code == 404
+        assert (await ada.get(at(task))).status_code == 404
+
+    @pytest.mark.parametrize("body", [b"", b"{}", b"null", b"{"])
+    async def test_needs_no_body_and_reads_none(
+        self, ada: httpx.AsyncClient, task: Task, body: bytes
+    ) -> None:
+        await ada.delete(at(task))
+        headers = {"Content-Type": "application/json"}
+        answer = await ada.post(at(task, "/restore"), content=body, headers=headers)
+        assert answer.status_code == 200
+
+
 class TestWhatIsNotThere:
     @every_route_of_one
     async def test_is_404_in_the_same_bytes_unknown_foreign_or_malformed(
@@ -550,6 +662,9 @@ class TestList:
         [
             *FILTERS,
             ("", "dcba"),
+            ("q=", "dcba"),
+            ("q=%20%09", "dcba"),
+            ("q=&status=pending", "ca"),
             ("status=all", "dcba"),
             ("sort=created_at", "abcd"),
             ("sort=-created_at", "dcba"),

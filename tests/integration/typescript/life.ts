@@ -56,7 +56,9 @@ const patched = await client.PATCH("/api/tasks/{task_id}", {
   params: one,
   body: { due_date: null },
 });
-assert.equal(succeeded(patched).due_date, null);
+// The types know that there is a task where there is no error.
+if (patched.error !== undefined) assert.fail(patched.error.detail);
+assert.equal(patched.data.due_date, null);
 
 const completion = await client.PATCH("/api/tasks/{task_id}/complete", {
   params: one,
