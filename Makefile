@@ -28,7 +28,7 @@ fmt: .venv/dev ## Format, and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 openapi: .venv/dev ## Write docs/openapi.json from the app
-	@$(BIN)/python -c "$$WRITE_OPENAPI" > docs/openapi.json
+	@$(BIN)/python -c "$$WRITE_OPENAPI" > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
 define WRITE_OPENAPI
 import json

@@ -24,6 +24,12 @@ from todo_domain.errors import TodoError
 # FastAPI traces by itself once OpenTelemetry's SDK is there and set up; without it nobody asks.
 HAS_TRACING: Final = find_spec("opentelemetry.sdk") is not None
 
+_DESCRIPTION: Final = (
+    "Tasks of people who sign in with Better Auth.\n\nAuthorize with the JWT that your auth server "
+    "answers at `/api/auth/token`, or, where `todo-api dev` runs the service, with the one that "
+    "`todo-api token alice` prints."
+)
+
 
 def create_app(
     open_adapters: Callable[[], AbstractAsyncContextManager[Adapters]],
@@ -44,6 +50,8 @@ def create_app(
     app = DocumentedApp(
         title="todo-api",
         version=version("todo-api"),
+        license_info={"name": "MIT", "identifier": "MIT"},
+        description=_DESCRIPTION,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

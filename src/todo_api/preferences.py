@@ -7,7 +7,10 @@ from fastapi import Header
 Prefer = Annotated[
     str | None,
     Header(
-        description="`count=exact`, `return=minimal` or `handling=strict`, separated by commas."
+        alias="Prefer",
+        description="`count=exact` for `X-Total-Count`, `return=minimal` for an answer without a "
+        "body (204 instead of 200), `handling=strict` for a 422 on unknown members and "
+        "parameters; several are separated by commas.",
     ),
 ]
 

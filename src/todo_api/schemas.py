@@ -78,7 +78,8 @@ Description = Annotated[str, *_of_text(domain.clean_description, maxLength=domai
 SearchText = Annotated[str, *_of_text(parse_search_text, maxLength=domain.TITLE_MAX)]
 _PRIORITY: Final[JsonDict] = {"enum": [priority.value for priority in domain.Priority]}
 Priority = Annotated[domain.Priority, *_of_text(parse_priority, **_PRIORITY)]
-_DATE_OR_TIME: Final = [{"format": "date"}, {"format": "date-time"}]
+# Each with its type: generators of clients look no further.
+_DATE_OR_TIME: Final = [{"type": "string", "format": form} for form in ("date", "date-time")]
 DueDate = Annotated[date | datetime, *_of_text(parse_due_date, anyOf=_DATE_OR_TIME)]
 DueBound = Annotated[
     datetime,

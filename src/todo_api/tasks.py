@@ -12,7 +12,7 @@ from todo_api.answers import changed_task, json_response, read_task, read_tasks
 from todo_api.cursors import read_cursor, write_cursor
 from todo_api.dependencies import Actor, NewTaskId, Now, Tasks
 from todo_api.idempotency import IdempotencyKey, checked_key
-from todo_api.openapi import COMMON, TASK, TASKS, answers
+from todo_api.openapi import CHANGES, COMMON, NEW_TASK, NOT_MODIFIED, TASK, TASKS, answers
 from todo_api.preconditions import IfMatch, IfNoneMatch, meant_versions
 from todo_api.preferences import Prefer, prefers
 from todo_api.problems import RequestRefused, asked_path
@@ -33,7 +33,7 @@ from todo_domain.queries import PAGE_MAX, TaskQuery
 router = APIRouter(prefix="/api/tasks", tags=["tasks"], route_class=ApiRoute)
 
 TaskId = Annotated[UUID, Path()]
-_BODY = ("malformed_json", "body_too_large", "unsupported_media_type", "validation_failed")
+_BODY = ("malformed_json", "request_timeout", "body_too_large", "unsupported_media_type")
 _EDIT = ("not_found", "conflict", "stale_version")
 
 
@@ -41,7 +41,8 @@ _EDIT = ("not_found", "conflict", "stale_version")
     "",
     operation_id="listTasks",
     response_model=list[Task],
-    responses=answers(TASKS, *COMMON, "bad_cursor", "validation_failed"),
+    responses=answers(TASKS, *COMMON, "bad_cursor", headers=("ETag", "Link", "X-Total-Count"))
+    | NOT_MODIFIED,
 )
 async def list_tasks(
     request: Request,
@@ -73,7 +74,12 @@ async def list_tasks(
     operation_id="createTask",
     status_code=201,
     response_model=Task,
-    responses=answers(TASK, *COMMON, *_BODY, "idempotency_key_reused", status=201),
+    responses=answers(
+        TASK,
+        *(*COMMON, *_BODY, "bad_request", "idempotency_key_reused"),
+        status=201,
+        headers=("ETag", "Location"),
+    ),
 )
 async def create_task(
     request: Request,
@@ -81,7 +87,7 @@ async def create_task(
     tasks: Tasks,
     task_id: NewTaskId,
     now: Now,
-    new: Annotated[NewTask, Body()],
+    new: Annotated[NewTask, Body(examples=[NEW_TASK])],
     idempotency_key: IdempotencyKey = None,
     prefer: Prefer = None,
 ) -> Response:
@@ -96,7 +102,7 @@ async def create_task(
     "",
     operation_id="clearCompletedTasks",
     response_model=Cleared,
-    responses=answers({"deleted": 3}, *COMMON, "filter_required", "validation_failed"),
+    responses=answers({"deleted": 3}, *COMMON, "filter_required"),
 )
 async def clear_completed_tasks(
     actor: Actor, tasks: Tasks, now: Now, which: Annotated[ClearQuery, Query()]
@@ -112,7 +118,7 @@ async def clear_completed_tasks(
     "/{task_id}",
     operation_id="getTask",
     response_model=Task,
-    responses=answers(TASK, *COMMON, "not_found"),
+    responses=answers(TASK, *COMMON, "not_found", headers=("ETag",)) | NOT_MODIFIED,
 )
 async def get_task(
     actor: Actor, tasks: Tasks, task_id: TaskId, if_none_match: IfNoneMatch = None
@@ -125,20 +131,20 @@ async def get_task(
     "/{task_id}",
     operation_id="updateTask",
     response_model=Task,
-    responses=answers(TASK, *COMMON, *_BODY, *_EDIT),
+    responses=answers(TASK, *COMMON, *_BODY, *_EDIT, headers=("ETag",)),
 )
 @router.patch(
     "/{task_id}",
     operation_id="patchTask",
     response_model=Task,
-    responses=answers(TASK, *COMMON, *_BODY, *_EDIT),
+    responses=answers(TASK, *COMMON, *_BODY, *_EDIT, headers=("ETag",)),
 )
 async def change_task(
     actor: Actor,
     tasks: Tasks,
     task_id: TaskId,
     now: Now,
-    changes: Annotated[TaskChanges, Body()],
+    changes: Annotated[TaskChanges, Body(examples=[CHANGES])],
     if_match: IfMatch = None,
     prefer: Prefer = None,
 ) -> Response:
@@ -155,7 +161,7 @@ async def change_task(
     "/{task_id}/complete",
     operation_id="completeTask",
     response_model=Task,
-    responses=answers(TASK, *COMMON, *_BODY, *_EDIT),
+    responses=answers(TASK, *COMMON, *_BODY, *_EDIT, headers=("ETag",)),
 )
 @router.patch("/{task_id}/toggle", include_in_schema=False)
 async def complete_task(
@@ -182,7 +188,7 @@ async def complete_task(
     "/{task_id}",
     operation_id="deleteTask",
     response_model=Task,
-    responses=answers(TASK, *COMMON, "not_found", "stale_version"),
+    responses=answers(TASK, *COMMON, "not_found", "stale_version", headers=("ETag",)),
 )
 async def delete_task(
     actor: Actor,
@@ -202,7 +208,7 @@ async def delete_task(
     "/{task_id}/restore",
     operation_id="restoreTask",
     response_model=Task,
-    responses=answers(TASK, *COMMON, "not_found", "not_deleted"),
+    responses=answers(TASK, *COMMON, "not_found", "not_deleted", headers=("ETag",)),
 )
 async def restore_task(
     actor: Actor, tasks: Tasks, task_id: TaskId, now: Now, prefer: Prefer = None
