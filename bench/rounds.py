@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from bench.load import CONNECTIONS, OPERATIONS, User, drive, requests_of
 from bench.progress import Progress
-from bench.stage import ASKING, FLOOR, SERVICE, Database, Server, serving
+from bench.stage import ASKING, FLOOR, SERVER_CORES, SERVICE, Database, Server, serving
 
 AA_TOLERANCE: Final = 0.05
 TARGETS: Final = {"GET": 0.40, "LIST": 0.50, "POST": 0.50, "PATCH": 0.50}
@@ -61,6 +61,8 @@ async def measure(place: Database, rounds: int, seconds: float, progress: Progre
     }
     variables = place.variables()
     async with serving(FLOOR, variables) as floor, serving(SERVICE, variables) as service:
+        if any(server.cores() != SERVER_CORES for server in (floor, service)):
+            raise WrongAnswers("the servers are not kept on the core that is theirs")
         await _require_same_answers(floor, service, users)
         for server in (floor, service):
             mixed = [one for operation in OPERATIONS for one in requests_of(operation, users[:20])]
@@ -99,11 +101,10 @@ async def _sample(
     cpu = server.cpu() - cpu
     if load.refused or load.broken or load.timeouts:
         raise WrongAnswers(f"{operation}: {json.dumps(asdict(load))}")
-    await asyncio.sleep(0.05)  # for what was under way when the load ended
+    written = await _rows(place) - rows
     done = range(load.requests, load.requests + CONNECTIONS + 1)
     if server.logs_requests and server.new_request_lines() not in done:
         raise WrongAnswers(f"{operation}: not every request has its log line")
-    written = await _rows(place) - rows
     if written not in (done if operation == "POST" else (0,)):
         raise WrongAnswers(f"{operation}: {load.requests} answers, but {written} new rows")
     each = cpu / load.requests * 1e6
@@ -111,7 +112,11 @@ async def _sample(
 
 
 async def _rows(place: Database) -> int:
-    rows: int = (await place.fetch(_ROWS))[0]["count"]
+    """How many tasks there are once what was under way when a load ended has been done."""
+    rows, before = 0, -1
+    while rows != before:
+        await asyncio.sleep(0.1)
+        rows, before = (await place.fetch(_ROWS))[0]["count"], rows
     return rows
 
 

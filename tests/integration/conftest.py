@@ -1,23 +1,38 @@
 """A PostgreSQL for the tests: one server a session, a migrated template, and copies of that.
 
-``server_url`` alone decides which server it is; everything else follows from its URL.
+``server_url`` alone decides which server it is; everything else follows from its URL. What has to
+work on other kinds of servers too takes a ``target``.
 """
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Final
 from uuid import uuid4
 
 import asyncpg
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 
+from faults import USER, server_in
+from neon import NeonProject, neon_branch
+from outside import require
+from pgbouncer import PORT, Certificate, operators_url, own_address, pgbouncer_before
 from todo_adapters.postgres.embedded import embedded_postgres
 from todo_adapters.postgres.engine import Database, Statement
 from todo_adapters.postgres.schema import migrate
 from todo_adapters.postgres.url import DatabaseAddress, parse_database_url
 
 TEMPLATE = "migrated"
+
+NEON: Final = NeonProject.from_environment(os.environ)
+# The kinds of servers, and the fixtures that are a database there.
+TARGETS: Final = {"embedded": "address", "pgbouncer": "behind_pgbouncer"} | (
+    {"neon": "on_neon_branch"} if NEON else {}
+)
 
 Branch = Callable[[str], Awaitable[DatabaseAddress]]
 Erase = Callable[[Database], Awaitable[object]]
@@ -73,10 +88,64 @@ async def shared_database(address: DatabaseAddress) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def database(shared_database: Database, erase: Erase) -> AsyncIterator[Database]:
+async def embedded_database(shared_database: Database, erase: Erase) -> AsyncIterator[Database]:
     """A database whose tables are empty, with ten connections."""
     yield shared_database
     await erase(shared_database)
+
+
+@pytest.fixture
+def database(embedded_database: Database) -> Database:
+    """The embedded one. A module that overrides it has ``target_database`` instead."""
+    return embedded_database
+
+
+@pytest.fixture(scope="session", params=TARGETS.values(), ids=list(TARGETS))
+def target(request: pytest.FixtureRequest) -> DatabaseAddress:
+    """A database that has the schema, on each kind of server in turn."""
+    address: DatabaseAddress = request.getfixturevalue(request.param)
+    return address
+
+
+@pytest.fixture(scope="session")
+async def behind_pgbouncer() -> AsyncIterator[DatabaseAddress]:
+    """A database through Debian's PgBouncer, by the URL that an operator writes."""
+    require("pgbouncer")
+    with TemporaryDirectory(prefix="todo-pgbouncer-") as directory:
+        certificate = Certificate.issued(Path(directory, "tls"), own_address())
+        async with server_in(Path(directory, "server")) as server:
+            await migrate(parse_database_url(server.url), role=USER)
+            with pgbouncer_before(server, certificate):
+                yield parse_database_url(operators_url(certificate, PORT))
+
+
+@pytest.fixture(scope="session")
+async def on_neon_branch() -> AsyncIterator[DatabaseAddress]:
+    """A database on a branch at Neon, migrated past the pooler, through it."""
+    assert NEON, "who asks for a branch at Neon has checked that there is a project"
+    with neon_branch(NEON) as branch:
+        # Not the project's own database, whose rows are on the branch too.
+        await execute_at(branch.direct, "CREATE DATABASE todo_tests")
+        direct, pooled = (
+            replace(address, url=address.url.set(database="todo_tests"))
+            for address in (branch.direct, branch.pooled)
+        )
+        await migrate(direct)
+        yield pooled
+
+
+@pytest.fixture(scope="session")
+async def target_pool(target: DatabaseAddress) -> AsyncIterator[Database]:
+    database = Database(target, pool_size=10)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def target_database(target_pool: Database, erase: Erase) -> AsyncIterator[Database]:
+    """A database whose tables are empty, on each kind of server in turn."""
+    yield target_pool
+    await erase(target_pool)
 
 
 @pytest.fixture
@@ -99,3 +168,15 @@ async def execute(server_url: str, *statements: str) -> None:
             await connection.execute(statement)
     finally:
         await connection.close()
+
+
+async def execute_at(address: DatabaseAddress, statement: str) -> None:
+    engine = create_async_engine(
+        address.url,
+        connect_args=dict(address.connect_args),
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+    )
+    async with engine.connect() as connection:
+        await connection.exec_driver_sql(statement)
+    await engine.dispose()

@@ -27,6 +27,12 @@ REMOVALS: Final[dict[str, Removal]] = {
 }
 
 
+@pytest.fixture
+def database(target_database: Database) -> Database:
+    """On each kind of server in turn."""
+    return target_database
+
+
 class TestPostgresTaskRepository(TaskRepositoryContract):
     @pytest.fixture
     def tasks(self, database: Database) -> TaskRepository:
@@ -180,9 +186,9 @@ class TestIdempotencyKeys:
         assert await keys(database) == {"remembered", "eve's", "new"}
 
     async def test_that_are_forgotten_and_used_again_at_once_do_not_wait_for_each_other(
-        self, database: Database, server_url: str
+        self, embedded_database: Database, server_url: str
     ) -> None:
-        tasks = PostgresTaskRepository(database)
+        tasks = PostgresTaskRepository(embedded_database)
         for key in ("one", "two"):
             await tasks.add(a_task(), key=key)
         new = [a_task(created_at=NOW + 2 * KEY_LIFETIME) for _ in range(2)]
