@@ -7,15 +7,16 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from limits import RateLimitItem, parse_many
-from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.aio.storage import RedisStorage
 from limits.errors import StorageError
 
 OFF: Final = "off"
 REDIS_TIMEOUT: Final = 0.25  # seconds that a request may wait for Redis
+SWEEP_MIN: Final = 1024  # keys
 REDIS_RETRY: Final = 5.0  # seconds in which nobody tries again after a failure
 
 _log = structlog.get_logger()
@@ -47,7 +48,7 @@ class LimitsRateLimiter:
         self._policies = {name: _parsed(name, text) for name, text in policies.items()}
         self._redis_url = redis_url
         self._redis: RedisStorage | None = None
-        self._memory: MemoryStorage | None = None
+        self._own = _OwnCounts()
         self._retry_at = 0.0
 
     async def hit(self, policy: str, key: str) -> Sequence[Standing]:
@@ -60,12 +61,7 @@ class LimitsRateLimiter:
                 self._retry_at = time.monotonic() + REDIS_RETRY
                 cause = type(failure.storage_error).__name__
                 _log.error("rate_limit.storage_unavailable", reason=cause)
-        return await _hit(self._local(), quotas, policy, key)
-
-    def _local(self) -> MemoryStorage:
-        if self._memory is None:  # it wants the running loop
-            self._memory = MemoryStorage()
-        return self._memory
+        return await _hit(self._own, quotas, policy, key)
 
     def _shared(self, url: str) -> RedisStorage:
         if self._redis is None:
@@ -77,6 +73,39 @@ class LimitsRateLimiter:
                 socket_connect_timeout=REDIS_TIMEOUT,
             )
         return self._redis
+
+
+class _Counts(Protocol):
+    """The two calls of a ``limits`` storage that a fixed window needs."""
+
+    async def incr(self, key: str, expiry: int, amount: int = 1) -> int: ...
+    async def get_expiry(self, key: str) -> float: ...
+
+
+class _OwnCounts:
+    """Counts in this process.
+
+    The library's own storage looks through all of its keys after each hit; this one does so when
+    as many have come as were there the last time.
+    """
+
+    def __init__(self) -> None:
+        self._windows: dict[str, tuple[int, float]] = {}
+        self._sweep_at = SWEEP_MIN
+
+    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        now = time.time()
+        count, end = self._windows.get(key, (0, 0.0))
+        if end <= now:
+            count, end = 0, now + expiry
+        self._windows[key] = (count + amount, end)
+        if len(self._windows) >= self._sweep_at:
+            self._windows = {k: w for k, w in self._windows.items() if w[1] > now}
+            self._sweep_at = max(SWEEP_MIN, 2 * len(self._windows))
+        return count + amount
+
+    async def get_expiry(self, key: str) -> float:
+        return self._windows[key][1]
 
 
 def _parsed(name: str, text: str) -> Sequence[RateLimitItem]:
@@ -91,15 +120,15 @@ def _parsed(name: str, text: str) -> Sequence[RateLimitItem]:
 
 
 async def _hit(
-    storage: Storage, quotas: Sequence[RateLimitItem], policy: str, key: str
+    counts: _Counts, quotas: Sequence[RateLimitItem], policy: str, key: str
 ) -> Sequence[Standing]:
-    return [await _hit_one(storage, quota, quota.key_for(policy, key)) for quota in quotas]
+    return [await _hit_one(counts, quota, quota.key_for(policy, key)) for quota in quotas]
 
 
-async def _hit_one(storage: Storage, quota: RateLimitItem, key: str) -> Standing:
+async def _hit_one(counts: _Counts, quota: RateLimitItem, key: str) -> Standing:
     window = quota.get_expiry()
-    count = await storage.incr(key, window)
-    ends_at = await storage.get_expiry(key)
+    count = await counts.incr(key, window)
+    ends_at = await counts.get_expiry(key)
     return Standing(
         quota=quota.amount,
         window=window,

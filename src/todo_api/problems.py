@@ -31,6 +31,7 @@ from todo_domain.errors import (
 )
 
 _NAME_MAX: Final = 100
+_ERRORS_MAX: Final = 100  # a small request must not have a huge answer
 _REJECTED: Final = frozenset({400, 406, 408, 413, 414, 415, 422, 431})
 _PATH: Final = "/%:@!$&'()*+,;=~"  # what RFC 3986, section 3.3, lets a path have besides letters
 _log = structlog.get_logger()
@@ -72,7 +73,7 @@ KINDS: Final[dict[str, Kind]] = {
         400, "Bad cursor", "cursor: take it unchanged from the Link header of the same list"
     ),
     "filter_required": Kind(
-        400, "Filter required", "status: say status=completed; nothing was deleted"
+        400, "Filter required", "say status=completed and no other filter; nothing was deleted"
     ),
     "bad_request": Kind(400, "Bad request", "the request could not be understood"),
     TokenFault.MISSING: Kind(
@@ -300,7 +301,7 @@ def problem(
         "request_id": request.scope["request_id"],
     }
     if errors:
-        document["errors"] = errors
+        document["errors"] = errors[:_ERRORS_MAX]
     return Response(
         orjson.dumps(document),
         kind.status,

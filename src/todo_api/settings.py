@@ -4,15 +4,18 @@
 it points at works is for ``todo-api doctor`` to find out.
 """
 
+import re
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import httpx
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PORT_MAX: Final = 65535
 
 
 class ConfigurationError(Exception):
@@ -67,9 +70,9 @@ class Settings(BaseSettings):
     max_concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] = 1000
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     forwarded_allow_ips: Annotated[tuple[str, ...], NoDecode] = ()
-    metrics: Literal["on", "off"] | Annotated[int, Field(ge=1, le=65535)] = "on"
+    metrics: Literal["on", "off"] | int = "on"
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    port: Annotated[int, Field(ge=1, le=PORT_MAX)] = 8000
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] | None = None
@@ -108,6 +111,17 @@ class Settings(BaseSettings):
             if not _is_http_url(origin) or "*" in origin or any(urlsplit(origin)[2:]):
                 raise ValueError("must be exact origins like https://app.example.com, no * or path")
         return origins
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _is_switch_or_port(cls, value: object) -> object:
+        if value in {"on", "off"}:
+            return value
+        if isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,4}", value, re.ASCII):
+            port = int(value)
+            if port <= PORT_MAX:
+                return port
+        raise ValueError("must be on, off or a port")
 
     @field_validator("forwarded_allow_ips")
     @classmethod

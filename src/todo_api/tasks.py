@@ -105,10 +105,11 @@ async def create_task(
     responses=answers({"deleted": 3}, *COMMON, "filter_required"),
 )
 async def clear_completed_tasks(
-    actor: Actor, tasks: Tasks, now: Now, which: Annotated[ClearQuery, Query()]
+    request: Request, actor: Actor, tasks: Tasks, now: Now, which: Annotated[ClearQuery, Query()]
 ) -> Response:
     """Delete all completed tasks. Each can be restored."""
-    if which.status is None:
+    narrower = ListQuery.model_fields.keys() - {"status"}
+    if which.status is None or narrower & {name for name, _ in parameters(request)}:
         raise RequestRefused("filter_required")
     deleted = await use_cases.delete_completed(tasks, actor, now=now)
     return json_response({"deleted": deleted})

@@ -3,15 +3,20 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from todo_adapters.postgres.schema import current_revision, migrate, wanted_revision
+from todo_adapters.postgres.engine import Database
+from todo_adapters.postgres.schema import current_revision, is_behind, migrate, wanted_revision
 from todo_adapters.postgres.tables import SCHEMA, metadata
+from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseAddress
+from todo_domain.queries import TaskQuery
 
 Answer = TypeVar("Answer")
 
@@ -49,6 +54,15 @@ def checks(connection: Connection) -> dict[str, Any]:
         for name in inspector.get_table_names(schema=SCHEMA)
         if name != "alembic_version"
     }
+
+
+def first_release(connection: Connection) -> None:
+    """Make the tables of the first release."""
+    config = Config()
+    config.set_main_option("script_location", "todo_adapters.postgres:migrations")
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "0001")
 
 
 async def test_the_migrated_schema_is_what_the_models_say(address: DatabaseAddress) -> None:
@@ -104,6 +118,36 @@ async def test_migrating_brings_a_database_to_the_newest_revision(
 ) -> None:
     assert await migrate(empty_database) == (None, wanted_revision())
     assert await current_revision(empty_database) == wanted_revision()
+
+
+async def test_migrating_the_first_release_keeps_its_tasks(
+    empty_database: DatabaseAddress,
+) -> None:
+    await run(empty_database, f"CREATE SCHEMA {SCHEMA}")
+    await answer(empty_database, first_release)
+    await run(empty_database, "INSERT INTO todo.users VALUES ('ada', now(), now())")
+    await run(
+        empty_database,
+        "INSERT INTO todo.tasks (id, user_id, title, due_all_day, tags, created_at, updated_at,"
+        " version) SELECT gen_random_uuid(), id, 'Buy milk', false, '{}', now(), now(), 1"
+        " FROM todo.users",
+    )
+    assert await migrate(empty_database) == ("0001", wanted_revision())
+    assert await answer(empty_database, differences) == []
+    database = Database(empty_database, pool_size=1)
+    page = await PostgresTaskRepository(database).find("ada", TaskQuery())
+    assert [task.title for task in page.tasks] == ["Buy milk"]
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    ("revision", "behind"),
+    [(None, True), ("0001", True), (wanted_revision(), False), ("9999", False)],
+)
+def test_a_database_is_behind_if_a_migration_is_missing_and_not_if_it_is_newer(
+    revision: str | None, *, behind: bool
+) -> None:
+    assert is_behind(revision) == behind
 
 
 async def test_migrating_again_changes_nothing(empty_database: DatabaseAddress) -> None:

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from contracts import TaskRepositoryContract
-from tasks import LATER, NOW, a_task
+from tasks import NOW, a_task
 from todo_adapters.postgres.engine import Database, Statement
 from todo_adapters.postgres.tasks import SEEN_GRANULARITY, PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseAddress

@@ -6,6 +6,7 @@ from typing import Final
 
 import httpx
 import pytest
+from hypothesis import settings
 from starlette.types import ASGIApp
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
@@ -16,6 +17,10 @@ from http_client import FRONTEND, FailingRepository, client, served
 from tasks import a_task
 from todo_api.rate_limits import PER_USER
 from todo_domain.errors import DatabaseUnavailable, StaleVersion
+
+# A busy machine may take its time: no test here says how fast anything is.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 TASK: Final = a_task()
 JSON: Final = {"Content-Type": "application/json"}

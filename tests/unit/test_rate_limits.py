@@ -27,6 +27,14 @@ class TestLimitsRateLimiter(RateLimiterContract):
     def limiter(self) -> RateLimiter:
         return LimitsRateLimiter(POLICIES)
 
+    async def test_leaves_no_work_behind_that_grows_with_its_keys(
+        self, limiter: RateLimiter
+    ) -> None:
+        running = asyncio.all_tasks()
+        for number in range(100):
+            await limiter.hit("few", f"user {number}")
+        assert asyncio.all_tasks() == running
+
     @pytest.mark.parametrize(
         ("text", "quotas"),
         [
