@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-neon check fmt openapi build lock clean
+.PHONY: help run test test-neon check fmt openapi bench bench-quick bench-guard build lock clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,15 @@ from todo_api.app import create_app
 print(json.dumps(create_app(nullcontext).openapi(), indent=2, ensure_ascii=False))
 endef
 export WRITE_OPENAPI
+
+bench: .venv/dev ## Measure the service against a hand-written floor (6 minutes; needs wrk)
+	$(BIN)/python -m bench run
+
+bench-quick: .venv/dev ## The same in two short rounds (1 minute)
+	$(BIN)/python -m bench run --rounds 2 --seconds 2
+
+bench-guard: .venv/dev ## Compare exact counts with bench/baseline.json (3 minutes; needs valgrind)
+	$(BIN)/python -m bench guard
 
 build: .venv/dev ## Build the wheel and the source distribution into dist/
 	@$(BIN)/python -m hatchling build

@@ -45,7 +45,7 @@ async def round_trips(place: Database) -> dict[str, int]:
 async def overload() -> str:
     """Markdown: more and more connections at once, on reads and on writes."""
     rows: list[tuple[str, ...]] = [
-        ("", "connections", "answered/s", "p50 ms", "p99", "p99.9", "slowest", "503", "MiB")
+        ("", "connections", "answered/s", "p50 ms", "p99", "p99.9", "slowest", "503", "lost", "MiB")
     ]
     async with database() as place:
         users = await place.users("user", ASKING)
@@ -134,6 +134,5 @@ async def _round_trip(url: str) -> float:
 
 def _shown(load: Load, service: Server) -> tuple[str, ...]:
     times = (f"{value:,.0f}" for value in (load.p50, load.p99, load.p999, load.slowest))
-    if load.broken or load.timeouts:
-        return (f"{load.rate:,.0f} ({load.broken} broken, {load.timeouts} timed out)", *times)
-    return (f"{load.rate:,.0f}", *times, str(service.answers(503)), f"{service.memory():.0f}")
+    lost = load.broken + load.timeouts
+    return (f"{load.rate:,.0f}", *times, str(load.refused), str(lost), f"{service.memory():.0f}")
