@@ -119,13 +119,13 @@ KINDS: Final[dict[str, Kind]] = {
         500, "Internal error", "this is a bug of the service: report it with the request_id"
     ),
     "database_unavailable": _away(
-        "Database unavailable", "the database does not answer; nothing was written, try again", 2
+        "Database unavailable", "the database does not answer in time: try again", 2
     ),
     "not_ready": _away("Not ready", "a part of the service does not answer", 2),
     "auth_keys_unavailable": _away(
         "Auth keys unavailable", "the auth server's keys cannot be fetched; try again", 5
     ),
-    "overloaded": _away("Overloaded", "the service is busy; nothing was written, try again", 1),
+    "overloaded": _away("Overloaded", "the service is busy: try again", 1),
 }
 
 _FAILURES: Final[dict[type[TodoError], str]] = {

@@ -22,6 +22,8 @@ from todo_domain import task as domain
 from todo_domain.errors import BrokenRule
 from todo_domain.queries import PAGE_MAX, Sort, SortBy, TaskFilter
 
+TAGS_SENT_MAX: Final = 100  # before those that mean the same are one
+
 _DUE_DATE: Final = re.compile(
     r"\d{4}-\d\d-\d\d(?P<time>[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:[0-5]\d))?", re.ASCII
 )
@@ -33,6 +35,13 @@ def parse_priority(text: str) -> domain.Priority:
         return domain.Priority(text.lower())
     except ValueError:
         raise BrokenRule("unknown_value", "must be low, medium or high") from None
+
+
+def few_tags(tags: object) -> object:
+    """No tags for null. Raises BrokenRule before thousands of tags are wrong one by one."""
+    if isinstance(tags, list) and len(tags) > TAGS_SENT_MAX:
+        raise BrokenRule("too_many", f"must be at most {domain.TAGS_MAX} tags")
+    return [] if tags is None else tags
 
 
 def parse_search_text(text: str) -> str:
@@ -92,7 +101,7 @@ Tag = Annotated[str, *_of_text(domain.clean_tag, minLength=1, maxLength=domain.T
 Tags = Annotated[
     list[Tag],
     AfterValidator(domain.clean_tags),
-    BeforeValidator(lambda tags: [] if tags is None else tags),
+    BeforeValidator(few_tags),
     WithJsonSchema(
         {
             "type": ["array", "null"],

@@ -5,9 +5,11 @@ itself runs on the pooled asyncpg connection, outside any transaction block, bec
 the round trips of BEGIN, COMMIT and ping would cost more than the work.
 """
 
+import asyncio
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any, Final
 
 import asyncpg
@@ -15,9 +17,8 @@ import structlog
 from sqlalchemy import URL, ClauseElement, Select, event
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError, DisconnectionError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import PoolProxiedConnection, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
 from todo_adapters.postgres.tables import OWNER_SETTING
 from todo_adapters.postgres.url import DatabaseAddress
@@ -26,6 +27,9 @@ from todo_domain.errors import DatabaseUnavailable, Overloaded
 POOL_WAIT: Final = 2.0  # seconds until a request without a connection is refused
 CONNECT_TIMEOUT: Final = 2.0
 STATEMENT_TIMEOUT: Final = 2.5
+PROBE_TIMEOUT: Final = 1.0
+CANCEL_TIMEOUT: Final = 2.0
+TRUSTED: Final = 30.0  # seconds after an answer for which a connection need not prove that it lives
 CONNECTION_LIFETIME: Final = 1800
 STATEMENTS_KEPT: Final = 100  # by each connection, as many as asyncpg keeps of named ones
 
@@ -44,6 +48,10 @@ _AWAY: Final = (
     asyncpg.UndefinedTableError,  # 42P01: not migrated
     asyncpg.InvalidSchemaNameError,
 )
+# What a connection fails with that cannot be used any more.
+_BROKEN: Final = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+# asyncpg's refusal to send anything to a server that has just said that it ends the connection.
+_UNSENT: Final = "cannot switch to state"
 # What SQLAlchemy makes of any failure to open a connection, the driver's being the cause.
 _NOT_CONNECTED: Final = (AsyncAdapt_asyncpg_dbapi.Error, DBAPIError)
 
@@ -97,6 +105,10 @@ def _named_first(select: Statement) -> Statement:
 
 _ANSWER: Final = Statement("SELECT 1", ())
 
+# What the pool remembers of a connection: the time of its last answer, and its unnamed statements.
+_ANSWERED_AT: Final = "answered_at"
+_STATEMENTS: Final = "statements"
+
 
 class Database:
     """A pool of connections to one database. ``fetch`` is safe to call from many tasks at once."""
@@ -114,19 +126,23 @@ class Database:
             },
             pool_size=pool_size,
             max_overflow=0,
-            pool_timeout=POOL_WAIT,
             pool_recycle=CONNECTION_LIFETIME,
             pool_use_lifo=True,
             pool_reset_on_return=None,  # there is never a transaction to roll back
             hide_parameters=True,
             isolation_level="AUTOCOMMIT",
         )
-        event.listen(self._engine.sync_engine.pool, "checkout", _refuse_closed)
+        pool = self._engine.sync_engine.pool
+        event.listen(pool, "checkout", self._require_alive)
+        event.listen(pool, "close", _terminate)
         # Behind a transaction pooler a statement's name may mean another client's statement there,
         # so each connection keeps unnamed ones, which asyncpg sends again in the same round trip.
         self._unnamed = address.pooled
         self._is_walled = is_walled
         self._available = True
+        self._doubted_at = 0.0  # when a connection last broke: others may have, unnoticed
+        self._endings: set[asyncio.Task[None]] = set()
+        self._turns = asyncio.Semaphore(pool_size)
 
     async def fetch(self, statement: Statement, **values: object) -> list[asyncpg.Record]:
         """Run the statement, atomically, in one round trip, and return its rows.
@@ -151,19 +167,71 @@ class Database:
         return rows
 
     async def _fetch(self, statement: Statement, arguments: list[object]) -> list[asyncpg.Record]:
-        with _failures_named():
-            pooled = await self._engine.raw_connection()
-            try:
-                rows = await self._run(pooled, statement, arguments)
-            except asyncpg.PostgresError:
-                pooled.close()
-                raise
-            except BaseException:
-                # Whatever else went wrong, the state of this connection is unknown.
-                pooled.invalidate()
-                raise
+        await self._take_turn()
+        try:
+            with _failures_named():
+                try:
+                    return await self._attempt(statement, arguments)
+                except asyncpg.InternalClientError as failure:
+                    if not str(failure).startswith(_UNSENT):
+                        raise
+                    return await self._attempt(statement, arguments)
+        finally:
+            self._turns.release()
+
+    async def _take_turn(self) -> None:
+        """Wait until a connection is free, in the order of arrival.
+
+        The pool alone would let newcomers overtake those who wait, for as long as they can.
+        """
+        if not self._turns.locked():
+            await self._turns.acquire()
+            return
+        try:
+            async with asyncio.timeout(POOL_WAIT):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise Overloaded from None
+
+    async def _attempt(self, statement: Statement, arguments: list[object]) -> list[asyncpg.Record]:
+        pooled = await self._engine.raw_connection()
+        try:
+            rows = await self._run(pooled, statement, arguments)
+        except asyncpg.PostgresError:
             pooled.close()
-            return rows
+            raise
+        except BaseException:
+            self._give_up(pooled)
+            raise
+        pooled.info[_ANSWERED_AT] = monotonic()
+        pooled.close()
+        return rows
+
+    def _give_up(self, pooled: PoolProxiedConnection) -> None:
+        """Take a connection in an unknown state out of the pool, and end it while others go on.
+
+        What still runs on it is cancelled: a change that was refused should not come true later.
+        """
+        self._doubted_at = monotonic()
+        ending = asyncio.create_task(_end(pooled.driver_connection))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+        pooled.detach()
+
+    def _require_alive(
+        self,
+        adapted: Any,  # noqa: ANN401 - SQLAlchemy's connection around asyncpg's
+        entry: ConnectionPoolEntry,
+        _: object,
+    ) -> None:
+        """Have the pool replace a connection that is closed, or that has to be asked and is silent.
+
+        It is asked when its last answer is old, or older than the last failure of another one.
+        """
+        answered_at = entry.info.setdefault(_ANSWERED_AT, monotonic())
+        is_trusted = answered_at > max(self._doubted_at, monotonic() - TRUSTED)
+        if adapted.driver_connection.is_closed() or not (is_trusted or _answers(adapted)):
+            raise DisconnectionError
 
     async def _run(
         self, pooled: PoolProxiedConnection, statement: Statement, arguments: list[object]
@@ -183,11 +251,12 @@ class Database:
         connection: Any = pooled.driver_connection
         rows: list[asyncpg.Record]
         if self._unnamed:
-            if sql not in pooled.info:
-                if len(pooled.info) >= STATEMENTS_KEPT:
-                    pooled.info.clear()
-                pooled.info[sql] = await connection.prepare(sql)
-            rows = await pooled.info[sql].fetch(*arguments)
+            kept = pooled.info.setdefault(_STATEMENTS, {})
+            if sql not in kept:
+                if len(kept) >= STATEMENTS_KEPT:
+                    kept.clear()
+                kept[sql] = await connection.prepare(sql)
+            rows = await kept[sql].fetch(*arguments)
         else:
             rows = await connection.fetch(sql, *arguments)
         return rows
@@ -201,23 +270,37 @@ class Database:
         return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     async def close(self) -> None:
+        """End every connection, in bounded time even if the server is silent."""
+        await asyncio.gather(*self._endings)
         await self._engine.dispose()
 
 
-def _refuse_closed(connection: Any, *_: object) -> None:  # noqa: ANN401 - SQLAlchemy's adapter
-    """Have the pool replace a connection that the server has closed, without asking the server."""
-    if connection.driver_connection.is_closed():
-        raise DisconnectionError
+def _answers(adapted: Any) -> bool:  # noqa: ANN401 - as above
+    """Whether the server is there, in one round trip."""
+    try:
+        adapted.run_async(lambda asked: asked.execute(_ANSWER.sql, timeout=PROBE_TIMEOUT))
+    except (*_BROKEN, asyncpg.PostgresError):
+        return False
+    return True
+
+
+def _terminate(adapted: Any, _: object) -> None:  # noqa: ANN401 - as above
+    """Close a connection of which nobody expects anything, whether or not the server is there."""
+    adapted.driver_connection.terminate()
+
+
+async def _end(connection: Any) -> None:  # noqa: ANN401 - asyncpg has no types
+    """Cancel what runs there and close the connection, or terminate it if that takes too long."""
+    with suppress(*_BROKEN, asyncpg.PostgresError):
+        await connection.close(timeout=CANCEL_TIMEOUT)
 
 
 @contextmanager
 def _failures_named() -> Iterator[None]:
-    """The one place where the driver's and the pool's failures become the domain's."""
+    """The one place where the driver's failures become the domain's."""
     try:
         yield
-    except PoolTimeoutError as failure:
-        raise Overloaded from failure
-    except (OSError, asyncpg.InterfaceError, *_AWAY, *_NOT_CONNECTED) as failure:
+    except (*_BROKEN, *_AWAY, *_NOT_CONNECTED) as failure:
         raise DatabaseUnavailable(_reason(failure)) from failure
 
 
