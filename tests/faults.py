@@ -15,6 +15,8 @@ import asyncpg
 
 from service import PATIENCE
 from todo_adapters.postgres.embedded import embedded_postgres
+from todo_adapters.postgres.schema import migrate
+from todo_adapters.postgres.url import parse_database_url
 
 USER: Final = "todo"
 PASSWORD: Final = "npg_Xk2mVq8RtLw5"
@@ -26,10 +28,16 @@ _YES: Final = b"S"
 Connect = Callable[[], Awaitable[tuple[StreamReader, StreamWriter]]]
 
 
+def error_response(severity: str, sqlstate: str, message: str) -> bytes:
+    """The server's message (PostgreSQL manual, "Error and Notice Message Fields")."""
+    fields = f"S{severity}\0V{severity}\0C{sqlstate}\0M{message}\0\0".encode()
+    return b"E" + (len(fields) + 4).to_bytes(4) + fields
+
+
 class Server:
     """An embedded PostgreSQL that can be stopped, killed and paused, and started again.
 
-    Its database ``todo`` belongs to the user ``todo``, who has to know the password (SCRAM).
+    Its database has the schema and belongs to the user ``todo``, who has to prove a password.
     ``url`` is for the superuser, who need not, and leads past every network and pooler.
     """
 
@@ -50,11 +58,13 @@ class Server:
         async with self.session() as session:
             await session.execute(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
             await session.execute(f"ALTER DATABASE todo OWNER TO {USER}")
-            access = Path(await session.fetchval("SHOW hba_file"))
+            access = self._directory / "data" / "pg_hba.conf"
             access.write_text(f"local all {USER} scram-sha-256\nlocal all all trust\n")
             # Its processes may be killed, but not the machine, which keeps what they have written.
             await session.execute("ALTER SYSTEM SET fsync = off")
             await session.execute("SELECT pg_reload_conf()")
+        url = f"postgresql://{USER}:{PASSWORD}@/todo?host={self.socket.parent}"
+        await migrate(parse_database_url(url))
 
     async def start(self) -> None:
         """Return once it accepts connections."""
@@ -90,7 +100,7 @@ class Server:
         """Wait until the query's only value is true."""
         async with self.session() as session, asyncio.timeout(PATIENCE):
             while not await session.fetchval(query):
-                await asyncio.sleep(0.01)
+                await session.execute("SELECT pg_sleep(0.01)")
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[asyncpg.Connection]:
@@ -150,7 +160,6 @@ class Network:
         self._listener: asyncio.Server | None = None
         self._links: dict[Task[None], _Link] = {}
         self._forgotten: list[_Link] = []
-        self._turned = asyncio.Event()
 
     async def listen(self) -> None:
         self._listener = await asyncio.start_server(self._accept, self.host, self.port)
@@ -174,15 +183,15 @@ class Network:
         """Carry what new connections say. The ones from before are forgotten for ever."""
         self._is_dead = False
 
+    def tell_clients(self, message: bytes) -> None:
+        """Say something in the server's place."""
+        for link in self._links.values():
+            link.writers[0].write(message)
+
     async def idle(self) -> None:
         """Wait until no connection is left that carries anything."""
         while self._links:
             await asyncio.wait(self._links)
-
-    async def turn(self) -> None:
-        """Wait until a client says something."""
-        self._turned.clear()
-        await self._turned.wait()
 
     async def cost(self, call: Awaitable[object]) -> int:
         """How many round trips the call takes."""
@@ -223,7 +232,6 @@ class Network:
         while said := await source.read(65536):
             if is_client and not link.client_talks:
                 self.turns += 1
-                self._turned.set()
             link.client_talks = is_client
             sink.write(said)
         raise ConnectionResetError  # which ends the other direction too

@@ -128,6 +128,7 @@ class PgBouncer:
     """A PgBouncer at the certificate's host, with its files beside those of the certificate."""
 
     def __init__(self, server: Server, certificate: Certificate) -> None:
+        self.url = operators_url(certificate, PORT)
         self._host = certificate.host
         self._directory = certificate.server.parent
         self._program = require("pgbouncer")

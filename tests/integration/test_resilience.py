@@ -15,26 +15,18 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 import httpx
 import pytest
 
-from faults import USER, Network, Server, network_to, server_in
+from faults import Network, Server, error_response, network_to, server_in
 from frontend import BELIEVED, as_user
-from pgbouncer import (
-    PORT,
-    Certificate,
-    PgBouncer,
-    operators_url,
-    own_address,
-    pgbouncer_before,
-)
+from pgbouncer import Certificate, PgBouncer, operators_url, own_address, pgbouncer_before
 from service import PATIENCE, Service, Workplace, workplace
 from todo_adapters.postgres import engine
 from todo_adapters.postgres.engine import Database
-from todo_adapters.postgres.schema import migrate
 from todo_adapters.postgres.url import parse_database_url
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what is to be killed")
@@ -47,8 +39,9 @@ RECOVERY: Final = 2.0  # seconds, as documented
 IDLE: Final = 3.0  # seconds
 
 END_EVERY_CONNECTION: Final = (
-    f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{USER}'"
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'todo'"
 )
+ADMIN_SHUTDOWN: Final = error_response("FATAL", "57P01", "terminating connection")
 WAITING_FOR_A_LOCK: Final = "FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 
 
@@ -182,7 +175,7 @@ class User:
         answer = await self.frontend.get("/api/tasks")
         for task in answer.raise_for_status().json():
             number, (version, *found) = int(task["description"]), _described(task)
-            assert tuple(found) == content(number, version)
+            assert (*found,) == content(number, version)
             stored[number].append(version)
         return stored
 
@@ -217,7 +210,7 @@ def client(service: Service, user: str | None = None) -> httpx.AsyncClient:
     )
 
 
-def _described(task: dict[str, object]) -> tuple[object, ...]:
+def _described(task: dict[str, Any]) -> tuple[int, str, bool]:
     return task["version"], task["title"], task["completed"]
 
 
@@ -401,6 +394,8 @@ def trials(request: pytest.FixtureRequest) -> Iterator[Trials]:
     yield trials
     plugins = request.config.pluginmanager
     capture, terminal = (plugins.get_plugin(n) for n in ("capturemanager", "terminalreporter"))
+    assert capture is not None
+    assert terminal is not None
     with capture.global_and_fixture_disabled():
         terminal.write_line("")
         for line in (_HEADLINE, *trials.outcomes):
@@ -436,15 +431,13 @@ async def network(server: Server, certificate: Certificate) -> AsyncIterator[Net
 
 
 @pytest.fixture(scope="module")
-async def database_url(network: Network, certificate: Certificate) -> str:
-    """The URL of a migrated database behind the network."""
-    url = operators_url(certificate, network.port)
-    await migrate(parse_database_url(url))
-    return url
+def database_url(network: Network, certificate: Certificate) -> str:
+    """The URL of the database behind the network."""
+    return operators_url(certificate, network.port)
 
 
 @pytest.fixture(scope="module")
-async def pooler(server: Server, certificate: Certificate) -> AsyncIterator[PgBouncer]:
+def pooler(server: Server, certificate: Certificate) -> Iterator[PgBouncer]:
     with pgbouncer_before(server, certificate) as pooler:
         yield pooler
 
@@ -468,9 +461,8 @@ async def service(place: Workplace, database_url: str) -> AsyncIterator[Service]
 
 
 @pytest.fixture(scope="module")
-@pytest.mark.usefixtures("database_url", "pooler")
-async def pooled_service(place: Workplace, certificate: Certificate) -> AsyncIterator[Service]:
-    async with serving(place, operators_url(certificate, PORT)) as service:
+async def pooled_service(place: Workplace, pooler: PgBouncer) -> AsyncIterator[Service]:
+    async with serving(place, pooler.url) as service:
         yield service
 
 
@@ -577,56 +569,83 @@ class TestIdleService:
     async def test_serves_at_once_when_its_connections_have_ended(
         self, service: Service, server: Server, network: Network
     ) -> None:
-        assert await burst(service) == [200] * USERS
+        assert await burst(service, server) == [200] * USERS
         await server.fetch(END_EVERY_CONNECTION)
         await network.idle()
-        assert await burst(service) == [200] * USERS
+        assert await burst(service, server) == [200] * USERS
 
     async def test_refuses_once_when_its_connections_were_forgotten(
-        self, service: Service, network: Network
+        self, service: Service, server: Server, network: Network
     ) -> None:
-        assert await burst(service) == [200] * USERS
+        assert await burst(service, server) == [200] * USERS
         network.die()
         network.revive()
         async with client(service, "ada") as ada:
-            answers = [(await ada.get("/api/tasks")).status_code for _ in range(USERS)]
-        assert answers == [503] + [200] * (USERS - 1)
+            assert (await ada.get("/api/tasks")).status_code == 503
+        assert await burst(service, server) == [200] * USERS
 
-    async def test_says_nothing_to_the_database(self, service: Service, network: Network) -> None:
-        assert await burst(service) == [200] * USERS
+    async def test_says_nothing_to_the_database(
+        self, service: Service, server: Server, network: Network
+    ) -> None:
+        assert await burst(service, server) == [200] * USERS
         before = network.turns
         async with client(service) as anybody:
             with suppress(TimeoutError):
                 async with asyncio.timeout(IDLE):
-                    while (await anybody.get("/health/live")).is_success:
+                    while True:
+                        assert (await anybody.get("/health/live")).status_code == 200
                         await asyncio.sleep(PAUSE)
         assert network.turns == before
 
 
-class TestIdleConnection:
-    """One whose last answer was long ago."""
+class TestConnection:
+    """The only one of a pool."""
 
     @pytest.fixture
-    async def database(
-        self, database_url: str, monkeypatch: pytest.MonkeyPatch
-    ) -> AsyncIterator[Database]:
-        monkeypatch.setattr(engine, "TRUSTED", 0.0)
+    async def database(self, database_url: str) -> AsyncIterator[Database]:
         database = Database(parse_database_url(database_url), pool_size=1)
         await database.check()
         yield database
         await database.close()
 
+    @pytest.fixture
+    def long_ago(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its last answer was."""
+        monkeypatch.setattr(engine, "TRUSTED", 0.0)
+
+    @pytest.mark.usefixtures("long_ago")
     async def test_proves_that_it_lives_in_one_round_trip(
         self, database: Database, network: Network
     ) -> None:
         assert await network.cost(database.check()) == 1 + 1
 
-    async def test_is_replaced_without_an_error_if_it_was_forgotten(
+    @pytest.mark.usefixtures("long_ago")
+    async def test_is_replaced_without_an_error_when_it_was_forgotten(
         self, database: Database, network: Network
     ) -> None:
         network.die()
         network.revive()
         await database.check()
+
+    async def test_is_replaced_without_an_error_when_the_server_has_announced_its_end(
+        self, database: Database, network: Network, server: Server
+    ) -> None:
+        network.tell_clients(ADMIN_SHUTDOWN)
+        await server.fetch("SELECT")  # by when that has arrived
+        await database.check()
+
+    async def test_goes_to_those_who_wait_in_the_order_of_their_arrival(
+        self, database: Database
+    ) -> None:
+        served = []
+
+        async def use_twice(name: str) -> None:
+            for _ in range(2):
+                await database.check()
+                served.append(name)
+
+        await asyncio.gather(use_twice("ada"), use_twice("eve"))
+        assert served == ["ada", "eve", "ada", "eve"]
 
 
 @asynccontextmanager
@@ -637,10 +656,13 @@ async def locked(server: Server, fate: Fate) -> AsyncIterator[None]:
         yield
 
 
-async def burst(service: Service) -> list[int]:
-    """What users get who all ask at once."""
+async def burst(service: Service, server: Server) -> list[int]:
+    """What users get who ask at the same time, so that each needs a connection."""
     async with AsyncExitStack() as opened:
         names = [f"user {number}" for number in range(USERS)]
         users = [await opened.enter_async_context(client(service, name)) for name in names]
-        answers = await asyncio.gather(*(user.get("/api/tasks") for user in users))
-    return [answer.status_code for answer in answers]
+        async with server.session() as session, session.transaction():
+            await session.execute("LOCK TABLE todo.tasks")
+            asking = asyncio.gather(*(user.get("/api/tasks") for user in users))
+            await server.becomes(f"SELECT count(*) = {USERS} {WAITING_FOR_A_LOCK}")
+        return [answer.status_code for answer in await asking]
