@@ -13,7 +13,7 @@ from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
@@ -57,6 +57,7 @@ def _server(settings: Settings) -> MPServer:
         port=settings.port,
         interface=Interfaces.ASGI,
         workers=settings.workers,
+        http=HTTPModes.http1,  # the bounds on slow and large heads are those of HTTP/1
         websockets=False,
         http1_settings=HTTP1Settings(
             header_read_timeout=HEADER_TIMEOUT, max_buffer_size=HEADER_BUFFER
