@@ -42,7 +42,7 @@ bench: .venv/dev ## Measure the service against a hand-written floor (6 minutes;
 	$(BIN)/python -m bench run
 
 bench-quick: .venv/dev ## The same in two short rounds (1 minute)
-	$(BIN)/python -m bench run --rounds 2 --seconds 2
+	$(BIN)/python -m bench run --rounds 2 --seconds 1
 
 bench-guard: .venv/dev ## Compare exact counts with bench/baseline.json (3 minutes; needs valgrind)
 	$(BIN)/python -m bench guard

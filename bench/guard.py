@@ -77,7 +77,7 @@ async def check() -> list[str]:
         if ratio > allowed:
             complaints.append(
                 f"{operation} takes {ratio:.2f} times the floor's instructions, more than"
-                f" {allowed:.2f}: make it cheaper, or say why and run `make bench-guard ACCEPT=1`"
+                f" {allowed:.2f}: make it cheaper, or accept it: `python -m bench guard --accept`"
             )
     for statement, pages in now["pages"].items():
         allowed = before["pages"].get(statement, pages) * (1 + TOLERANCE) + 2

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from granian.utils.proxies import wrap_asgi_with_proxy_headers
 from pydantic import SecretStr
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from todo_adapters.jose.development import DevelopmentIssuer
 from todo_adapters.jose.diagnosis import usable_algorithms, why_refused
@@ -79,9 +79,18 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
         concurrency=settings.max_concurrent_requests,
         shows_metrics=settings.metrics == "on",
     )
-    # Outermost, so that every layer sees the client's address and not the proxy's.
-    wrapped: ASGIApp = wrap_asgi_with_proxy_headers(served, list(settings.forwarded_allow_ips))
-    return wrapped
+    trusted = list(settings.forwarded_allow_ips)
+    return _behind_proxies(served, trusted) if trusted else served
+
+
+def _behind_proxies(served: ASGIApp, trusted: list[str]) -> ASGIApp:
+    """Outermost, so that every layer sees the client's address and not the proxy's."""
+    wrapped = wrap_asgi_with_proxy_headers(served, trusted)
+
+    async def with_clients_address(scope: Scope, receive: Receive, send: Send) -> None:
+        await wrapped(scope, receive, send)
+
+    return with_clients_address
 
 
 @asynccontextmanager
