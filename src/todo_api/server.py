@@ -26,6 +26,7 @@ from todo_api.settings import ConfigurationError, Settings
 
 GRACE: Final = 8  # seconds that accepted requests have to finish after SIGTERM
 HEADER_TIMEOUT: Final = 20_000  # milliseconds for a client to send its request's head
+CONNECTIONS: Final = 8192  # of each worker; those that say nothing must not keep others out
 HEADER_BUFFER: Final = 64 * 1024
 
 
@@ -62,6 +63,7 @@ def _server(settings: Settings) -> MPServer:
         http1_settings=HTTP1Settings(
             header_read_timeout=HEADER_TIMEOUT, max_buffer_size=HEADER_BUFFER
         ),
+        backpressure=CONNECTIONS,
         log_level=LogLevels.warning,
         log_dictconfig=library_logs(settings.log_format),
         workers_kill_timeout=GRACE,
