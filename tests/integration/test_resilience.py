@@ -528,12 +528,14 @@ class TestStatement:
     async def test_that_takes_too_long_is_refused_and_does_not_come_true_later(
         self, trials: Trials, service: Service, server: Server
     ) -> None:
-        async with trials.under_load(service, "statement too long") as load, load.guest() as guest:
-            fate = await guest.make_a_task()
-            async with locked(server, fate):
-                assert not await guest.write(fate, Version.CHANGED)
-                await server.becomes(f"SELECT count(*) = 0 {WAITING_FOR_A_LOCK}")
-            fate.versions = [Version.CREATED]
+        async with trials.under_load(service, "statement too long") as load:
+            await refused_for_good(load, server)
+
+    async def test_that_takes_too_long_behind_a_pooler_does_not_come_true_later_either(
+        self, trials: Trials, pooled_service: Service, server: Server
+    ) -> None:
+        async with trials.under_load(pooled_service, "statement too long, pooled") as load:
+            await refused_for_good(load, server)
 
     async def test_that_holds_the_only_connection_makes_the_others_refused(
         self, trials: Trials, place: Workplace, database_url: str, server: Server
@@ -545,8 +547,9 @@ class TestStatement:
         ):
             fate = await guest.make_a_task()
             async with locked(server, fate), asyncio.TaskGroup() as both:
-                both.create_task(load.is_refused())
-                assert not await guest.write(fate, Version.CHANGED)
+                everybody_is_refused = both.create_task(load.is_refused())
+                while not everybody_is_refused.done():
+                    assert not await guest.write(fate, Version.CHANGED)
 
 
 class TestClient:
@@ -654,6 +657,16 @@ async def locked(server: Server, fate: Fate) -> AsyncIterator[None]:
     async with server.session() as session, session.transaction():
         await session.execute("SELECT FROM todo.tasks WHERE id = $1 FOR UPDATE", fate.task_id)
         yield
+
+
+async def refused_for_good(load: Load, server: Server) -> None:
+    """Have somebody change a task that is locked, and see that nothing is left of that."""
+    async with load.guest() as guest:
+        fate = await guest.make_a_task()
+        async with locked(server, fate):
+            assert not await guest.write(fate, Version.CHANGED)
+            await server.becomes(f"SELECT count(*) = 0 {WAITING_FOR_A_LOCK}")
+        fate.versions = [Version.CREATED]
 
 
 async def burst(service: Service, server: Server) -> list[int]:
