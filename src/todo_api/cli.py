@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from todo_api import doctor, main, seed, server, welcome
-from todo_api.logs import configure_logs
+from todo_api.logs import silence_logs
 from todo_api.settings import ConfigurationError, Settings
 from todo_domain.errors import TodoError
 
@@ -145,7 +145,7 @@ def _say(sentence: str) -> None:
 @contextmanager
 def _plain_failures() -> Iterator[None]:
     """End the program with the sentences of a failure that its user can mend, and no traceback."""
-    configure_logs("critical", None)  # what is wrong is told in these sentences
+    silence_logs()
     try:
         yield
     except (ConfigurationError, TodoError) as failure:

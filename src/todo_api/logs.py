@@ -31,6 +31,11 @@ def configure_logs(level: str, log_format: Format | None) -> None:
     logging.config.dictConfig(library_logs(log_format))
 
 
+def silence_logs() -> None:
+    """Log nothing of ours: for commands, which say what is wrong in sentences."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
+
+
 def library_logs(log_format: Format | None) -> dict[str, Any]:
     """``logging.config`` for what libraries say: the same form, from warnings on."""
     renderer = (

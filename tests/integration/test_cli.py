@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+import structlog
 import typer
 from typer.testing import CliRunner
 
@@ -34,7 +35,7 @@ COMMANDS: Final = sorted(typer.main.get_group(app).commands)
 
 
 @pytest.fixture
-def todo_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+def todo_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
     """Runs a command in an empty directory with the given settings alone; raises what it raises."""
     monkeypatch.chdir(tmp_path)
     for name in Settings.model_fields:
@@ -44,7 +45,8 @@ def todo_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
         result = CliRunner().invoke(app, arguments, env=settings, catch_exceptions=False)
         return CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
-    return run
+    yield run
+    structlog.reset_defaults()  # commands silence the log, and this process has other tests
 
 
 @pytest.fixture
