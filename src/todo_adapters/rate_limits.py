@@ -7,17 +7,23 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 from limits import RateLimitItem, parse_many
 from limits.aio.storage import RedisStorage
 from limits.errors import StorageError
+from redis.asyncio import BlockingConnectionPool
 
 OFF: Final = "off"
-REDIS_TIMEOUT: Final = 0.25  # seconds that a request may wait for Redis
 SWEEP_MIN: Final = 1024  # keys
-REDIS_RETRY: Final = 5.0  # seconds in which nobody tries again after a failure
+
+# A burst queues for a few connections that are open: to open one for each of its requests would
+# keep Redis busier than to count them.
+REDIS_CONNECTIONS: Final = 8
+# In seconds. Longer than a busy event loop lags, or what is only slow would be taken for away.
+REDIS_TIMEOUT: Final = 1.0
+REDIS_RETRY: Final = 5.0  # in which nobody tries again after a failure
 
 _log = structlog.get_logger()
 
@@ -43,36 +49,42 @@ class LimitsRateLimiter:
     def __init__(self, policies: Mapping[str, str], redis_url: str | None = None) -> None:
         """``policies`` in the notation of ``limits``, several with ``;``, or ``off``.
 
-        Raises ValueError for a notation that cannot be read.
+        Raises ValueError for a notation or a URL that cannot be read.
         """
         self._policies = {name: _parsed(name, text) for name, text in policies.items()}
-        self._redis_url = redis_url
-        self._redis: RedisStorage | None = None
+        self._redis = _redis(redis_url) if redis_url else None
+        self._shared = _shared_counts(self._redis) if self._redis else None
         self._own = _OwnCounts()
         self._retry_at = 0.0
 
     async def hit(self, policy: str, key: str) -> Sequence[Standing]:
         """Count one hit and tell where the key stands with each quota of the policy."""
         quotas = self._policies[policy]
-        if self._redis_url and quotas and time.monotonic() >= self._retry_at:
+        if self._shared and quotas and self._is_redis_due():
             try:
-                return await _hit(self._shared(self._redis_url), quotas, policy, key)
+                return await _hit(self._shared, quotas, policy, key)
             except StorageError as failure:
-                self._retry_at = time.monotonic() + REDIS_RETRY
-                cause = type(failure.storage_error).__name__
-                _log.error("rate_limit.storage_unavailable", reason=cause)
+                self._leave_redis(failure)
         return await _hit(self._own, quotas, policy, key)
 
-    def _shared(self, url: str) -> RedisStorage:
-        if self._redis is None:
-            self._redis = RedisStorage(
-                f"async+{url}",
-                wrap_exceptions=True,
-                implementation="redispy",
-                socket_timeout=REDIS_TIMEOUT,
-                socket_connect_timeout=REDIS_TIMEOUT,
-            )
-        return self._redis
+    def is_shared(self) -> bool:
+        """Whether Redis keeps the count at present."""
+        return self._shared is not None and self._is_redis_due()
+
+    async def close(self) -> None:
+        """Let go of the connections to Redis."""
+        if self._redis:
+            await self._redis.aclose()
+
+    def _is_redis_due(self) -> bool:
+        return time.monotonic() >= self._retry_at
+
+    def _leave_redis(self, failure: StorageError) -> None:
+        """Have nobody try again for a while; said once, however many were waiting."""
+        if self._is_redis_due():
+            self._retry_at = time.monotonic() + REDIS_RETRY
+            cause = type(failure.storage_error).__name__
+            _log.error("rate_limit.storage_unavailable", reason=cause)
 
 
 class _Counts(Protocol):
@@ -80,6 +92,31 @@ class _Counts(Protocol):
 
     async def incr(self, key: str, expiry: int, amount: int = 1) -> int: ...
     async def get_expiry(self, key: str) -> float: ...
+
+
+def _redis(url: str) -> BlockingConnectionPool:
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=REDIS_CONNECTIONS,
+            timeout=REDIS_TIMEOUT,
+            socket_timeout=REDIS_TIMEOUT,
+            socket_connect_timeout=REDIS_TIMEOUT,
+        )
+        pool.connection_class(**pool.connection_kwargs)  # reads the options; connects to nothing
+    except (ValueError, TypeError):
+        raise ValueError(
+            "REDIS_URL must be like redis://user:password@host:6379/0 or rediss://host:6379"
+        ) from None
+    return pool
+
+
+def _shared_counts(redis: BlockingConnectionPool) -> RedisStorage:
+    # The connections are the pool's; of the URL only the scheme counts here.
+    pool: Any = redis  # which the library passes on, but does not declare
+    return RedisStorage(
+        "async+redis://", wrap_exceptions=True, implementation="redispy", connection_pool=pool
+    )
 
 
 class _OwnCounts:

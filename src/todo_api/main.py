@@ -58,6 +58,7 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
             )
             opened.push_async_callback(database.close)
             opened.push_async_callback(auth.close)
+            opened.push_async_callback(limiter.close)
             yield Adapters(
                 tasks=PostgresTaskRepository(
                     database, retention=timedelta(days=settings.retention_days)
@@ -68,6 +69,11 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
                     "todo_database_connections_in_use": (
                         "Database connections that statements hold.",
                         database.connections_in_use,
+                    ),
+                    "todo_auth_keys": ("Keys that verify tokens.", auth.key_count),
+                    "todo_rate_limit_shared": (
+                        "Workers that count in Redis, and not each for itself.",
+                        limiter.is_shared,
                     ),
                 },
                 checks={"database": database.check, "auth_keys": auth.check},
@@ -254,26 +260,31 @@ def _rate_limiter(settings: Settings) -> LimitsRateLimiter:
         raise ConfigurationError(str(unreadable)) from None
 
 
+async def _nothing() -> None:
+    """There is nothing to check or to close."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Auth:
     tokens: TokenVerifier
-    check: Check
-    close: Callable[[], Awaitable[None]]
+    check: Check = _nothing
+    close: Callable[[], Awaitable[None]] = _nothing
+    key_count: Callable[[], int] = lambda: 1
 
 
 def _auth(settings: Settings, *, development: bool) -> _Auth:
     with _configuration_failures(settings):
         if development and not settings.names_issuer:
             issuer = DevelopmentIssuer(settings.data_dir / "issuer")
-            return _Auth(issuer.verifier(), _nothing, _nothing)
+            return _Auth(issuer.verifier())
         chosen = settings.auth()
         if isinstance(chosen, JwksAuth):
             keys = RemoteKeySet(chosen.url, chosen.algorithms)
             verifier = JwksTokenVerifier(keys, issuer=chosen.issuer, audience=chosen.audience)
-            return _Auth(verifier, keys.check, keys.aclose)
+            return _Auth(verifier, keys.check, keys.aclose, lambda: len(keys.algorithms()))
         secret = chosen.secret.get_secret_value()
         shared = SharedSecretTokenVerifier(secret, issuer=chosen.issuer, audience=chosen.audience)
-        return _Auth(shared, _nothing, _nothing)
+        return _Auth(shared)
 
 
 @contextmanager
@@ -291,10 +302,6 @@ def _configuration_failures(settings: Settings) -> Iterator[None]:
 
 def _is_walled(settings: Settings) -> bool:
     return settings.database_rls == "on"
-
-
-async def _nothing() -> None:
-    """There is nothing to check or to close."""
 
 
 def _database_dir(settings: Settings) -> Path:

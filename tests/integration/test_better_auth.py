@@ -174,6 +174,12 @@ async def test_without_auth_algorithms_tokens_by_es512_cannot_be_judged(
         assert "algorithm is not allowed here" in service.stdout
 
 
+async def test_the_metrics_say_how_many_keys_there_are(service: Service, ada: Session) -> None:
+    user_of(service, await ada.jwt())
+    with service.client() as operator:
+        assert "\ntodo_auth_keys 1.0\n" in operator.get("/metrics").text
+
+
 async def test_users_see_their_own_tasks_alone(service: Service, issuer: BetterAuth) -> None:
     users = [await issuer.sign_up(f"{name}@example.com") for name in ("bob", "eve")]
     for user in users:
