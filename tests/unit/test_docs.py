@@ -28,6 +28,17 @@ async def test_the_page_refers_to_this_service_alone(stranger: httpx.AsyncClient
     assert "//" not in re.sub(r"^\s*(//|<!--).*$", "", page.text, flags=re.MULTILINE)
 
 
+async def test_the_page_can_run_no_script_but_its_own_and_be_in_no_frame(
+    stranger: httpx.AsyncClient,
+) -> None:
+    page = await stranger.get("/docs")
+    policy = dict(
+        part.split(" ", 1) for part in page.headers["Content-Security-Policy"].split("; ")
+    )
+    assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
+    assert re.fullmatch(r"'self' 'sha256-[A-Za-z0-9+/]{43}='", policy["script-src"])
+
+
 async def test_everything_that_the_page_needs_is_served(stranger: httpx.AsyncClient) -> None:
     found = {
         address: (await stranger.get(address)).headers["Content-Type"].partition(";")[0]
