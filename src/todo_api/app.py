@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -19,10 +18,8 @@ from todo_api.openapi import DocumentedApp
 from todo_api.paths import LiberalPaths
 from todo_api.problems import RequestRefused, answer_failure, answer_http, answer_refusal
 from todo_api.request_log import LastResort, RequestLog
+from todo_api.tracing import telemetry
 from todo_domain.errors import TodoError
-
-# FastAPI traces by itself once OpenTelemetry's SDK is there and set up; without it nobody asks.
-HAS_TRACING: Final = find_spec("opentelemetry.sdk") is not None
 
 _DESCRIPTION: Final = (
     "Tasks of people who sign in with Better Auth.\n\nAuthorize with the JWT that your auth server "
@@ -57,7 +54,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        telemetry={"tracing": HAS_TRACING, "metrics": False, "logs": False},
+        telemetry=telemetry(),
         middleware=[
             Middleware(RequestLog, metrics=counted),
             Middleware(Cors, origins=cors_origins),
