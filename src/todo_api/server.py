@@ -95,10 +95,13 @@ class _Loader:
 
     def __init__(self, load: Callable[[], ASGIApp]) -> None:
         self._load = load
+        self._parent = os.getpid()
 
     def __call__(self) -> ASGIApp:
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != self._parent:  # it died before that
+            os.kill(os.getpid(), signal.SIGKILL)
         return self._load()
 
 
