@@ -1,6 +1,8 @@
-# `make` lists the targets. Each does its own set-up, in .venv of this checkout.
+# `make` lists the targets. Each does its own set-up, in .venv of this checkout. For another Python:
+# make test PYTHON=python3.13 VENV=.venv-3.13
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-neon check fmt openapi bench bench-quick bench-guard build lock clean
@@ -8,26 +10,26 @@ BIN := .venv/bin
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: .venv/run ## Run the service: embedded PostgreSQL, development tokens, docs
+run: $(VENV)/run ## Run the service: embedded PostgreSQL, development tokens, docs
 	@exec $(BIN)/todo-api dev
 
-test: .venv/dev ## Run every test that this machine can run
+test: $(VENV)/dev ## Run every test that this machine can run
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-test-neon: .neon-variables .venv/dev ## Run the repository's tests on a branch of your Neon project
+test-neon: .neon-variables $(VENV)/dev ## Run the repository's tests on a branch of your Neon project
 	$(BIN)/pytest tests/integration/test_postgres_tasks.py -k neon
 
-check: .venv/dev ## Lint, types, architecture
+check: $(VENV)/dev ## Lint, types, architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fmt: .venv/dev ## Format, and mend what can be mended
+fmt: $(VENV)/dev ## Format, and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-openapi: .venv/dev ## Write docs/openapi.json from the app
+openapi: $(VENV)/dev ## Write docs/openapi.json from the app
 	@$(BIN)/python -c "$$WRITE_OPENAPI" > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
 define WRITE_OPENAPI
@@ -38,26 +40,26 @@ print(json.dumps(create_app(nullcontext).openapi(), indent=2, ensure_ascii=False
 endef
 export WRITE_OPENAPI
 
-bench: .venv/dev ## Measure the service against a hand-written floor (6 minutes; needs wrk)
+bench: $(VENV)/dev ## Measure the service against a hand-written floor (6 minutes; needs wrk)
 	$(BIN)/python -m bench run
 
-bench-quick: .venv/dev ## The same in two short rounds (1 minute)
+bench-quick: $(VENV)/dev ## The same in two short rounds (1 minute)
 	$(BIN)/python -m bench run --rounds 2 --seconds 1
 
-bench-guard: .venv/dev ## Compare exact counts with bench/baseline.json (3 minutes; needs valgrind)
+bench-guard: $(VENV)/dev ## Compare exact counts with bench/baseline.json (3 minutes; needs valgrind)
 	$(BIN)/python -m bench guard
 
-build: .venv/dev ## Build the wheel and the source distribution into dist/
+build: $(VENV)/dev ## Build the wheel and the source distribution into dist/
 	@$(BIN)/python -m hatchling build
 
-lock: .venv/dev ## Lock the newest versions that pyproject.toml allows
+lock: $(VENV)/dev ## Lock the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
 		--no-emit-index-url --no-emit-find-links pyproject.toml --group dev -o requirements-dev.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --no-emit-find-links pyproject.toml --group build -c requirements-dev.lock -o requirements.lock
 
 clean: ## Remove the virtual environment and the caches; .todo with its data stays
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf .venv* .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
 
 .PHONY: .neon-variables
 .neon-variables:
@@ -66,25 +68,25 @@ clean: ## Remove the virtual environment and the caches; .todo with its data sta
 		echo "NEON_API_KEY, from Neon's console (Account settings, API keys), and NEON_PROJECT_ID, from the" >&2; \
 		echo "project's Settings. Set both and run make test-neon again; make test needs neither." >&2; exit 1; }
 
-# The stamps .venv/run and .venv/dev say which lock is installed.
-.venv/bin/python:
+# The stamps $(VENV)/run and $(VENV)/dev say which lock is installed.
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or later is needed; point PYTHON at one: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@echo "==> Creating the virtual environment .venv"
-	@$(PYTHON) -m venv .venv
+	@echo "==> Creating the virtual environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
 
-.venv/run: requirements.lock pyproject.toml | .venv/bin/python
+$(VENV)/run: requirements.lock pyproject.toml | $(BIN)/python
 	@echo "==> Installing the service's dependencies (the first time takes a minute)"
 	@$(BIN)/pip install --quiet --progress-bar on --require-hashes -r requirements.lock
-	@$(MAKE) -s .venv/package
+	@$(MAKE) -s $(VENV)/package
 	@touch $@
 
-.venv/dev: requirements-dev.lock pyproject.toml | .venv/bin/python
+$(VENV)/dev: requirements-dev.lock pyproject.toml | $(BIN)/python
 	@echo "==> Installing the development dependencies (the first time takes a minute)"
 	@$(BIN)/pip install --quiet --progress-bar on --require-hashes -r requirements-dev.lock
-	@$(MAKE) -s .venv/package
-	@touch $@ .venv/run
+	@$(MAKE) -s $(VENV)/package
+	@touch $@ $(VENV)/run
 
-.PHONY: .venv/package
-.venv/package:
+.PHONY: $(VENV)/package
+$(VENV)/package:
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .

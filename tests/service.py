@@ -60,6 +60,7 @@ class Workplace:
     """A directory to work in, with an empty home beside it and an environment that says no more."""
 
     root: Path
+    program: str = PROGRAM
 
     @property
     def directory(self) -> Path:
@@ -71,7 +72,7 @@ class Workplace:
 
     def todo_api(self, *arguments: str, **variables: str) -> CompletedProcess[str]:
         """What came of the command."""
-        return self.run(PROGRAM, *arguments, **variables)
+        return self.run(self.program, *arguments, **variables)
 
     def run(self, *command: str, **variables: str) -> CompletedProcess[str]:
         """What came of any program."""
@@ -89,7 +90,7 @@ class Workplace:
     @contextmanager
     def serving(self, *arguments: str, **variables: str) -> Iterator["Service"]:
         """The service that ``todo-api`` with these arguments is, from its first answer on."""
-        with self.start(PROGRAM, *arguments, **variables) as service:
+        with self.start(self.program, *arguments, **variables) as service:
             service.wait_until_it_answers()
             yield service
 

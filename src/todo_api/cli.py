@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib.metadata import version
 from typing import Annotated, Final
 
 import typer
@@ -16,8 +17,11 @@ from todo_api.settings import ConfigurationError, Settings
 from todo_domain.errors import TodoError
 
 app = typer.Typer(
-    help="The backend of a to-do application: Better Auth tokens in, tasks on PostgreSQL.",
-    epilog="Every setting is an environment variable, or a line in .env: see .env.example.",
+    epilog=(
+        "Begin with `todo-api dev`: it needs nothing. In production: `migrate`, `doctor`, `serve`, "
+        "with DATABASE_URL and BETTER_AUTH_URL set. Every setting is an environment variable, or a "
+        "line in the file .env here."
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -25,6 +29,21 @@ app = typer.Typer(
 
 TOKEN_LIFETIME: Final = timedelta(days=1)
 UserId = Annotated[str, typer.Argument(metavar="USER", help="The user's id, such as alice.")]
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"todo-api {version('todo-api')}")
+        raise typer.Exit
+
+
+@app.callback()
+def todo_api(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which.")
+    ] = False,
+) -> None:
+    """The backend of a to-do application: Better Auth tokens in, tasks on PostgreSQL."""
 
 
 @app.command()
@@ -50,7 +69,8 @@ def dev() -> None:
 def serve() -> None:
     """Run in production.
 
-    Refuses to start, saying why, when something is missing or unsafe.
+    Needs DATABASE_URL, and BETTER_AUTH_URL or another way to verify tokens. Refuses to start,
+    saying why, when something is missing or unsafe. SIGTERM ends it well; SIGHUP renews workers.
     """
     with _plain_failures():
         settings = Settings.read()
@@ -63,7 +83,10 @@ def serve() -> None:
 
 @app.command()
 def migrate() -> None:
-    """Bring the database's schema to the newest version."""
+    """Bring the database's schema to the newest version.
+
+    Before serving a new version; it may be repeated, and run by several deploys at once.
+    """
     with _plain_failures():
         _migrate(main.with_running_database(Settings.read()))
 
@@ -94,7 +117,11 @@ def examine(
         typer.Option(help="A token to judge too; `-` reads it from standard input.", metavar="JWT"),
     ] = None,
 ) -> None:
-    """Check settings, database and auth server; say how to mend each."""
+    """Check settings, database and auth server; say how to mend each.
+
+    A token that is refused: `pbpaste | todo-api doctor --token -` tells why. Exits with 1 if
+    something is wrong.
+    """
     with _plain_failures():
         settings = main.with_running_database(Settings.read())
         pasted = sys.stdin.read().strip() if token == "-" else token  # noqa: S105 - no secret
