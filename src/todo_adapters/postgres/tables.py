@@ -53,6 +53,14 @@ class TaskRow(SQLModel, table=True):
             text("id DESC"),
             postgresql_where=text("deleted_at IS NULL"),
         ),
+        # A list of the pending would else read through all that was ever completed.
+        Index(
+            "tasks_pending_newest_idx",
+            "user_id",
+            text("created_at DESC"),
+            text("id DESC"),
+            postgresql_where=text("deleted_at IS NULL AND completed_at IS NULL"),
+        ),
         Index(
             "tasks_deleted_idx",
             "user_id",
