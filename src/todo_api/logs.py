@@ -2,6 +2,8 @@
 
 import logging.config
 import sys
+from traceback import format_tb
+from types import TracebackType
 from typing import Any, Final, Literal
 
 import orjson
@@ -9,11 +11,25 @@ import structlog
 
 Format = Literal["json", "console"]
 
+
+def _places(exc_info: tuple[type[BaseException], BaseException, TracebackType | None]) -> str:
+    """Where it happened, through all causes; without their texts, which may hold a user's."""
+    told: list[str] = []
+    exception: BaseException | None = exc_info[1]
+    while exception is not None:
+        places = "".join(format_tb(exception.__traceback__))
+        name = type(exception).__qualname__
+        told.insert(0, f"Traceback (most recent call last):\n{places}{name}")
+        hidden = exception.__suppress_context__
+        exception = exception.__cause__ or (None if hidden else exception.__context__)
+    return "\n\n".join(told)
+
+
 _SHARED: Final[list[Any]] = [
     structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-    structlog.processors.format_exc_info,
+    structlog.processors.ExceptionRenderer(_places),
 ]
 
 

@@ -1,6 +1,6 @@
 """Who is acting, and the one rule about whose tasks they may touch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from todo_domain.errors import TaskNotFound
@@ -17,8 +17,8 @@ class Principal:
 
     user_id: str
     expires_at: datetime
-    name: str | None = None
-    email: str | None = None
+    name: str | None = field(default=None, repr=False)
+    email: str | None = field(default=None, repr=False)
 
 
 def owned_by(actor: Principal, task: Task) -> Task:

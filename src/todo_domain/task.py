@@ -5,7 +5,7 @@ the task itself, so that an idle edit leaves version and times alone.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time
 from enum import StrEnum
 from typing import Any, Final, TypedDict, Unpack
@@ -123,16 +123,17 @@ class Task:
     """One thing to do, belonging to one user. An instance that breaks a rule cannot exist.
 
     ``owner`` is the user's id exactly as the token's ``sub`` has it. Times are aware and in UTC.
-    ``version`` counts the changes, from 1. Raises InvalidTask, naming every broken rule.
+    ``version`` counts the changes, from 1. Its ``repr`` has nothing that its author wrote. Raises
+    InvalidTask, naming every broken rule.
     """
 
     id: UUID
     owner: str
-    title: str
-    description: str | None = None
+    title: str = field(repr=False)
+    description: str | None = field(default=None, repr=False)
     priority: Priority | None = None
     due_date: date | datetime | None = None
-    tags: tuple[str, ...] = ()
+    tags: tuple[str, ...] = field(default=(), repr=False)
     created_at: datetime
     updated_at: datetime
     completed_at: datetime | None = None
@@ -140,11 +141,11 @@ class Task:
 
     def __post_init__(self) -> None:
         violations = []
-        for field, rule in _RULES.items():
+        for name, rule in _RULES.items():
             try:
-                object.__setattr__(self, field, rule(getattr(self, field)))
+                object.__setattr__(self, name, rule(getattr(self, name)))
             except BrokenRule as broken:
-                violations.append(Violation(field, broken.code, broken.message))
+                violations.append(Violation(name, broken.code, broken.message))
         if violations:
             raise InvalidTask(violations)
 

@@ -250,4 +250,4 @@ class TestWhatIsWritten:
     def test_for_people_has_one_line_a_request_and_a_bugs_traceback(self) -> None:
         output = re.sub(r"\x1b\[\d+m", "", written("console"))
         assert len(re.findall(r"^\[info +\] request .* status=\d+ ", output, re.MULTILINE)) == 10
-        assert output.count("Traceback") == 1
+        assert output.count("Traceback (most recent call last):\n") == 1
