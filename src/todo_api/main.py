@@ -11,9 +11,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from granian.utils.proxies import wrap_asgi_with_proxy_headers
 from pydantic import SecretStr
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from todo_adapters.jose.development import DevelopmentIssuer
 from todo_adapters.jose.diagnosis import usable_algorithms, why_refused
@@ -29,6 +28,7 @@ from todo_adapters.rate_limits import LimitsRateLimiter
 from todo_api.app import create_app
 from todo_api.dependencies import Adapters, Check
 from todo_api.logs import configure_logs
+from todo_api.proxies import behind_proxies
 from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER
 from todo_api.settings import ConfigurationError, JwksAuth, Settings
 from todo_domain.errors import DatabaseUnavailable, TokenRejected
@@ -45,10 +45,10 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
 
     Raises ConfigurationError.
     """
+    configure_logs(settings.log_level, settings.log_format)
     address = database_address(settings)
     auth = _auth(settings, development=development)
     limiter = _rate_limiter(settings)
-    configure_logs(settings.log_level, settings.log_format)
 
     @asynccontextmanager
     async def open_adapters() -> AsyncIterator[Adapters]:
@@ -85,18 +85,8 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
         concurrency=settings.max_concurrent_requests,
         shows_metrics=settings.metrics == "on",
     )
-    trusted = list(settings.forwarded_allow_ips)
-    return _behind_proxies(served, trusted) if trusted else served
-
-
-def _behind_proxies(served: ASGIApp, trusted: list[str]) -> ASGIApp:
-    """Outermost, so that every layer sees the client's address and not the proxy's."""
-    wrapped = wrap_asgi_with_proxy_headers(served, trusted)
-
-    async def with_clients_address(scope: Scope, receive: Receive, send: Send) -> None:
-        await wrapped(scope, receive, send)
-
-    return with_clients_address
+    trusted = settings.forwarded_allow_ips
+    return behind_proxies(served, trusted) if trusted else served
 
 
 @asynccontextmanager

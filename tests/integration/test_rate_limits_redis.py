@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
+from ipaddress import IPv6Address
 from typing import Final
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -93,7 +94,7 @@ def user() -> dict[str, str]:
 @pytest.fixture
 def stranger() -> dict[str, str]:
     """The headers of somebody without a token, behind the proxy, at an address of their own."""
-    return {"X-Forwarded-For": str(uuid4())}
+    return {"X-Forwarded-For": str(IPv6Address(uuid4().int))}
 
 
 async def rush(services: list[Service], headers: dict[str, str], requests: int) -> Counter[int]:
