@@ -6,7 +6,7 @@ import structlog
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from todo_api.problems import problem
+from todo_api.problems import RequestRefused, answer_refusal
 
 HEADERS_MAX: Final = 16 * 1024  # bytes
 TARGET_MAX: Final = 8 * 1024  # bytes of path and query
@@ -34,7 +34,8 @@ class Bounds:
             _log.warning("overloaded", reason="too_many_requests_under_way")
             refusal = "overloaded"
         if refusal:
-            await problem(Request(scope), refusal)(scope, receive, send)
+            answer = await answer_refusal(Request(scope), RequestRefused(refusal))
+            await answer(scope, receive, send)
             return
         self._free -= 1
         try:

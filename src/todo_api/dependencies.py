@@ -78,6 +78,7 @@ class BearerAuthentication(SecurityBase):
             await count(request, limiter, PER_FAILING_ADDRESS, client_address(request))
             raise
         request.scope["user"] = actor.user_id
+        structlog.contextvars.bind_contextvars(user=actor.user_id)
         await count(request, limiter, PER_USER, actor.user_id)
         if request.scope.get("asked_user", actor.user_id) != actor.user_id:
             _log.warning("access.denied", reason="user_mismatch")

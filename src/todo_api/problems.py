@@ -136,7 +136,6 @@ _FAILURES: Final[dict[type[TodoError], str]] = {
     TaskNotDeleted: "not_deleted",
     UserMismatch: "user_mismatch",
     InvalidTask: "validation_failed",
-    Overloaded: "overloaded",
     StaleVersion: "stale_version",
 }
 
@@ -260,6 +259,9 @@ async def answer_failure(request: Request, failure: TodoError) -> Response:
             # Alone it is nothing; many in a row are somebody who tries ids.
             _log.info("access.denied", reason="no_such_task")
             return problem(request, "not_found")
+        case Overloaded():
+            _log.warning("overloaded", reason="waited_too_long")
+            return problem(request, "overloaded")
         case _:
             return problem(request, _FAILURES[type(failure)])
 

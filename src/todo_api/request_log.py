@@ -31,7 +31,8 @@ class RequestLog:
         method = scope["method"]  # before it is rewritten
         request_id = scope["request_id"] = _request_id(scope)
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        client = scope.get("client")
+        structlog.contextvars.bind_contextvars(request_id=request_id, client=client and client[0])
         status = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -75,7 +76,6 @@ def _complete_headers(message: Message, scope: Scope) -> None:
 
 
 def _write_line(scope: Scope, method: str, route: str | None, status: int, seconds: float) -> None:
-    client = scope.get("client")
     _log.info(
         "request",
         method=method,
@@ -83,7 +83,6 @@ def _write_line(scope: Scope, method: str, route: str | None, status: int, secon
         status=status,
         ms=round(seconds * 1000, 1),
         user=scope.get("user"),
-        client=client and client[0],
     )
 
 

@@ -21,7 +21,7 @@ from todo_api.bodies import JsonBody
 from todo_api.preferences import prefers
 from todo_api.problems import RequestRefused, refuse_unknown
 from todo_api.query_strings import QueryString
-from todo_domain.errors import Overloaded, TaskNotFound
+from todo_domain.errors import DatabaseUnavailable, TaskNotFound
 
 _ZERO: Final = re.compile(r"q\s*=\s*0(\.0*)?")
 DEADLINE: Final = 4.0  # seconds for everything behind a request that has arrived
@@ -49,7 +49,8 @@ class ApiRoute(APIRoute):
             async with asyncio.timeout(DEADLINE):
                 response = await self.endpoint(**arguments)
         except TimeoutError:
-            raise Overloaded from None
+            # Not Overloaded, which promises that nothing was changed.
+            raise DatabaseUnavailable("deadline") from None
         await response(scope, receive, send)
 
     async def _arguments(self, request: Request) -> dict[str, Any]:

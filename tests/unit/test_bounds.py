@@ -174,7 +174,7 @@ class TestTime:
         tasks = HeldRepository()
         async with served(tasks) as app, client(app, "ada") as ada:
             answer = await ada.get("/api/tasks")
-        assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+        assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
 
     async def test_for_a_body_to_arrive_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bodies, "BODY_TIMEOUT", AT_ONCE)
