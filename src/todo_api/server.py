@@ -25,6 +25,7 @@ from todo_api.metrics import MULTIPROCESS, shared_registry
 from todo_api.settings import ConfigurationError, Settings
 
 GRACE: Final = 8  # seconds that accepted requests have to finish after SIGTERM
+STARTING: Final = 10.0  # seconds that a renewed worker has to start before the old one is stopped
 HEADER_TIMEOUT: Final = 20_000  # milliseconds for a client to send its request's head
 CONNECTIONS: Final = 8192  # of each worker; those that say nothing must not keep others out
 HEADER_BUFFER: Final = 64 * 1024
@@ -68,6 +69,7 @@ def _server(settings: Settings) -> MPServer:
         log_dictconfig=library_logs(settings.log_format),
         workers_kill_timeout=GRACE,
         respawn_failed_workers=settings.workers > 1,
+        respawn_interval=STARTING,
     )
 
 
