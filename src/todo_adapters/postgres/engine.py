@@ -1,24 +1,21 @@
 """The pooled connections, one statement in one round trip, and what their failures mean.
 
-SQLAlchemy writes the SQL (once per statement, from the tables) and keeps the pool; the statement
-itself runs on the pooled asyncpg connection, outside any transaction block, because on a network
-the round trips of BEGIN, COMMIT and ping would cost more than the work.
+SQLAlchemy writes the SQL, once per statement, from the tables. The statement itself runs on an
+asyncpg connection, outside any transaction block, because on a network the round trips of BEGIN,
+COMMIT and ping would cost more than the work. Connections that are free lie on a stack: what the
+pools of the two libraries do beyond that takes longer than the statement.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any, Final
 
 import asyncpg
 import structlog
-from sqlalchemy import URL, ClauseElement, Select, event
-from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
-from sqlalchemy.exc import DBAPIError, DisconnectionError
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
+from sqlalchemy import URL, ClauseElement, Select
 
 from todo_adapters.postgres.tables import OWNER_SETTING
 from todo_adapters.postgres.url import DatabaseAddress
@@ -52,8 +49,6 @@ _AWAY: Final = (
 _BROKEN: Final = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 # asyncpg's refusal to send anything to a server that has just said that it ends the connection.
 _UNSENT: Final = "cannot switch to state"
-# What SQLAlchemy makes of any failure to open a connection, the driver's being the cause.
-_NOT_CONNECTED: Final = (AsyncAdapt_asyncpg_dbapi.Error, DBAPIError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +100,43 @@ def _named_first(select: Statement) -> Statement:
 
 _ANSWER: Final = Statement("SELECT 1", ())
 
-# What the pool remembers of a connection: the time of its last answer, and its unnamed statements.
-_ANSWERED_AT: Final = "answered_at"
-_STATEMENTS: Final = "statements"
+
+class _NotConnected(Exception):
+    """No connection could be opened, for the reason that is the cause."""
+
+
+@dataclass(slots=True)
+class _Connection:
+    """An open connection of asyncpg's, and what is remembered of it."""
+
+    driver: Any
+    opened_at: float = field(default_factory=monotonic)
+    answered_at: float = field(default_factory=monotonic)
+    statements: dict[str, Any] = field(default_factory=dict)
+
+    async def is_alive(self, *, doubted_at: float) -> bool:
+        """Whether the server is there still.
+
+        It is asked when its last answer is old, or older than ``doubted_at``.
+        """
+        now = monotonic()
+        if self.driver.is_closed() or self.opened_at < now - CONNECTION_LIFETIME:
+            return False
+        if self.answered_at > max(doubted_at, now - TRUSTED):
+            return True
+        try:
+            await self.driver.execute(_ANSWER.sql, timeout=PROBE_TIMEOUT)
+        except (*_BROKEN, asyncpg.PostgresError):
+            return False
+        except BaseException:
+            self.driver.terminate()
+            raise
+        return True
+
+    async def end(self) -> None:
+        """Cancel what runs there and close it, or terminate it if that takes too long."""
+        with suppress(*_BROKEN, asyncpg.PostgresError):
+            await self.driver.close(timeout=CANCEL_TIMEOUT)
 
 
 class Database:
@@ -117,24 +146,9 @@ class Database:
         self, address: DatabaseAddress, *, pool_size: int, is_walled: bool = False
     ) -> None:
         """``is_walled`` if the tasks are behind row-level security."""
-        self._engine = create_async_engine(
-            address.url,
-            connect_args={
-                "timeout": CONNECT_TIMEOUT,
-                "command_timeout": STATEMENT_TIMEOUT,
-                **address.connect_args,
-            },
-            pool_size=pool_size,
-            max_overflow=0,
-            pool_recycle=CONNECTION_LIFETIME,
-            pool_use_lifo=True,
-            pool_reset_on_return=None,  # there is never a transaction to roll back
-            hide_parameters=True,
-            isolation_level="AUTOCOMMIT",
-        )
-        pool = self._engine.sync_engine.pool
-        event.listen(pool, "checkout", self._require_alive)
-        event.listen(pool, "close", _terminate)
+        self._address = address
+        self._free: list[_Connection] = []  # those used last are on top: the others may grow old
+        self._in_use = 0
         # Behind a transaction pooler a statement's name may mean another client's statement there,
         # so each connection keeps unnamed ones, which asyncpg sends again in the same round trip.
         self._unnamed = address.pooled
@@ -167,22 +181,26 @@ class Database:
         return rows
 
     async def _fetch(self, statement: Statement, arguments: list[object]) -> list[asyncpg.Record]:
+        """The one place where the driver's failures become the domain's."""
         await self._take_turn()
+        self._in_use += 1
         try:
-            with _failures_named():
-                try:
-                    return await self._attempt(statement, arguments)
-                except asyncpg.InternalClientError as failure:
-                    if not str(failure).startswith(_UNSENT):
-                        raise
-                    return await self._attempt(statement, arguments)
+            try:
+                return await self._attempt(statement, arguments)
+            except asyncpg.InternalClientError as failure:
+                if not str(failure).startswith(_UNSENT):
+                    raise
+                return await self._attempt(statement, arguments)
+        except (*_BROKEN, *_AWAY, _NotConnected) as failure:
+            raise DatabaseUnavailable(_reason(failure)) from failure
         finally:
+            self._in_use -= 1
             self._turns.release()
 
     async def _take_turn(self) -> None:
         """Wait until a connection is free, in the order of arrival.
 
-        The pool alone would let newcomers overtake those who wait, for as long as they can.
+        So nobody who waits is overtaken, and there are never more connections than turns.
         """
         if not self._turns.locked():
             await self._turns.acquire()
@@ -194,71 +212,71 @@ class Database:
             raise Overloaded from None
 
     async def _attempt(self, statement: Statement, arguments: list[object]) -> list[asyncpg.Record]:
-        pooled = await self._engine.raw_connection()
+        connection = await self._take_connection()
         try:
-            rows = await self._run(pooled, statement, arguments)
+            rows = await self._run(connection, statement, arguments)
         except asyncpg.PostgresError:
-            pooled.close()
+            self._free.append(connection)
             raise
         except BaseException:
-            self._give_up(pooled)
+            self._give_up(connection)
             raise
-        pooled.info[_ANSWERED_AT] = monotonic()
-        pooled.close()
+        connection.answered_at = monotonic()
+        self._free.append(connection)
         return rows
 
-    def _give_up(self, pooled: PoolProxiedConnection) -> None:
-        """Take a connection in an unknown state out of the pool, and end it while others go on.
+    async def _take_connection(self) -> _Connection:
+        """The one that was free last, or a new one if there is none or that one has gone."""
+        if self._free:
+            connection = self._free.pop()
+            if await connection.is_alive(doubted_at=self._doubted_at):
+                return connection
+            connection.driver.terminate()
+        return await self._connect()
+
+    async def _connect(self) -> _Connection:
+        _, arguments = _DIALECT.create_connect_args(self._address.url)
+        arguments.update(timeout=CONNECT_TIMEOUT, command_timeout=STATEMENT_TIMEOUT)
+        arguments.update(self._address.connect_args)
+        try:
+            driver = await asyncpg.connect(**arguments)
+        except (*_BROKEN, asyncpg.PostgresError) as failure:
+            raise _NotConnected from failure
+        return _Connection(driver)
+
+    def _give_up(self, connection: _Connection) -> None:
+        """End a connection in an unknown state, while others go on.
 
         What still runs on it is cancelled: a change that was refused should not come true later.
         """
         self._doubted_at = monotonic()
-        ending = asyncio.create_task(_end(pooled.driver_connection))
+        ending = asyncio.create_task(connection.end())
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
-        pooled.detach()
-
-    def _require_alive(
-        self,
-        adapted: Any,  # noqa: ANN401 - SQLAlchemy's connection around asyncpg's
-        entry: ConnectionPoolEntry,
-        _: object,
-    ) -> None:
-        """Have the pool replace a connection that is closed, or that has to be asked and is silent.
-
-        It is asked when its last answer is old, or older than the last failure of another one.
-        """
-        answered_at = entry.info.setdefault(_ANSWERED_AT, monotonic())
-        is_trusted = answered_at > max(self._doubted_at, monotonic() - TRUSTED)
-        if adapted.driver_connection.is_closed() or not (is_trusted or _answers(adapted)):
-            raise DisconnectionError
 
     async def _run(
-        self, pooled: PoolProxiedConnection, statement: Statement, arguments: list[object]
+        self, connection: _Connection, statement: Statement, arguments: list[object]
     ) -> list[asyncpg.Record]:
-        names_owner = OWNER_SETTING in statement.sql
-        if names_owner or not self._is_walled or statement.owner is None:
-            return await self._run_sql(pooled, statement.sql, arguments)
-        connection: Any = pooled.driver_connection
+        if not self._is_walled or statement.owner is None or OWNER_SETTING in statement.sql:
+            return await self._run_sql(connection, statement.sql, arguments)
         owner = arguments[statement.parameters.index(statement.owner)]
-        async with connection.transaction():
-            await self._run_sql(pooled, _NAME_OWNER, [owner])
-            return await self._run_sql(pooled, statement.sql, arguments)
+        async with connection.driver.transaction():
+            await self._run_sql(connection, _NAME_OWNER, [owner])
+            return await self._run_sql(connection, statement.sql, arguments)
 
     async def _run_sql(
-        self, pooled: PoolProxiedConnection, sql: str, arguments: list[object]
+        self, connection: _Connection, sql: str, arguments: list[object]
     ) -> list[asyncpg.Record]:
-        connection: Any = pooled.driver_connection
         rows: list[asyncpg.Record]
         if self._unnamed:
-            kept = pooled.info.setdefault(_STATEMENTS, {})
+            kept = connection.statements
             if sql not in kept:
                 if len(kept) >= STATEMENTS_KEPT:
                     kept.clear()
-                kept[sql] = await connection.prepare(sql)
+                kept[sql] = await connection.driver.prepare(sql)
             rows = await kept[sql].fetch(*arguments)
         else:
-            rows = await connection.fetch(sql, *arguments)
+            rows = await connection.driver.fetch(sql, *arguments)
         return rows
 
     async def check(self) -> None:
@@ -266,47 +284,18 @@ class Database:
         await self.fetch(_ANSWER)
 
     def connections_in_use(self) -> int:
-        pool = self._engine.pool
-        return pool.checkedout() if isinstance(pool, QueuePool) else 0
+        return self._in_use
 
     async def close(self) -> None:
         """End every connection, in bounded time even if the server is silent."""
         await asyncio.gather(*self._endings)
-        await self._engine.dispose()
-
-
-def _answers(adapted: Any) -> bool:  # noqa: ANN401 - as above
-    """Whether the server is there, in one round trip."""
-    try:
-        adapted.run_async(lambda asked: asked.execute(_ANSWER.sql, timeout=PROBE_TIMEOUT))
-    except (*_BROKEN, asyncpg.PostgresError):
-        return False
-    return True
-
-
-def _terminate(adapted: Any, _: object) -> None:  # noqa: ANN401 - as above
-    """Close a connection of which nobody expects anything, whether or not the server is there."""
-    adapted.driver_connection.terminate()
-
-
-async def _end(connection: Any) -> None:  # noqa: ANN401 - asyncpg has no types
-    """Cancel what runs there and close the connection, or terminate it if that takes too long."""
-    with suppress(*_BROKEN, asyncpg.PostgresError):
-        await connection.close(timeout=CANCEL_TIMEOUT)
-
-
-@contextmanager
-def _failures_named() -> Iterator[None]:
-    """The one place where the driver's failures become the domain's."""
-    try:
-        yield
-    except (*_BROKEN, *_AWAY, *_NOT_CONNECTED) as failure:
-        raise DatabaseUnavailable(_reason(failure)) from failure
+        while self._free:
+            self._free.pop().driver.terminate()
 
 
 def _reason(failure: BaseException) -> str:
     """What went wrong in a word for the log; messages may carry addresses and are left out."""
-    while isinstance(failure, _NOT_CONNECTED) and failure.__cause__:
+    if isinstance(failure, _NotConnected) and failure.__cause__:
         failure = failure.__cause__
     state = getattr(failure, "sqlstate", None)
     return f"{type(failure).__name__} {state}" if state else type(failure).__name__
