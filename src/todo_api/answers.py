@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import orjson
 from starlette.responses import Response
 
-from todo_api.preconditions import content_etag, is_known, version_etag
+from todo_api.preconditions import is_known, list_etag, version_etag
 from todo_api.preferences import prefers
-from todo_api.schemas import task_document
+from todo_api.schemas import task_document, to_json
 from todo_domain.task import Task
 
 _NONE: Final[Mapping[str, str]] = {}
@@ -17,7 +16,7 @@ _NONE: Final[Mapping[str, str]] = {}
 def json_response(
     document: object, status: int = 200, headers: Mapping[str, str] = _NONE
 ) -> Response:
-    return Response(orjson.dumps(document), status, headers, "application/json")
+    return Response(to_json(document), status, headers, "application/json")
 
 
 def read_task(task: Task, if_none_match: str | None) -> Response:
@@ -32,11 +31,10 @@ def read_tasks(
     tasks: Sequence[Task], headers: Mapping[str, str], if_none_match: str | None
 ) -> Response:
     """The tasks, or 304 if the client has this very list."""
-    content = orjson.dumps([task_document(task) for task in tasks])
-    tagged = {**headers, "ETag": content_etag(content + repr(headers).encode())}
+    tagged = {**headers, "ETag": list_etag(tasks, headers)}
     if is_known(tagged["ETag"], if_none_match):
         return Response(status_code=304, headers=tagged)
-    return Response(content, 200, tagged, "application/json")
+    return json_response([task_document(task) for task in tasks], headers=tagged)
 
 
 def changed_task(

@@ -68,10 +68,10 @@ def create_app(
             HTTPException: answer_http,
         },
     )
-    # Put side by side instead of included: FastAPI would match an included route twice.
+    # Put side by side instead of included: FastAPI would match an included route twice. Those of
+    # tasks come before FastAPI's own, because they are asked for most.
     routers = [tasks.router, me.router, health.router, docs.router]
     if shows_metrics:
         routers.append(metrics.router)
-    for router in routers:
-        app.router.routes.extend(router.routes)
+    app.router.routes[:0] = [route for router in routers for route in router.routes]
     return app

@@ -1,12 +1,13 @@
-"""CORS by allow-list: Starlette's middleware, with answers to preflights that have no body."""
+"""CORS by allow-list: preflights are Starlette's affair, their answers have no body."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 EXPOSED: Final = (
     "ETag",
@@ -32,7 +33,10 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 class Cors(CORSMiddleware):
-    """Exact origins only; credentials are allowed because frontends' fetch wrappers send them."""
+    """Exact origins only; credentials are allowed because frontends' fetch wrappers send them.
+
+    Other answers get their fields raw, since this runs for each; ``RequestLog`` says ``Vary``.
+    """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
         super().__init__(
@@ -44,9 +48,36 @@ class Cors(CORSMiddleware):
             expose_headers=EXPOSED,
             max_age=600,
         )
+        self._fields = [
+            (name.lower().encode(), value.encode()) for name, value in self.simple_headers.items()
+        ]
+        self._origins = {origin.encode() for origin in origins}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origin = _origin(scope) if scope["type"] == "http" else None
+        if origin is None:
+            await self.app(scope, receive, send)
+        elif scope["method"] == "OPTIONS":
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, partial(self._send, send, origin))
+
+    async def _send(self, send: Send, origin: bytes, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] += self._fields
+            if origin in self._origins:
+                message["headers"].append((b"access-control-allow-origin", origin))
+        await send(message)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         answer = super().preflight_response(request_headers)
         del answer.headers["content-type"], answer.headers["content-length"]
         is_allowed = answer.status_code == 200  # noqa: PLR2004
         return Response(status_code=204 if is_allowed else 403, headers=answer.headers)
+
+
+def _origin(scope: Scope) -> bytes | None:
+    for name, value in scope["headers"]:
+        if name == b"origin":
+            return bytes(value)
+    return None

@@ -1,10 +1,13 @@
 """Entity tags (RFC 9110, sections 8.8.3 and 13): a task's is its version in quotes."""
 
 import re
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Annotated, Final
 
 from fastapi import Header
+
+from todo_domain.task import Task
 
 IfMatch = Annotated[
     str | None,
@@ -23,9 +26,11 @@ def version_etag(version: int) -> str:
     return f'"{version}"'
 
 
-def content_etag(content: bytes) -> str:
-    """The tag of a list: it changes whenever anything in the answer does."""
-    return f'"{blake2b(content, digest_size=12).hexdigest()}"'
+def list_etag(tasks: Iterable[Task], headers: Mapping[str, str]) -> str:
+    """The tag of a list: it changes whenever one of its tasks, their order or the headers do."""
+    listed = blake2b(b"".join([task.id.bytes for task in tasks]), digest_size=12)
+    listed.update(repr(([task.version for task in tasks], headers)).encode())
+    return f'"{listed.hexdigest()}"'
 
 
 def meant_versions(if_match: str | None) -> frozenset[int] | None:

@@ -17,5 +17,7 @@ Prefer = Annotated[
 
 def prefers(prefer: str | None, preference: str) -> bool:
     """Whether the preference, such as ``return=minimal``, is among the preferred ones."""
-    wanted = (prefer or "").lower().replace(" ", "").replace('"', "").split(",")
+    if prefer is None:
+        return False
+    wanted = prefer.lower().replace(" ", "").replace('"', "").split(",")
     return preference in {part.partition(";")[0] for part in wanted}

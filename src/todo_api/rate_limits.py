@@ -3,7 +3,7 @@
 The header fields are those of the IETF draft "RateLimit header fields for HTTP".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -54,11 +54,17 @@ async def count(request: Request, limiter: RateLimiter, policy: str, key: str) -
         raise RequestRefused("rate_limited", headers={"Retry-After": str(max(exceeded))})
 
 
-def rate_limit_fields(policy: str, standings: Sequence[Standing]) -> Mapping[str, str]:
-    """``RateLimit`` and ``RateLimit-Policy``; of several quotas each has its window in the name."""
-    names = [f"{policy}-{s.window}" if len(standings) > 1 else policy for s in standings]
-    named = list(zip(names, standings, strict=True))
-    return {
-        "RateLimit-Policy": ", ".join(f'"{name}";q={s.quota};w={s.window}' for name, s in named),
-        "RateLimit": ", ".join(f'"{name}";r={s.remaining};t={s.reset}' for name, s in named),
-    }
+def rate_limit_fields(policy: str, standings: Sequence[Standing]) -> list[tuple[bytes, bytes]]:
+    """``RateLimit-Policy`` and ``RateLimit`` as raw fields.
+
+    Of several quotas each has its window in the name.
+    """
+    quotas, left = [], []
+    for standing in standings:
+        name = policy if len(standings) == 1 else f"{policy}-{standing.window}"
+        quotas.append(f'"{name}";q={standing.quota};w={standing.window}')
+        left.append(f'"{name}";r={standing.remaining};t={standing.reset}')
+    return [
+        (b"ratelimit-policy", ", ".join(quotas).encode()),
+        (b"ratelimit", ", ".join(left).encode()),
+    ]

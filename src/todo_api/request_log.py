@@ -64,8 +64,7 @@ def _complete_headers(message: Message, scope: Scope) -> None:
     fields = [field for field in message["headers"] if field[0] != b"vary"]
     fields.append((b"x-request-id", scope["request_id"].encode()))
     fields.append((b"x-content-type-options", b"nosniff"))
-    for name, value in scope.get("rate_limit", {}).items():
-        fields.append((name.lower().encode(), value.encode()))
+    fields += scope.get("rate_limit", ())
     if scope["path"].startswith("/api/"):
         fields.append((b"vary", b"Origin, Authorization"))
         if not any(name == b"cache-control" for name, _ in fields):

@@ -6,13 +6,23 @@ from uuid import UUID
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from tasks import HOSTILE_TEXTS, a_task
 from todo_api.problems import field_errors
-from todo_api.schemas import Completion, ListQuery, NewTask, TaskChanges, task_document
+from todo_api.schemas import (
+    Completion,
+    ListQuery,
+    NewTask,
+    TaskChanges,
+    task_document,
+    to_json,
+    utc,
+)
 from todo_domain.queries import Sort, SortBy
-from todo_domain.task import Priority
+from todo_domain.task import Priority, Task
 
 NEW: Final[TypeAdapter[Any]] = TypeAdapter(NewTask)
 CHANGES: Final[TypeAdapter[Any]] = TypeAdapter(TaskChanges)
@@ -224,13 +234,18 @@ class TestAWhole:
         assert pointers == ["/title", "/tags/1"]
 
 
+def told_of(task: Task) -> Any:  # noqa: ANN401 - JSON
+    """The document as a client reads it."""
+    return orjson.loads(to_json(task_document(task)))
+
+
 class TestTheDocument:
     def test_is_the_contracts_to_the_byte(self) -> None:
         task = a_task(
             id=UUID("0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b"),
             owner="dlMsxWRCI2eyTUbIQ9DUoaji4ROD9Eqh",
         )
-        assert orjson.dumps(task_document(task)) == (
+        assert to_json(task_document(task)) == (
             b'{"id":"0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b",'
             b'"user_id":"dlMsxWRCI2eyTUbIQ9DUoaji4ROD9Eqh","title":"Buy milk",'
             b'"description":null,"completed":false,"priority":null,"due_date":null,"tags":[],'
@@ -241,7 +256,7 @@ class TestTheDocument:
     def test_tells_what_is_set(self) -> None:
         later = HALF_PAST_NINE + timedelta(microseconds=1)
         task = a_task(priority=Priority.HIGH, tags=("home",), completed_at=later, version=7)
-        document = task_document(task)
+        document = told_of(task)
         assert (document["priority"], document["tags"], document["version"]) == (
             "high",
             ["home"],
@@ -255,14 +270,21 @@ class TestTheDocument:
         [
             (JAN_31, "2026-01-31"),
             (date.min, "0001-01-01"),
+            (date.max, "9999-12-31"),
             (HALF_PAST_NINE, "2026-01-31T09:30:00.000000Z"),
+            (HALF_PAST_NINE + 10 * timedelta(milliseconds=1), "2026-01-31T09:30:00.010000Z"),
+            (datetime.max.replace(tzinfo=UTC), "9999-12-31T23:59:59.999999Z"),
             (datetime.min.replace(tzinfo=UTC), "0001-01-01T00:00:00.000000Z"),
         ],
     )
     def test_tells_a_date_as_a_date_and_a_date_time_in_utc(
         self, due: date | datetime, told: str
     ) -> None:
-        assert task_document(a_task(due_date=due))["due_date"] == told
+        assert told_of(a_task(due_date=due))["due_date"] == told
+
+    @given(st.datetimes(timezones=st.just(UTC)))
+    def test_tells_any_time_in_six_digits_and_utc(self, moment: datetime) -> None:
+        assert told_of(a_task(updated_at=moment))["updated_at"] == utc(moment)
 
 
 class TestTheQuery:
