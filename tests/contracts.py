@@ -255,6 +255,15 @@ class TaskRepositoryContract:
         assert [task for task in given if task in initial] == initial
         assert given == ordered(sort, set(given))
 
+    @pytest.mark.parametrize("descending", [False, True])
+    async def test_titles_are_ordered_by_the_characters_of_their_lower_case(
+        self, tasks: TaskRepository, *, descending: bool
+    ) -> None:
+        expected = [a_task(title=title) for title in ("1", "Z_", "zA", "É", "ω")]
+        await all_added(tasks, expected[::-1])
+        page = await tasks.find("ada", TaskQuery(sort=Sort(SortBy.TITLE, descending)))
+        assert list(page.tasks) == (expected[::-1] if descending else expected)
+
     @every_sort
     async def test_a_page_may_begin_where_no_task_is(
         self, tasks: TaskRepository, sort: Sort

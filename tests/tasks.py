@@ -7,6 +7,20 @@ from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
 from todo_domain.task import Priority, Task
 
+# What users may leave out of a task, and what it then is on the wire.
+UNSAID: Final[dict[str, object]] = {
+    "description": None,
+    "completed": False,
+    "priority": None,
+    "due_date": None,
+    "tags": [],
+}
+# A task on the wire, in its order.
+MEMBERS: Final = [
+    *("id", "user_id", "title", "description", "completed", "priority", "due_date", "tags"),
+    *("created_at", "updated_at", "completed_at", "version"),
+]
+
 NOW: Final = datetime(2026, 1, 18, 9, 30, tzinfo=UTC)
 LATER: Final = NOW + timedelta(minutes=1)
 

@@ -27,7 +27,7 @@ class Priority(StrEnum):
     @property
     def rank(self) -> int:
         """1 for low to 3 for high: the order that people mean."""
-        return list(Priority).index(self) + 1
+        return _RANKS[self]
 
     @classmethod
     def of_rank(cls, rank: int) -> "Priority":
@@ -36,6 +36,9 @@ class Priority(StrEnum):
             if priority.rank == rank and not isinstance(rank, bool):
                 return priority
         raise ValueError(rank)
+
+
+_RANKS: Final = {priority: rank for rank, priority in enumerate(Priority, 1)}
 
 
 def clean_title(text: str) -> str:
@@ -76,6 +79,8 @@ def in_utc(moment: datetime) -> datetime:
     """The same instant in UTC. Raises BrokenRule for a time that names none, or none in range."""
     if moment.tzinfo is None:
         raise BrokenRule("no_offset", "must have an offset from UTC, such as Z or +02:00")
+    if moment.tzinfo is UTC:
+        return moment
     try:
         return moment.astimezone(UTC)
     except OverflowError:
@@ -142,10 +147,14 @@ class Task:
     def __post_init__(self) -> None:
         violations = []
         for name, rule in _RULES.items():
+            value = getattr(self, name)
             try:
-                object.__setattr__(self, name, rule(getattr(self, name)))
+                clean = rule(value)
             except BrokenRule as broken:
                 violations.append(Violation(name, broken.code, broken.message))
+            else:
+                if clean is not value:
+                    object.__setattr__(self, name, clean)
         if violations:
             raise InvalidTask(violations)
 
@@ -166,16 +175,9 @@ class Task:
         )
 
     @property
-    def content(self) -> tuple[object, ...]:
-        """What its author wrote: equal for two tasks that were created with the same members."""
-        return (
-            self.title,
-            self.description,
-            self.completed,
-            self.priority,
-            self.due_date,
-            self.tags,
-        )
+    def content(self) -> dict[str, object]:
+        """What its author wrote, by name: equal for two tasks made from the same members."""
+        return {name: getattr(self, name) for name in TaskChanges.__annotations__}
 
     @property
     def completed(self) -> bool:
@@ -186,12 +188,10 @@ class Task:
         fields: dict[str, Any] = dict(changes)
         if fields.pop("completed", self.completed) != self.completed:
             fields["completed_at"] = None if self.completed else now
-        candidate = replace(self, **fields)
-        if candidate == self:
-            return self
         # A clock that was set back must not make a task look older than it was.
         updated_at = max(now, self.updated_at)
-        return replace(candidate, updated_at=updated_at, version=self.version + 1)
+        changed = replace(self, **fields, updated_at=updated_at, version=self.version + 1)
+        return self if changed.content == self.content else changed
 
     def toggled(self, now: datetime) -> "Task":
         """This task completed if it was pending, pending if it was completed."""

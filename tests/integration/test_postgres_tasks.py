@@ -1,9 +1,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -77,14 +79,15 @@ class TestUsers:
     async def test_that_were_seen_within_the_hour_keep_their_row(self, database: Database) -> None:
         tasks = PostgresTaskRepository(database)
         await tasks.add(a_task())
-        await tasks.add(a_task(created_at=NOW + SEEN_GRANULARITY - INSTANT))
+        await tasks.add(a_task(created_at=NOW + timedelta(hours=1) - INSTANT))
         assert await seen(database) == [("ada", NOW, NOW)]
 
     async def test_that_come_back_later_are_noted_again(self, database: Database) -> None:
         tasks = PostgresTaskRepository(database)
         await tasks.add(a_task())
-        await tasks.add(a_task(created_at=NOW + SEEN_GRANULARITY))
-        assert await seen(database) == [("ada", NOW, NOW + SEEN_GRANULARITY)]
+        later = NOW + timedelta(hours=1)
+        await tasks.add(a_task(created_at=later))
+        assert await seen(database) == [("ada", NOW, later)]
 
     async def test_are_not_made_older_by_a_clock_set_back(self, database: Database) -> None:
         tasks = PostgresTaskRepository(database)
@@ -164,6 +167,18 @@ class TestPurge:
         await asyncio.gather(*(tasks.remove("ada", task.id, now=now) for task in new))
         assert await ids(database) == {task.id for task in new}
 
+    async def test_does_not_wait_for_a_rival_at_the_same_work(
+        self, embedded_database: Database, server_url: str
+    ) -> None:
+        tasks = PostgresTaskRepository(embedded_database)
+        old, new = a_task(), a_task()
+        for task in (old, new):
+            await tasks.add(task)
+        await tasks.remove("ada", old.id, now=NOW)
+        async with rows_locked(server_url, old.id):
+            assert await tasks.remove("ada", new.id, now=NOW + RETENTION) == new
+        assert await ids(embedded_database) == {old.id, new.id}
+
     async def test_comes_after_the_retention_that_is_configured(self, database: Database) -> None:
         tasks = PostgresTaskRepository(database, retention=timedelta(days=1))
         task = a_task()
@@ -184,6 +199,24 @@ class TestIdempotencyKeys:
         assert await keys(database) == {"forgotten", "remembered", "eve's"}
         await tasks.add(a_task(created_at=NOW + KEY_LIFETIME + INSTANT), key="new")
         assert await keys(database) == {"remembered", "eve's", "new"}
+
+    async def test_are_for_what_was_said_so_that_an_older_version_agrees(
+        self, database: Database
+    ) -> None:
+        await PostgresTaskRepository(database).add(a_task(), key="k")
+        rows = await database.fetch(Statement("SELECT content FROM todo.idempotency_keys", ()))
+        assert [row["content"] for row in rows] == [sha256(b'{"title":"Buy milk"}').digest()]
+
+    async def test_that_another_owner_has_forgotten_are_remembered(
+        self, database: Database
+    ) -> None:
+        tasks = PostgresTaskRepository(database)
+        later = NOW + KEY_LIFETIME + INSTANT
+        await tasks.add(a_task(owner="eve"), key="k")
+        first = a_task(created_at=later, updated_at=later)
+        await tasks.add(first, key="k")
+        await tasks.add(a_task(created_at=later), key="new")
+        assert await tasks.add(replace(first, id=uuid4()), key="k") == first
 
     async def test_that_are_forgotten_and_used_again_at_once_do_not_wait_for_each_other(
         self, embedded_database: Database, server_url: str
@@ -244,6 +277,19 @@ async def ids_taken(server_url: str, *ids: UUID) -> AsyncIterator[asyncpg.Connec
         )
         yield connection
         await transaction.rollback()
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def rows_locked(server_url: str, *ids: UUID) -> AsyncIterator[None]:
+    """Have others wait before they change the tasks of these ids."""
+    connection = await asyncpg.connect(server_url, database="tests")
+    try:
+        async with connection.transaction():
+            lock = "SELECT FROM todo.tasks WHERE id = ANY($1) FOR UPDATE"
+            await connection.execute(lock, ids)
+            yield
     finally:
         await connection.close()
 

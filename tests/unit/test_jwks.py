@@ -219,6 +219,35 @@ async def test_the_first_token_of_a_new_key_is_accepted_at_once(
     assert issuer.fetches == 2
 
 
+async def test_the_first_token_of_a_key_that_takes_over_a_name_is_accepted_at_once(
+    issuer: Issuer, keys: RemoteKeySet
+) -> None:
+    verifier = JwksTokenVerifier(keys, issuer=ORIGIN, audience=ORIGIN)
+    await verifier.verify(OLD.token(), NOW)
+    after_reset = signer("EdDSA", "old", "stranger")
+    issuer.publish(after_reset)
+    assert (await verifier.verify(after_reset.token(), NOW)).user_id == USER
+    assert issuer.fetches == 2
+
+
+@pytest.mark.parametrize(
+    ("forged", "reason"),
+    [
+        pytest.param(signer("EdDSA", "old", "forger"), "signature", id="another key's"),
+        pytest.param(signer("ES256", "old"), "algorithm_of_key", id="another algorithm's"),
+    ],
+)
+async def test_a_key_that_takes_over_a_name_does_not_vouch_for_others(
+    issuer: Issuer, keys: RemoteKeySet, forged: Signer, reason: str
+) -> None:
+    verifier = JwksTokenVerifier(keys, issuer=ORIGIN, audience=ORIGIN)
+    await verifier.verify(OLD.token(), NOW)
+    issuer.publish(signer("EdDSA", "old", "stranger"))
+    with pytest.raises(TokenRejected, match=rf"^token_invalid: {reason}$"):
+        await verifier.verify(forged.token(), NOW)
+    assert issuer.fetches == 2
+
+
 async def test_a_stray_token_does_not_keep_a_new_key_from_being_found(
     issuer: Issuer, keys: RemoteKeySet, clock: Clock
 ) -> None:

@@ -1,10 +1,20 @@
 from collections.abc import Sequence
+from dataclasses import FrozenInstanceError, fields
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from tasks import LATER, NOW, Members, a_task
-from todo_domain.queries import Sort, SortBy, TaskFilter, TaskQuery
+from todo_domain.queries import (
+    PAGE_MAX,
+    Position,
+    Sort,
+    SortBy,
+    TaskCounts,
+    TaskFilter,
+    TaskPage,
+    TaskQuery,
+)
 from todo_domain.task import Priority, Task
 
 NOON = datetime(2026, 1, 20, 12, tzinfo=UTC)
@@ -27,6 +37,7 @@ class TestSort:
             (SortBy.UPDATED_AT, Members(updated_at=NOW), Members(updated_at=NOW + INSTANT)),
             (SortBy.TITLE, Members(title="apple"), Members(title="Banana")),
             (SortBy.TITLE, Members(title="École"), Members(title="énorme")),
+            (SortBy.TITLE, Members(title="_z"), Members(title="A")),
             (SortBy.DUE_DATE, Members(due_date=date(2026, 1, 20)), Members(due_date=NOON)),
             (SortBy.PRIORITY, Members(priority=Priority.LOW), Members(priority=Priority.MEDIUM)),
             (SortBy.PRIORITY, Members(priority=Priority.MEDIUM), Members(priority=Priority.HIGH)),
@@ -58,6 +69,29 @@ class TestSort:
     def test_breaks_ties_by_id_in_its_own_direction(self, by: SortBy, *, descending: bool) -> None:
         tasks = sorted((a_task() for _ in range(5)), key=lambda task: task.id, reverse=descending)
         assert in_order(Sort(by, descending=descending), tasks[::-1]) == tasks
+
+
+class TestQuery:
+    def test_names_what_it_sorts_by_as_is_promised(self) -> None:
+        assert list(SortBy) == ["created_at", "updated_at", "title", "due_date", "priority"]
+
+    def test_asks_for_a_thousand_tasks_at_most(self) -> None:
+        assert (TaskQuery().limit, PAGE_MAX) == (1000, 1000)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            *(TaskQuery(), Sort(), TaskFilter(), Sort().position(a_task()), a_task()),
+            *(TaskPage((), more=False, total=0), TaskCounts(pending=0, completed=0)),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_and_all_it_is_about_are_values_that_nobody_alters(
+        self, value: TaskQuery | Sort | TaskFilter | Position | Task | TaskPage | TaskCounts
+    ) -> None:
+        for member in fields(value):
+            with pytest.raises(FrozenInstanceError):
+                setattr(value, member.name, None)
 
 
 class TestFilter:
@@ -110,6 +144,10 @@ class TestFilter:
         assert TaskFilter(text=text).matches(titled)
         assert TaskFilter(text=text).matches(described)
         assert not TaskFilter(text=text).matches(a_task(title="-"))
+
+    @pytest.mark.parametrize("text", ["none", "x", "-"])
+    def test_by_text_finds_nothing_where_no_description_is(self, text: str) -> None:
+        assert not TaskFilter(text=text).matches(a_task(description=None))
 
     def test_wants_all_of_its_parts_to_hold(self) -> None:
         wanted = TaskFilter(completed=False, priority=Priority.LOW, text="milk")

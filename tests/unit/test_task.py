@@ -1,11 +1,14 @@
+from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta, timezone
+from typing import Any, Unpack
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import HOSTILE_TEXTS, LATER, NOW, a_task
-from todo_domain.errors import BrokenRule, InvalidTask
+from todo_domain.errors import BrokenRule, InvalidTask, Violation
 from todo_domain.task import (
     DESCRIPTION_MAX,
     TAG_MAX,
@@ -13,6 +16,7 @@ from todo_domain.task import (
     TITLE_MAX,
     Priority,
     Task,
+    TaskChanges,
     clean_description,
     clean_due_date,
     clean_tag,
@@ -23,6 +27,13 @@ from todo_domain.task import (
 
 UNSTORABLE = ("\0", "a\0b", "\ud800", "a\udfffb", "\udc00\ud800")
 IN_PARIS = timezone(timedelta(hours=1))
+NAIVE = datetime(2026, 1, 20, tzinfo=UTC).replace(tzinfo=None)
+
+# What users write in their own words.
+WORDS = sorted(set(TaskChanges.__annotations__) - {"completed", "priority", "due_date"})
+
+# Ranks are stored, and are in cursors that clients keep.
+RANKS = {1: Priority.LOW, 2: Priority.MEDIUM, 3: Priority.HIGH}
 
 
 def broken(rule: object, value: object) -> str:
@@ -30,6 +41,16 @@ def broken(rule: object, value: object) -> str:
     with pytest.raises(BrokenRule) as caught:
         rule(value)
     return caught.value.code
+
+
+def test_limits_and_names_are_those_that_are_promised() -> None:
+    assert (TITLE_MAX, DESCRIPTION_MAX, TAG_MAX, TAGS_MAX) == (200, 2000, 50, 20)
+    assert list(Priority) == ["low", "medium", "high"]
+
+
+def test_a_broken_rule_says_what_must_be() -> None:
+    with pytest.raises(BrokenRule, match=r"^must not be empty$"):
+        clean_title("")
 
 
 class TestTitle:
@@ -104,8 +125,7 @@ class TestDueDate:
         assert str(cleaned) == "2026-01-19 23:30:00+00:00"
 
     def test_without_an_offset_is_refused(self) -> None:
-        naive = datetime(2026, 1, 20, tzinfo=UTC).replace(tzinfo=None)
-        assert broken(clean_due_date, naive) == "no_offset"
+        assert broken(clean_due_date, NAIVE) == "no_offset"
 
     def test_that_utc_cannot_express_is_refused(self) -> None:
         assert broken(clean_due_date, datetime.min.replace(tzinfo=IN_PARIS)) == "out_of_range"
@@ -116,27 +136,63 @@ class TestDueDate:
 
 class TestPriority:
     def test_ranks_as_people_mean_it(self) -> None:
-        assert Priority.LOW.rank < Priority.MEDIUM.rank < Priority.HIGH.rank
+        assert {priority.rank: priority for priority in Priority} == RANKS
+
+    @pytest.mark.parametrize("rank", RANKS)
+    def test_is_found_by_its_rank(self, rank: int) -> None:
+        assert Priority.of_rank(rank) is RANKS[rank]
+
+    @pytest.mark.parametrize("rank", [-1, 0, 4, True])
+    def test_is_not_found_by_what_is_no_rank(self, rank: int) -> None:
+        with pytest.raises(ValueError, match=str(rank)):
+            Priority.of_rank(rank)
+
+
+def a_new_task(**members: Unpack[TaskChanges]) -> Task:
+    return Task.new(uuid4(), "ada", NOW, **members)
 
 
 class TestTask:
-    def test_that_breaks_rules_cannot_exist_and_every_broken_rule_is_named(self) -> None:
+    def test_that_breaks_rules_cannot_begin_and_every_broken_rule_is_named(self) -> None:
         with pytest.raises(InvalidTask) as caught:
-            a_task(title=" ", description="\0", tags=("x" * 51,))
-        fields = [(violation.field, violation.code) for violation in caught.value.violations]
-        assert fields == [
+            a_new_task(title=" ", description="\0", due_date=NAIVE, tags=("x" * 51,))
+        told = [(violation.field, violation.code) for violation in caught.value.violations]
+        assert told == [
             ("title", "blank"),
             ("description", "bad_character"),
+            ("due_date", "no_offset"),
             ("tags", "too_long"),
         ]
 
     def test_that_breaks_a_rule_says_where_and_what(self) -> None:
-        with pytest.raises(InvalidTask, match=r"^title: must not be empty$"):
-            a_task(title="")
+        said = r"^title: must not be empty; tags: must be at most 50 characters$"
+        with pytest.raises(InvalidTask, match=said) as caught:
+            a_new_task(title="", tags=("x" * 51,))
+        assert caught.value.violations == (
+            Violation("title", "blank", "must not be empty"),
+            Violation("tags", "too_long", "must be at most 50 characters"),
+        )
 
     def test_holds_its_members_clean(self) -> None:
-        task = a_task(title=" Buy milk ", tags=("home ", "home"))
+        due = datetime(2026, 1, 20, 0, 30, tzinfo=IN_PARIS)
+        task = a_new_task(title=" Buy milk ", due_date=due, tags=("home ", "home"))
         assert (task.title, task.tags) == ("Buy milk", ("home",))
+        assert str(task.due_date) == "2026-01-19 23:30:00+00:00"
+
+    def test_shows_no_words_of_its_authors_in_its_repr(self) -> None:
+        shown = {field.name for field in fields(Task) if field.repr}
+        assert shown & set(TaskChanges.__annotations__) == {"priority", "due_date"}
+
+    @pytest.mark.parametrize("member", WORDS)
+    def test_holds_no_words_that_cannot_be_stored(self, member: str) -> None:
+        changes: dict[str, Any] = {member: ("\0",) if member == "tags" else "\0"}
+        with pytest.raises(InvalidTask, match=f"^{member}: "):
+            replace(a_task(), **changes)
+
+    def test_shows_nothing_that_its_author_wrote_in_its_repr(self) -> None:
+        task = a_task(title="private", description="private", tags=("private",))
+        assert "private" not in repr(task)
+        assert str(task.id) in repr(task)
 
     def test_begins_pending_at_version_one(self) -> None:
         task = Task.new(a_task().id, "ada", NOW, title="Buy milk")
@@ -176,9 +232,13 @@ class TestChange:
         changed = a_task(updated_at=LATER).changed(NOW, title="Buy oat milk")
         assert changed.updated_at == LATER
 
-    def test_that_breaks_a_rule_is_refused(self) -> None:
-        with pytest.raises(InvalidTask):
-            a_task().changed(LATER, title="")
+    def test_that_breaks_rules_is_refused_naming_every_one(self) -> None:
+        with pytest.raises(InvalidTask, match=r"^title: must not be empty; tags: must not be"):
+            a_task().changed(LATER, title="", tags=[" "])
+
+    def test_holds_its_members_clean(self) -> None:
+        changed = a_task().changed(LATER, title=" Buy oat milk ", tags=["home ", "home"])
+        assert (changed.title, changed.tags) == ("Buy oat milk", ("home",))
 
     def test_to_completed_notes_when(self) -> None:
         assert a_task().changed(LATER, completed=True).completed_at == LATER

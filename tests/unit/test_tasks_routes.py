@@ -13,7 +13,7 @@ import pytest
 
 from fakes import FakeTokenVerifier, InMemoryTaskRepository
 from http_client import FailingRepository, client, served
-from tasks import HOSTILE_TEXTS, LATER, NOW, a_task, mixed_tasks
+from tasks import HOSTILE_TEXTS, LATER, MEMBERS, NOW, UNSAID, a_task, mixed_tasks
 from todo_domain.errors import StaleVersion
 from todo_domain.ports import RETENTION
 from todo_domain.queries import Sort, SortBy, TaskQuery
@@ -22,10 +22,6 @@ from todo_domain.task import Priority, Task
 Json = Any
 
 TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
-MEMBERS: Final = [
-    *("id", "user_id", "title", "description", "completed", "priority", "due_date", "tags"),
-    *("created_at", "updated_at", "completed_at", "version"),
-]
 EVERY_ROUTE_OF_ONE: Final = [
     ("GET", ""),
     ("PUT", ""),
@@ -77,11 +73,7 @@ class TestCreate:
             "id": created["id"],
             "user_id": "ada",
             "title": "Buy milk",
-            "description": None,
-            "completed": False,
-            "priority": None,
-            "due_date": None,
-            "tags": [],
+            **UNSAID,
             "created_at": created["created_at"],
             "updated_at": created["created_at"],
             "completed_at": None,

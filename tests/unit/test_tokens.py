@@ -95,6 +95,17 @@ async def refusal(verifier: TokenVerifier, token: str, now: datetime = NOW) -> t
     return caught.value.fault, caught.value.reason
 
 
+def test_faults_are_named_as_is_promised() -> None:
+    assert list(TokenFault) == [
+        *("token_missing", "token_malformed", "token_not_jwt", "token_expired", "token_invalid")
+    ]
+
+
+async def test_a_refusal_says_its_fault_and_its_reason() -> None:
+    with pytest.raises(TokenRejected, match=r"^token_malformed: not_three_segments$"):
+        await judged("nobody")
+
+
 class TestJwksTokenVerifier(TokenVerifierContract):
     @pytest.fixture
     def verifier(self) -> TokenVerifier:
@@ -293,6 +304,18 @@ async def test_the_oldest_of_too_many_tokens_is_forgotten(monkeypatch: pytest.Mo
     assert ring.finds == 3
     await verifier.verify(first, NOW)
     assert ring.finds == 4
+
+
+async def test_a_token_that_is_verified_anew_has_no_other_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tokens, "REMEMBERED_MAX", 2)
+    ring = KeyRing(ED)
+    verifier = JwksTokenVerifier(ring, issuer=ORIGIN, audience=ORIGIN)
+    first, second, earlier = token_of(sub="1"), token_of(sub="2"), NOW - LEEWAY
+    for token, moment in ((first, earlier), (second, NOW), (second, earlier), (first, earlier)):
+        await verifier.verify(token, moment)
+    assert ring.finds == 3
 
 
 async def test_a_token_under_a_shared_secret_is_known_again_too() -> None:

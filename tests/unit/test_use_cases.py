@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import FrozenInstanceError, fields
 from datetime import datetime
 from typing import Final
 from uuid import UUID, uuid4
@@ -10,7 +11,7 @@ from fakes import InMemoryTaskRepository
 from tasks import LATER, NOW, a_task
 from todo_domain.errors import EditConflict, InvalidTask, KeyReused, StaleVersion, TaskNotFound
 from todo_domain.ownership import Principal
-from todo_domain.ports import TaskRepository
+from todo_domain.ports import KEY_LIFETIME, RETENTION, TaskRepository
 from todo_domain.queries import TaskCounts, TaskFilter, TaskPage, TaskQuery
 from todo_domain.task import Priority, Task
 from todo_domain.use_cases import (
@@ -105,6 +106,19 @@ def tasks() -> InMemoryTaskRepository:
     return InMemoryTaskRepository()
 
 
+def test_deletes_and_keys_are_remembered_for_as_long_as_is_promised() -> None:
+    assert (RETENTION.days, KEY_LIFETIME.total_seconds() / 3600) == (30, 24)
+
+
+def test_an_actor_shows_nothing_that_they_chose_and_is_never_altered() -> None:
+    actor = Principal("ada", expires_at=LATER, name="private", email="private")
+    assert "private" not in repr(actor)
+    assert "ada" in repr(actor)
+    for member in fields(actor):
+        with pytest.raises(FrozenInstanceError):
+            setattr(actor, member.name, None)
+
+
 async def test_a_created_task_is_the_actors_and_stored(tasks: InMemoryTaskRepository) -> None:
     created = await create_task(tasks, ADA, uuid4(), now=NOW, title="Buy milk", tags=["home"])
     assert (created.owner, created.tags) == ("ada", ("home",))
@@ -192,6 +206,14 @@ async def test_completion_is_set_whatever_it_was(tasks: InMemoryTaskRepository) 
     assert stored.version == 3
 
 
+async def test_setting_completion_is_not_an_edit_that_rivals_can_beat() -> None:
+    tasks = ContestedRepository(rival_saves=EDIT_ATTEMPTS)
+    task = a_task()
+    await tasks.add(task)
+    stored = await complete_task(tasks, ADA, task.id, completed=True, now=LATER)
+    assert stored == task.changed(LATER, completed=True)
+
+
 async def test_a_deleted_task_is_returned_as_it_was_and_gone(tasks: InMemoryTaskRepository) -> None:
     task = a_task()
     await tasks.add(task)
@@ -264,6 +286,18 @@ async def test_what_is_meant_for_this_version_is_done(
     assert changed == task.changed(LATER, title="x")
 
 
+@pytest.mark.parametrize("completed", [False, True])
+async def test_completion_that_is_meant_for_this_version_is_set(
+    tasks: InMemoryTaskRepository, *, completed: bool
+) -> None:
+    task = a_task(completed_at=None if completed else NOW)
+    await tasks.add(task)
+    stored = await complete_task(
+        tasks, ADA, task.id, completed=completed, now=LATER, versions={task.version}
+    )
+    assert stored == task.changed(LATER, completed=completed)
+
+
 async def test_a_change_meant_for_a_version_does_not_outlive_a_rival() -> None:
     tasks = ContestedRepository(rival_saves=1)
     task = a_task()
@@ -280,6 +314,14 @@ async def test_a_delete_meant_for_a_version_does_not_outlive_a_rival() -> None:
     with pytest.raises(StaleVersion):
         await delete_task(tasks, ADA, task.id, now=LATER, versions={1})
     assert await get_task(tasks, ADA, task.id) == task.changed(LATER, description="rival 1")
+
+
+async def test_a_delete_meant_for_any_version_is_not_beaten_by_a_rival() -> None:
+    tasks = ContestedRepository(rival_saves=1)
+    task = a_task()
+    await tasks.add(task)
+    deleted = await delete_task(tasks, ADA, task.id, now=LATER)
+    assert deleted == task.changed(LATER, description="rival 1")
 
 
 @on_one_task

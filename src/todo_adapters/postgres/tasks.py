@@ -1,11 +1,11 @@
 """The task repository on PostgreSQL: each call is one statement, and each has the owner in it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -44,7 +44,15 @@ SEEN_GRANULARITY: Final = timedelta(hours=1)
 _tasks = metadata.tables[f"{SCHEMA}.tasks"]
 _users = metadata.tables[f"{SCHEMA}.users"]
 _keys = metadata.tables[f"{SCHEMA}.idempotency_keys"]
-_columns = tuple(column for column in _tasks.c if column.name != "deleted_at")
+# What a task is read from, in the order in which ``_task`` takes it.
+_columns = tuple(
+    _tasks.c[name]
+    for name in (
+        *("id", "user_id", "title", "description", "priority", "due_at", "due_all_day", "tags"),
+        *("created_at", "updated_at", "completed_at", "version"),
+    )
+)
+_UNSAID: Final = (None, False, ())
 _PRIORITIES: Final = {priority.rank: priority for priority in Priority}
 
 
@@ -154,26 +162,36 @@ def _only(rows: Sequence[asyncpg.Record]) -> Task:
 
 
 def _task(row: asyncpg.Record) -> Task:
-    # asyncpg takes the first and the last instant it knows for infinite, and those for naive.
-    due_at = row["due_at"] and row["due_at"].replace(tzinfo=UTC)
+    """The task that a row begins with."""
+    # By place, since to look each name up would take as long as to make the task.
+    task_id, owner, title, text, rank, due, is_day, tags, created, updated, done, version, *_ = row
+    if due is not None and is_day:
+        due = due.date()
+    elif due is not None and due.tzinfo is None:
+        # asyncpg takes the first and the last instant it knows for infinite, and those for naive.
+        due = due.replace(tzinfo=UTC)
     return Task(
-        id=row["id"],
-        owner=row["user_id"],
-        title=row["title"],
-        description=row["description"],
-        priority=_PRIORITIES.get(row["priority"]),
-        due_date=due_at.date() if due_at and row["due_all_day"] else due_at,
-        tags=row["tags"],
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-        completed_at=row["completed_at"],
-        version=row["version"],
+        id=task_id,
+        owner=owner,
+        title=title,
+        description=text,
+        priority=_PRIORITIES.get(rank),
+        due_date=due,
+        tags=tuple(tags),
+        created_at=created,
+        updated_at=updated,
+        completed_at=done,
+        version=version,
     )
 
 
 def _hash(task: Task) -> bytes:
-    """What tells a repeated request from another one under the same idempotency key."""
-    return sha256(orjson.dumps(task.content)).digest()
+    """What tells a repeated request from another one under the same idempotency key.
+
+    Members that are not set do not count, so that a version which knows more of them agrees.
+    """
+    said = {name: value for name, value in task.content.items() if value not in _UNSAID}
+    return sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).digest()
 
 
 def _row(task: Task) -> dict[str, object]:
@@ -342,7 +360,7 @@ def _restore() -> Statement:
         .cte("restored")
     )
     return Statement.compiled(
-        select(found.c.was_deleted_at, *restored.c).select_from(found.outerjoin(restored, true()))
+        select(*restored.c, found.c.was_deleted_at).select_from(found.outerjoin(restored, true()))
     )
 
 
@@ -376,8 +394,7 @@ _COUNT: Final = Statement.compiled(
 # --- Lists: one statement for each shape of query -------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
+class _Shape(NamedTuple):
     """What of a query decides its SQL; the rest are parameters."""
 
     completed: bool | None
@@ -450,7 +467,7 @@ def _counted(page: Select[Any], matching: list[ColumnElement[bool]], sort: Sort)
     """The page beside the number of all matches, which comes even when the page is empty."""
     count = select(func.count().label("total")).where(*matching).subquery("count")
     rows = page.subquery("page")
-    beside = select(count.c.total, *rows.c).select_from(count.outerjoin(rows, true()))
+    beside = select(*rows.c, count.c.total).select_from(count.outerjoin(rows, true()))
     return beside.order_by(*_order(sort, rows.c))
 
 
