@@ -9,6 +9,7 @@
 - Blocks in other languages are for reading. Where a page has port 8000, a free one takes its place.
 """
 
+import json
 import re
 import shutil
 import sys
@@ -23,6 +24,7 @@ import pytest
 
 from outside import require
 from service import Service, Workplace, eventually, free_port, workplace
+from tasks import MEMBERS
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -36,6 +38,9 @@ _SERVICE: Final = re.compile(r"\b(?:make run|todo-api (?:dev|serve))\s*\Z")
 _TESTS: Final = re.compile(r"\b(?:make test|pytest)\b|\.ci/run\b")
 _OTHER_SHELLS: Final = frozenset({"bash", "console", "shell", "zsh"})
 _STAMPS: Final = ("run", "dev")  # of the Makefile in .venv
+
+
+_JSON: Final = re.compile(r"^```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,3 +197,9 @@ class TestConvention:
     def test_a_page_does_not_run_itself(self, command: str) -> None:
         with pytest.raises(AssertionError, match="line 2 runs the tests"):
             list(blocks(f"```sh\n{command}\n```\n"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_tasks_that_a_page_shows_have_the_members_of_tasks(page: Path) -> None:
+    shown = [json.loads(text) for text in _JSON.findall(page.read_text())]
+    assert all(list(example) == MEMBERS for example in shown if "version" in example)
