@@ -13,7 +13,7 @@ from bench.load import OPERATIONS, MissingProgram
 from bench.progress import Progress
 from bench.rounds import Samples, WrongAnswers, is_conclusive, measure
 from bench.stage import database
-from bench.strain import latency_over_network, overload, rest, round_trips, workers
+from bench.strain import latency_over_network, overload, rest, round_trips, steady, workers
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -56,8 +56,8 @@ def show_growth(
 
 @app.command("strain")
 def show_strain() -> None:
-    """Many connections, a slow network, two workers, starting and resting."""
-    for part in (rest, overload, latency_over_network, workers):
+    """Many connections, a steady rate, a slow network, two workers, starting and resting."""
+    for part in (rest, overload, steady, latency_over_network, workers):
         typer.echo(asyncio.run(part()))
 
 

@@ -6,6 +6,7 @@ from typing import Final
 import asyncpg
 
 from bench.load import OPERATIONS, Load, drive, requests_of
+from bench.pace import pace
 from bench.proxy import network
 from bench.report import markdown
 from bench.rounds import answer
@@ -22,6 +23,7 @@ from bench.stage import (
 )
 
 CROWDS: Final = (32, 128, 512)
+SHARES: Final = (0.5, 0.9)  # of what can be done
 DELAYS: Final = (0.005, 0.020)  # seconds
 SECONDS: Final = 5
 
@@ -55,6 +57,26 @@ async def overload() -> str:
                 for crowd in CROWDS:
                     load = await drive(service.port, requests, SECONDS, crowd)
                     rows.append((operation, str(crowd), *_shown(load, service)))
+    return markdown(rows)
+
+
+async def steady() -> str:
+    """Markdown: a steady rate, as parts of what 32 connections that wait for answers get done."""
+    rows: list[tuple[str, ...]] = [
+        ("", "of capacity", "asked/s", "p50 ms", "p99", "p99.9", "slowest", "not 2xx")
+    ]
+    async with database() as place:
+        users = await place.users("user", ASKING)
+        async with serving(SERVICE, place.variables()) as service:
+            for operation in ("GET", "LIST", "POST", "PATCH"):
+                requests = requests_of(operation, users)
+                capacity = (await drive(service.port, requests, SECONDS)).rate
+                for share in SHARES:
+                    load = await pace(service.port, requests, share * capacity, SECONDS)
+                    times = (load.p50, load.p99, load.p999, load.slowest)
+                    shown = [f"{value:,.1f}" for value in times]
+                    asked = f"{load.requests / SECONDS:,.0f}"
+                    rows.append((operation, f"{share:.0%}", asked, *shown, str(load.refused)))
     return markdown(rows)
 
 
