@@ -7,7 +7,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from jose_tokens import ORIGIN, USER, Signer, key_set, signer
+from jose_tokens import JWKS_ALGORITHMS, ORIGIN, USER, Signer, key_set, signer
 from tasks import NOW
 from todo_adapters.jose.jwks import (
     FRESH_FOR,
@@ -52,6 +52,7 @@ class Issuer:
         self.url = ""
         self.pages = {PATH: publishing(OLD)}
         self.fetches = 0
+        self.last_request = b""
         self.gate = asyncio.Event()
         self.gate.set()
         self.first_answers: list[bytes] = []
@@ -66,6 +67,7 @@ class Issuer:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             request = await reader.readuntil(b"\r\n\r\n")
             self.fetches += 1
+            self.last_request = request
             page = self.pages[request.split()[1].decode()]
             response = self.first_answers.pop(0) if self.first_answers else page
             await self.gate.wait()
@@ -110,7 +112,8 @@ def clock() -> Clock:
 
 @pytest.fixture(scope="module")
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    # One that would follow any redirect if it were let.
+    async with httpx.AsyncClient(trust_env=False, follow_redirects=True) as client:
         yield client
 
 
@@ -174,6 +177,11 @@ async def test_a_cold_start_with_many_requests_makes_one_fetch_and_answers_all(
     assert issuer.fetches == 1
 
 
+async def test_a_key_set_may_be_as_large_as_the_limit(issuer: Issuer, keys: RemoteKeySet) -> None:
+    issuer.say(answer(key_set(OLD.jwk()).ljust(DOCUMENT_MAX)))
+    await found(keys, "old")
+
+
 async def test_only_keys_for_the_chosen_algorithms_are_known(
     issuer: Issuer, client: httpx.AsyncClient
 ) -> None:
@@ -181,6 +189,25 @@ async def test_only_keys_for_the_chosen_algorithms_are_known(
     keys = RemoteKeySet(issuer.url, ["ES256"], client=client)
     assert await keys.find("new")
     assert await keys.find("old") is None
+
+
+async def test_keys_for_the_algorithms_of_better_auth_are_known_unless_others_are_chosen(
+    issuer: Issuer, keys: RemoteKeySet
+) -> None:
+    issuer.publish(*(signer(algorithm) for algorithm in JWKS_ALGORITHMS))
+    await keys.check()
+    assert sorted(keys.algorithms()) == ["ES256", "EdDSA", "RS256"]
+
+
+async def test_keys_are_asked_for_as_json_that_is_not_compressed(
+    issuer: Issuer, keys: RemoteKeySet
+) -> None:
+    await keys.check()
+    request, *headers = issuer.last_request.decode().split("\r\n")
+    assert request == f"GET {PATH} HTTP/1.1"
+    assert {"accept: application/json", "accept-encoding: identity"} <= {
+        header.lower() for header in headers
+    }
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "none", "RS1"])
@@ -507,10 +534,31 @@ async def test_known_keys_do_not_serve_for_ever(
     clock.now += KEPT_FOR - INSTANT
     await renewed(issuer, keys, log)
     assert keys.holds(key)
+    assert keys.algorithms() == ["EdDSA"]
     clock.now += INSTANT
     assert not keys.holds(key)
+    assert keys.algorithms() == []
     with pytest.raises(AuthKeysUnavailable, match="status 500"):
         await keys.find("old")
+
+
+async def test_who_asks_when_keys_have_ended_waits_for_the_fetch_that_is_under_way(
+    issuer: Issuer, keys: RemoteKeySet, clock: Clock, log: Log
+) -> None:
+    await found(keys, "old")
+    issuer.say(FAILURES["status 500"])
+    clock.now += KEPT_FOR - INSTANT
+    await renewed(issuer, keys, log)
+    issuer.publish(OLD, NEW)
+    issuer.gate.clear()
+    first = asyncio.create_task(found(keys, "new"))
+    await until(lambda: issuer.fetches == 3)
+    clock.now += INSTANT
+    second = asyncio.create_task(found(keys, "old"))
+    await asyncio.sleep(0)
+    issuer.gate.set()
+    assert [key.kid for key in await asyncio.gather(first, second)] == ["new", "old"]
+    assert issuer.fetches == 3
 
 
 async def test_an_issuer_that_is_well_again_is_found_out_in_the_background(
@@ -638,8 +686,9 @@ async def test_closing_ends_a_fetch_that_is_under_way(issuer: Issuer, keys: Remo
     waiting = asyncio.create_task(keys.find("old"))
     await until(lambda: issuer.fetches == 1)
     await keys.aclose()
-    with pytest.raises(AuthKeysUnavailable):
+    with pytest.raises(AuthKeysUnavailable) as caught:
         await waiting
+    assert "timeout" not in str(caught.value)
 
 
 async def test_a_client_that_was_given_stays_open(
@@ -665,6 +714,8 @@ async def test_given_keys_are_found_and_in_use_for_ever() -> None:
     keys = StaticKeySet([old])
     await keys.check()
     assert await keys.find("old") is old
+    assert await keys.find("old", other_than=old) is None
+    assert await keys.find("old", other_than=new) is old
     assert await keys.find("new") is None
     assert keys.holds(old)
     assert not keys.holds(new)

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError, fields
 from typing import Any, Final
 
 import pytest
@@ -108,6 +109,9 @@ def test_a_curve_implies_the_algorithm_that_an_old_issuer_leaves_out(algorithm: 
         pytest.param(ED25519 | {"kid": "k" * 255}, id="kid of 255"),
         pytest.param(ED25519 | {"x5t": "AAAA", "anything": [1]}, id="members of no concern"),
         pytest.param(rsa_entry(3072), id="RSA 3072"),
+        pytest.param(RSA | {"n": b64(b"\xff" * 1024)}, id="RSA 8192"),
+        pytest.param(RSA | {"e": b64((65539).to_bytes(3))}, id="RSA exponent 65539"),
+        pytest.param(RSA | {"e": b64((2**32 - 1).to_bytes(4))}, id="RSA exponent of 32 bits"),
     ],
 )
 def test_is_usable(entry: dict[str, Any]) -> None:
@@ -211,7 +215,19 @@ UNUSABLE: Final[dict[str, tuple[object, str]]] = {
     "RSA exponent 1": (RSA | {"e": "AQ"}, "RSA modulus or exponent out of bounds"),
     "RSA exponent 3": (RSA | {"e": "Aw"}, "RSA modulus or exponent out of bounds"),
     "RSA exponent even": (
-        RSA | {"e": b64((65538).to_bytes(3))},
+        RSA | {"e": b64((65540).to_bytes(3))},
+        "RSA modulus or exponent out of bounds",
+    ),
+    "RSA exponent of 33 bits": (
+        RSA | {"e": b64((2**32 + 1).to_bytes(5))},
+        "RSA modulus or exponent out of bounds",
+    ),
+    "RSA 2047": (
+        RSA | {"n": b64(b"\x7f" + b"\xff" * 255)},
+        "RSA modulus or exponent out of bounds",
+    ),
+    "RSA 8193": (
+        RSA | {"n": b64(b"\x01" + b"\xff" * 1024)},
         "RSA modulus or exponent out of bounds",
     ),
     "RSA exponent huge": (
@@ -239,6 +255,11 @@ def test_an_unusable_entry_is_skipped_with_its_reason(name: str) -> None:
     entry, reason = UNUSABLE[name]
     (given,) = reasons(entry)
     assert reason in given
+
+
+@pytest.mark.parametrize("member", ["d", "p", "q", "dp", "dq", "qi", "oth", "k"])
+def test_a_key_with_any_private_member_is_skipped(member: str) -> None:
+    assert reasons(RSA | {member: "AQAB"}) == ["not a public key"]
 
 
 @pytest.mark.parametrize("length", [0, 31, 33, 64])
@@ -308,6 +329,10 @@ def test_what_is_no_key_set_is_refused_as_a_whole(document: bytes, reason: str) 
         parse_key_set(document, ALL)
 
 
+def test_a_set_may_be_as_large_as_the_limit() -> None:
+    assert set(parse_key_set(key_set(ED25519).ljust(DOCUMENT_MAX), ALL)) == {"kid-EdDSA"}
+
+
 def test_as_many_keys_as_are_allowed_are_read() -> None:
     entries = [ED25519 | {"kid": f"key {number}"} for number in range(KEYS_MAX)]
     assert len(usable(*entries)) == KEYS_MAX
@@ -347,3 +372,11 @@ def test_keys_are_equal_only_when_name_algorithm_and_key_are(other: Change) -> N
 
     assert read(RSA) == read(dict(RSA))
     assert read(RSA) != read(other())
+
+
+def test_a_key_shows_its_name_and_algorithm_alone_and_is_never_altered() -> None:
+    (key,) = parse_key_set(key_set(ED25519), ALL).values()
+    assert repr(key) == "VerificationKey(kid='kid-EdDSA', algorithm='EdDSA')"
+    for member in fields(key):
+        with pytest.raises(FrozenInstanceError):
+            setattr(key, member.name, None)
