@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import gc
 import multiprocessing
 import os
 import signal
@@ -104,7 +105,9 @@ class _Loader:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != self._parent:  # it died before that
             os.kill(os.getpid(), signal.SIGKILL)
-        return self._load()
+        app = self._load()
+        gc.freeze()  # what is there now stays: to look through it again and again takes long
+        return app
 
 
 def require_free(host: str, port: int) -> None:
