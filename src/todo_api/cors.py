@@ -64,9 +64,10 @@ class Cors(CORSMiddleware):
 
     async def _send(self, send: Send, origin: bytes, message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] += self._fields
+            fields = [*message["headers"], *self._fields]  # a new list: answers may be kept
             if origin in self._origins:
-                message["headers"].append((b"access-control-allow-origin", origin))
+                fields.append((b"access-control-allow-origin", origin))
+            message = {**message, "headers": fields}
         await send(message)
 
     def preflight_response(self, request_headers: Headers) -> Response:

@@ -55,6 +55,15 @@ class TestAnyAnswer:
         assert set(exposed) >= EXPOSED
 
 
+@pytest.mark.usefixtures("log")
+async def test_an_answer_that_is_kept_tells_nobody_of_those_who_asked_before() -> None:
+    async with served() as app, client(app) as somebody:
+        for _ in range(2):
+            await somebody.get("/docs", headers={"Origin": FRONTEND})
+        answer = await somebody.get("/docs")
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
 class TestAnotherOrigin:
     @pytest.mark.parametrize("origin", FOREIGN)
     @pytest.mark.parametrize("path", ["/api/tasks", "/health/live", "/nowhere"])
