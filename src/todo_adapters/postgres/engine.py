@@ -47,6 +47,12 @@ _AWAY: Final = (
 )
 # What a connection fails with that cannot be used any more.
 _BROKEN: Final = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+# What the server, or asyncpg in its name, says of a connection that is no more.
+_ENDED: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+)
 # asyncpg's refusal to send anything to a server that has just said that it ends the connection.
 _UNSENT: Final = "cannot switch to state"
 
@@ -114,10 +120,10 @@ class _Connection:
     answered_at: float = field(default_factory=monotonic)
     statements: dict[str, Any] = field(default_factory=dict)
 
-    async def is_alive(self, *, doubted_at: float) -> bool:
-        """Whether the server is there still.
+    async def is_usable(self, *, doubted_at: float) -> bool:
+        """Whether it is young enough, and the server is there still.
 
-        It is asked when its last answer is old, or older than ``doubted_at``.
+        The server is asked when its last answer is old, or older than ``doubted_at``.
         """
         now = monotonic()
         if self.driver.is_closed() or self.opened_at < now - CONNECTION_LIFETIME:
@@ -200,7 +206,7 @@ class Database:
     async def _take_turn(self) -> None:
         """Wait until a connection is free, in the order of arrival.
 
-        So nobody who waits is overtaken, and there are never more connections than turns.
+        So nobody who waits is overtaken, and never more connections are at work than turns.
         """
         if not self._turns.locked():
             await self._turns.acquire()
@@ -215,6 +221,9 @@ class Database:
         connection = await self._take_connection()
         try:
             rows = await self._run(connection, statement, arguments)
+        except _ENDED:
+            self._give_up(connection)
+            raise
         except asyncpg.PostgresError:
             self._free.append(connection)
             raise
@@ -229,7 +238,7 @@ class Database:
         """The one that was free last, or a new one if there is none or that one has gone."""
         if self._free:
             connection = self._free.pop()
-            if await connection.is_alive(doubted_at=self._doubted_at):
+            if await connection.is_usable(doubted_at=self._doubted_at):
                 return connection
             connection.driver.terminate()
         return await self._connect()
