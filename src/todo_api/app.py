@@ -42,7 +42,8 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with open_adapters() as adapters:
             counted.watch(adapters.readings)
-            yield {"adapters": adapters, "metrics": counted}
+            readiness = health.Readiness(adapters.checks)
+            yield {"adapters": adapters, "metrics": counted, "readiness": readiness}
 
     app = DocumentedApp(
         title="todo-api",

@@ -29,19 +29,20 @@ class Bounds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        work = 0 if scope["path"].startswith("/health/") else 1
         refusal = _oversized(scope)
-        if refusal is None and self._free <= 0 and not scope["path"].startswith("/health/"):
+        if refusal is None and self._free < work:
             _log.warning("overloaded", reason="too_many_requests_under_way")
             refusal = "overloaded"
         if refusal:
             answer = await answer_refusal(Request(scope), RequestRefused(refusal))
             await answer(scope, receive, send)
             return
-        self._free -= 1
+        self._free -= work
         try:
             await self._app(scope, receive, send)
         finally:
-            self._free += 1
+            self._free += work
 
 
 def _oversized(scope: Scope) -> str | None:

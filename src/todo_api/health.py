@@ -1,6 +1,7 @@
 """Is it running, and can it serve: for load balancers, orchestrators and people."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import structlog
@@ -8,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 from typing_extensions import TypedDict
 
-from todo_api.dependencies import Check, adapters
+from todo_api.dependencies import Check
 from todo_api.openapi import answers
 from todo_api.problems import FieldError, RequestRefused
 from todo_domain.errors import TodoError
@@ -40,16 +41,36 @@ async def live() -> Response:
 )
 async def ready(request: Request) -> Response:
     """Everything works that a request needs; 503 names the parts that do not."""
-    checks = adapters(request).checks
-    are_well = await asyncio.gather(*(_is_well(part, check) for part, check in checks.items()))
+    readiness: Readiness = request.scope["state"]["readiness"]
     errors = [
         FieldError(field=part, code="unavailable", message="does not answer")
-        for part, is_well in zip(checks, are_well, strict=True)
-        if not is_well
+        for part in await readiness.missing()
     ]
     if errors:
         raise RequestRefused("not_ready", errors=errors)
     return JSONResponse(_OK)
+
+
+class Readiness:
+    """Asks every part; a crowd shares one answer, since nobody needs a token to ask."""
+
+    def __init__(self, checks: Mapping[str, Check]) -> None:
+        self._checks = checks
+        self._asking: asyncio.Task[list[str]] | None = None
+
+    async def missing(self) -> list[str]:
+        """The parts that do not work."""
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self) -> list[str]:
+        try:
+            checks = self._checks.items()
+            are_well = await asyncio.gather(*(_is_well(part, check) for part, check in checks))
+        finally:
+            self._asking = None
+        return [part for part, is_well in zip(self._checks, are_well, strict=True) if not is_well]
 
 
 async def _is_well(part: str, check: Check) -> bool:

@@ -129,6 +129,24 @@ class TestConcurrency:
             assert (await ada.get(path)).status_code == 200
 
     @pytest.mark.usefixtures("log")
+    async def test_is_not_taken_up_by_health_checks(self) -> None:
+        begun, let_go = asyncio.Event(), asyncio.Event()
+
+        async def check() -> None:
+            begun.set()
+            await let_go.wait()
+
+        async with (
+            served(concurrency=1, checks={"database": check}) as app,
+            client(app, "ada") as ada,
+        ):
+            held = asyncio.create_task(ada.get("/health/ready"))
+            await begun.wait()
+            assert (await ada.get("/api/tasks")).status_code == 200
+            let_go.set()
+            assert (await held).status_code == 200
+
+    @pytest.mark.usefixtures("log")
     async def test_of_what_was_held_is_free_again_afterwards(self) -> None:
         tasks = HeldRepository()
         async with served(tasks, concurrency=1) as app, client(app, "ada") as ada:

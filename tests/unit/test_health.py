@@ -1,5 +1,6 @@
 """Liveness asks nothing; readiness asks every part and names the one that is missing."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -97,3 +98,21 @@ class TestReady:
         async with asked({"database": Recovering(DatabaseUnavailable())}) as stranger:
             statuses = [(await stranger.get("/health/ready")).status_code for _ in range(3)]
         assert statuses == [503, 200, 200]
+
+    @pytest.mark.usefixtures("log")
+    async def test_asks_each_part_once_for_a_crowd(self) -> None:
+        asked_times = 0
+        begun, let_go = asyncio.Event(), asyncio.Event()
+
+        async def check() -> None:
+            nonlocal asked_times
+            asked_times += 1
+            begun.set()
+            await let_go.wait()
+
+        async with asked({"database": check}) as stranger:
+            crowd = [asyncio.create_task(stranger.get("/health/ready")) for _ in range(10)]
+            await begun.wait()
+            let_go.set()
+            statuses = {(await answer).status_code for answer in crowd}
+        assert (statuses, asked_times) == ({200}, 1)
