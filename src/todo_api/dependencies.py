@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Annotated
 from uuid import UUID
 
@@ -75,7 +76,7 @@ class BearerAuthentication(SecurityBase):
             actor = await adapters(request).tokens.verify(token, now(request))
         except TokenRejected as rejected:
             _log.warning("auth.rejected", code=rejected.fault, reason=rejected.reason)
-            await count(request, limiter, PER_FAILING_ADDRESS, client_address(request))
+            await count(request, limiter, PER_FAILING_ADDRESS, client_network(request))
             raise
         request.scope["user"] = actor.user_id
         structlog.contextvars.bind_contextvars(user=actor.user_id)
@@ -86,10 +87,19 @@ class BearerAuthentication(SecurityBase):
         return actor
 
 
-def client_address(request: Request) -> str:
-    """The client's address: behind proxies that are believed, what they say it is."""
+def client_network(request: Request) -> str:
+    """Whose address the client's is: of IPv6 the first half, for the rest is its own to choose.
+
+    Behind proxies that are believed it is what they say it is.
+    """
     client = request.scope.get("client")
-    return client[0] if client else "unknown"
+    try:
+        address = ip_address(client[0] if client else "")
+    except ValueError:
+        return "unknown"
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or ip_network((address, 64), strict=False))
 
 
 def bearer_token(request: Request) -> str:

@@ -8,7 +8,8 @@ import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.metadata import version
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from prometheus_client import (
@@ -19,7 +20,7 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from starlette.responses import Response
 
 MULTIPROCESS: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -78,7 +79,7 @@ class Metrics:
         """All metrics of all workers as Prometheus text."""
         for gauge, read in self._readings:
             gauge.set(read())
-        return generate_latest(shared_registry() or self._registry)
+        return generate_latest(workers_registry() if MULTIPROCESS in os.environ else self._registry)
 
     def _children(self, method: str, route: str | None, status: int) -> tuple[Counter, Histogram]:
         method = method if method in _METHODS else "other"
@@ -89,13 +90,27 @@ class Metrics:
         )
 
 
-def shared_registry() -> CollectorRegistry | None:
-    """What all workers wrote, if there are several."""
-    if MULTIPROCESS not in os.environ:
-        return None
+def workers_registry() -> CollectorRegistry:
+    """What all workers wrote into ``PROMETHEUS_MULTIPROC_DIR``."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)
+    _Workers(registry)  # type: ignore[no-untyped-call]
     return registry
+
+
+class _Workers(MultiProcessCollector):
+    def collect(self) -> Any:  # noqa: ANN401 - the library has no types here
+        _forget_ended_workers(Path(os.environ[MULTIPROCESS]))
+        return super().collect()  # type: ignore[no-untyped-call]
+
+
+def _forget_ended_workers(directory: Path) -> None:
+    """Drop the gauges of workers that are no more, which would be added up with the others'."""
+    for path in directory.glob("gauge_live*_*.db"):
+        pid = int(path.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            mark_process_dead(pid, str(directory))
 
 
 @router.get("/metrics")

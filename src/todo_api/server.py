@@ -18,11 +18,11 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
-from prometheus_client import REGISTRY, start_http_server
+from prometheus_client import start_http_server
 from starlette.types import ASGIApp
 
 from todo_api.logs import library_logs
-from todo_api.metrics import MULTIPROCESS, shared_registry
+from todo_api.metrics import MULTIPROCESS, workers_registry
 from todo_api.settings import ConfigurationError, Settings
 
 GRACE: Final = 8  # seconds that accepted requests have to finish after SIGTERM
@@ -88,8 +88,7 @@ def _shared_metrics(settings: Settings) -> Iterator[None]:
         multiprocessing.set_start_method("spawn")
         if isinstance(settings.metrics, int):
             require_free(settings.host, settings.metrics)
-            registry = shared_registry() or REGISTRY
-            start_http_server(settings.metrics, settings.host, registry)
+            start_http_server(settings.metrics, settings.host, workers_registry())
         yield
 
 
@@ -106,6 +105,7 @@ class _Loader:
         if os.getppid() != self._parent:  # it died before that
             os.kill(os.getpid(), signal.SIGKILL)
         app = self._load()
+        gc.collect()
         gc.freeze()  # what is there now stays: to look through it again and again takes long
         return app
 

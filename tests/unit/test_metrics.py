@@ -1,16 +1,23 @@
 """Prometheus metrics: what happened, by labels of which there are only so many."""
 
+import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from subprocess import Popen
 from typing import Final
 
 import httpx
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.metrics_core import Metric
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.parser import text_string_to_metric_families
 
 from fakes import InMemoryTaskRepository
 from http_client import FRONTEND, FailingRepository, client, served
 from tasks import a_task
+from todo_api.metrics import MULTIPROCESS, workers_registry
 
 REQUESTS: Final = "todo_requests_total"
 SECONDS: Final = "todo_request_seconds_count"
@@ -167,3 +174,15 @@ class TestReadings:
             await ada.get("/api/tasks")
         async with served() as app, client(app, "ada") as ada:
             assert await series(ada) == {}
+
+
+def test_gauges_of_workers_that_ended_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MULTIPROCESS, str(tmp_path))
+    ended = Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for pid in (ended.pid, os.getpid()):
+        MmapedDict(str(tmp_path / f"gauge_livesum_{pid}.db")).close()
+    generate_latest(workers_registry())
+    assert [path.name for path in tmp_path.iterdir()] == [f"gauge_livesum_{os.getpid()}.db"]

@@ -8,6 +8,7 @@ from typing import Final
 
 import httpx
 import pytest
+from starlette.requests import Request
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
@@ -15,6 +16,7 @@ from contracts import RateLimiterContract
 from fakes import FakeTokenVerifier, InMemoryRateLimiter, InMemoryTaskRepository
 from http_client import FRONTEND, client, served
 from todo_adapters.rate_limits import LimitsRateLimiter
+from todo_api.dependencies import client_network
 from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER, RateLimiter
 from todo_domain.queries import TaskQuery
 
@@ -265,3 +267,18 @@ async def test_the_fields_are_the_drafts_structured_lists_of_strings_with_intege
         answer = await ada.get("/api/tasks")
     for name in ("RateLimit", "RateLimit-Policy"):
         assert re.fullmatch(f"{item}(, {item})*", answer.headers[name])
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:1", "2001:db8::/64"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("testclient", "unknown"),
+    ],
+)
+def test_failures_are_counted_by_what_a_stranger_cannot_choose(address: str, network: str) -> None:
+    assert client_network(Request({"type": "http", "client": (address, 1)})) == network
