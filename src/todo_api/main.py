@@ -36,8 +36,13 @@ from todo_domain.ports import TaskRepository, TokenVerifier
 
 
 def app() -> ASGIApp:
-    """The production app as the environment configures it. Raises ConfigurationError."""
-    return build_app(Settings.read())
+    """The production app as the environment configures it.
+
+    Raises ConfigurationError, also for what would be unsafe.
+    """
+    settings = Settings.read()
+    require_safe(settings)
+    return build_app(settings)
 
 
 def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -137,6 +138,14 @@ class TestService:
             assert task in ada.get("/api/tasks").json()
             assert eve.get(f"/api/tasks/{task['id']}").status_code == 404
             assert ada.delete(f"/api/tasks/{task['id']}").json() == task
+
+    def test_is_refused_by_any_other_server_where_it_is_unsafe(self, place: Workplace) -> None:
+        unsafe = {"DATABASE_URL": "postgresql://ada@db.example.com/todo?sslmode=require"}
+        result = place.run(
+            sys.executable, "-c", "import todo_api.main as m; m.app()", **SETTINGS | unsafe
+        )
+        assert result.returncode == 1
+        assert "ConfigurationError: DATABASE_URL" in result.stderr
 
     def test_refuses_development_tokens(self, place: Workplace, service: Service) -> None:
         token = place.todo_api("token", "ada").stdout.strip()
