@@ -59,7 +59,7 @@ lock: $(VENV)/dev ## Lock the newest versions that pyproject.toml allows
 		--no-emit-index-url --no-emit-find-links pyproject.toml --group build -c requirements-dev.lock -o requirements.lock
 
 clean: ## Remove the virtual environment and the caches; .todo with its data stays
-	rm -rf .venv* .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf .venv* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* dist
 
 .PHONY: .neon-variables
 .neon-variables:

@@ -5,6 +5,7 @@ It makes a damaged cursor, or one from another list or user, a clear 400 instead
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import asdict
 from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
@@ -62,4 +63,6 @@ def _checksum(owner: str, query: TaskQuery, place: bytes) -> bytes:
 @lru_cache(maxsize=1024)
 def _listed(owner: str, sort: Sort, wanted: TaskFilter) -> bytes:
     """What is listed, in bytes; remembered, because to write it takes longer than all the rest."""
-    return repr((owner, sort, wanted)).encode()
+    # Only what is set, so that a version which knows more filters agrees.
+    said = {name: value for name, value in asdict(wanted).items() if value not in {None, ()}}
+    return repr((owner, sort, said)).encode()

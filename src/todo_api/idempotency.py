@@ -11,7 +11,8 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
-        description="Any text that is new for each task, such as a UUID; remembered for 24 hours.",
+        description="1 to 255 visible ASCII characters that are new for each task, such as a UUID; "
+        "remembered for 24 hours.",
     ),
 ]
 

@@ -17,7 +17,7 @@ _log = structlog.get_logger()
 
 
 class RequestLog:
-    """Pure ASGI. Sets ``scope["request_id"]``, and answers 500 to what nothing else has caught."""
+    """Pure ASGI. Sets ``scope["request_id"]``, completes every answer's fields, counts and logs."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app

@@ -199,7 +199,10 @@ async def delete_task(
     if_match: IfMatch = None,
     prefer: Prefer = None,
 ) -> Response:
-    """Delete a task and return it as it was. It can be restored for 30 days."""
+    """Delete a task and return it as it was.
+
+    It can be restored for 30 days, unless configured otherwise.
+    """
     versions = meant_versions(if_match)
     task = await use_cases.delete_task(tasks, actor, task_id, now=now, versions=versions)
     return changed_task(task, prefer)

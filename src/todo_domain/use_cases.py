@@ -1,7 +1,7 @@
 """What a user can do: ports first, then who acts, then the rest; time is an argument.
 
-Each returns tasks as they are now stored. Besides what their docstrings name they raise what the
-ports raise.
+Each returns tasks as they are now stored, unless it says otherwise. Besides what their docstrings
+name they raise what the ports raise.
 """
 
 from collections.abc import Callable, Collection
