@@ -61,7 +61,7 @@ def library_logs(log_format: Format | None) -> dict[str, Any]:
     )
     formatter = {
         "()": structlog.stdlib.ProcessorFormatter,
-        "foreign_pre_chain": _SHARED,
+        "foreign_pre_chain": [*_SHARED, structlog.stdlib.add_logger_name],
         "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     }
     handler = {
