@@ -27,6 +27,7 @@ from todo_api.settings import ConfigurationError, Settings
 
 GRACE: Final = 8  # seconds that accepted requests have to finish after SIGTERM
 STARTING: Final = 10.0  # seconds that a renewed worker has to start before the old one is stopped
+GARBAGE: Final = 10_000  # objects that a worker makes before it looks for cycles among them
 HEADER_TIMEOUT: Final = 20_000  # milliseconds for a client to send its request's head
 CONNECTIONS: Final = 8192  # of each worker; those that say nothing must not keep others out
 HEADER_BUFFER: Final = 64 * 1024
@@ -107,6 +108,7 @@ class _Loader:
         app = self._load()
         gc.collect()
         gc.freeze()  # what is there now stays: to look through it again and again takes long
+        gc.set_threshold(GARBAGE)
         return app
 
 
