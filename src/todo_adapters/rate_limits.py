@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 from limits import RateLimitItem, parse_many
@@ -62,10 +62,12 @@ class LimitsRateLimiter:
         quotas = self._policies[policy]
         if self._shared and quotas and self._is_redis_due():
             try:
-                return await _hit(self._shared, quotas, policy, key)
+                return [
+                    await _hit(self._shared, quota, quota.key_for(policy, key)) for quota in quotas
+                ]
             except StorageError as failure:
                 self._leave_redis(failure)
-        return await _hit(self._own, quotas, policy, key)
+        return [self._own.hit(quota, quota.key_for(policy, key)) for quota in quotas]
 
     def is_shared(self) -> bool:
         """Whether Redis keeps the count at present."""
@@ -85,13 +87,6 @@ class LimitsRateLimiter:
             self._retry_at = time.monotonic() + REDIS_RETRY
             cause = type(failure.storage_error).__name__
             _log.error("rate_limit.storage_unavailable", reason=cause)
-
-
-class _Counts(Protocol):
-    """The two calls of a ``limits`` storage that a fixed window needs."""
-
-    async def incr(self, key: str, expiry: int, amount: int = 1) -> int: ...
-    async def get_expiry(self, key: str) -> float: ...
 
 
 def _redis(url: str) -> BlockingConnectionPool:
@@ -130,19 +125,20 @@ class _OwnCounts:
         self._windows: dict[str, tuple[int, float]] = {}
         self._sweep_at = SWEEP_MIN
 
-    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+    def hit(self, quota: RateLimitItem, key: str) -> Standing:
+        """Count one hit."""
         now = time.time()
         count, end = self._windows.get(key, (0, 0.0))
         if end <= now:
-            count, end = 0, now + expiry
-        self._windows[key] = (count + amount, end)
+            count, end = 0, now + quota.get_expiry()
+        self._windows[key] = (count + 1, end)
         if len(self._windows) >= self._sweep_at:
-            self._windows = {k: w for k, w in self._windows.items() if w[1] > now}
-            self._sweep_at = max(SWEEP_MIN, 2 * len(self._windows))
-        return count + amount
+            self._sweep(now)
+        return _standing(quota, count + 1, end - now)
 
-    async def get_expiry(self, key: str) -> float:
-        return self._windows[key][1]
+    def _sweep(self, now: float) -> None:
+        self._windows = {key: window for key, window in self._windows.items() if window[1] > now}
+        self._sweep_at = max(SWEEP_MIN, 2 * len(self._windows))
 
 
 def _parsed(name: str, text: str) -> Sequence[RateLimitItem]:
@@ -156,20 +152,16 @@ def _parsed(name: str, text: str) -> Sequence[RateLimitItem]:
         ) from None
 
 
-async def _hit(
-    counts: _Counts, quotas: Sequence[RateLimitItem], policy: str, key: str
-) -> Sequence[Standing]:
-    return [await _hit_one(counts, quota, quota.key_for(policy, key)) for quota in quotas]
+async def _hit(counts: RedisStorage, quota: RateLimitItem, key: str) -> Standing:
+    count = await counts.incr(key, quota.get_expiry())
+    return _standing(quota, count, await counts.get_expiry(key) - time.time())
 
 
-async def _hit_one(counts: _Counts, quota: RateLimitItem, key: str) -> Standing:
-    window = quota.get_expiry()
-    count = await counts.incr(key, window)
-    ends_at = await counts.get_expiry(key)
+def _standing(quota: RateLimitItem, count: int, seconds_left: float) -> Standing:
     return Standing(
         quota=quota.amount,
-        window=window,
+        window=quota.get_expiry(),
         remaining=max(0, quota.amount - count),
-        reset=max(1, math.ceil(ends_at - time.time())),
+        reset=max(1, math.ceil(seconds_left)),
         is_exceeded=count > quota.amount,
     )
