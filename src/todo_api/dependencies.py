@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 
+from todo_api.logs import extend_context
 from todo_api.metrics import Reading
 from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER, RateLimiter, count
 from todo_domain.errors import TokenFault, TokenRejected, UserMismatch
@@ -79,7 +80,7 @@ class BearerAuthentication(SecurityBase):
             await count(request, limiter, PER_FAILING_ADDRESS, client_network(request))
             raise
         request.scope["user"] = actor.user_id
-        structlog.contextvars.bind_contextvars(user=actor.user_id)
+        extend_context(user=actor.user_id)
         await count(request, limiter, PER_USER, actor.user_id)
         if request.scope.get("asked_user", actor.user_id) != actor.user_id:
             _log.warning("access.denied", reason="user_mismatch")

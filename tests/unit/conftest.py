@@ -8,13 +8,13 @@ import httpx
 import pytest
 from hypothesis import settings
 from starlette.types import ASGIApp
-from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from fakes import FakeTokenVerifier, InMemoryRateLimiter, InMemoryTaskRepository
 from http_client import FRONTEND, FailingRepository, client, served
 from tasks import a_task
+from todo_api.logs import merge_context
 from todo_api.rate_limits import PER_USER
 from todo_domain.errors import DatabaseUnavailable, StaleVersion
 
@@ -94,7 +94,7 @@ async def any_answer(
 @pytest.fixture
 def log() -> Iterator[list[EventDict]]:
     """What is logged, as it is just before it is written."""
-    with capture_logs([merge_contextvars]) as entries:
+    with capture_logs([merge_context]) as entries:
         yield entries
 
 
