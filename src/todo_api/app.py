@@ -6,26 +6,35 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
 from todo_api import docs, health, me, metrics, tasks
 from todo_api.bounds import Bounds
 from todo_api.cors import Cors
 from todo_api.dependencies import Adapters
+from todo_api.failures import Failures
 from todo_api.metrics import Metrics
 from todo_api.openapi import DocumentedApp
 from todo_api.paths import LiberalPaths
-from todo_api.problems import RequestRefused, answer_failure, answer_http, answer_refusal
-from todo_api.request_log import LastResort, RequestLog
+from todo_api.request_log import RequestLog
 from todo_api.tracing import telemetry
-from todo_domain.errors import TodoError
 
 _DESCRIPTION: Final = (
     "Tasks of people who sign in with Better Auth.\n\nAuthorize with the JWT that your auth server "
     "answers at `/api/auth/token`, or, where `todo-api dev` runs the service, with the one that "
     "`todo-api token alice` prints."
 )
+
+
+class _App(DocumentedApp):
+    """FastAPI with no layers but ours, which leave nothing to be done by its own."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = self.router
+        for layer, args, kwargs in reversed(self.user_middleware):
+            app = layer(app, *args, **kwargs)
+        return app
 
 
 def create_app(
@@ -45,7 +54,7 @@ def create_app(
             readiness = health.Readiness(adapters.checks)
             yield {"adapters": adapters, "metrics": counted, "readiness": readiness}
 
-    app = DocumentedApp(
+    app = _App(
         title="todo-api",
         version=version("todo-api"),
         license_info={"name": "MIT", "identifier": "MIT"},
@@ -59,15 +68,10 @@ def create_app(
         middleware=[
             Middleware(RequestLog, metrics=counted),
             Middleware(Cors, origins=cors_origins),
-            Middleware(LastResort),
+            Middleware(Failures),
             Middleware(Bounds, concurrency=concurrency),
             Middleware(LiberalPaths),
         ],
-        exception_handlers={
-            RequestRefused: answer_refusal,
-            TodoError: answer_failure,
-            HTTPException: answer_http,
-        },
     )
     # Put side by side instead of included: FastAPI would match an included route twice. Those of
     # tasks come before FastAPI's own, because they are asked for most.

@@ -3,10 +3,9 @@
 from typing import Final
 
 import structlog
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from todo_api.problems import RequestRefused, answer_refusal
+from todo_api.problems import RequestRefused
 
 HEADERS_MAX: Final = 16 * 1024  # bytes
 TARGET_MAX: Final = 8 * 1024  # bytes of path and query
@@ -30,14 +29,10 @@ class Bounds:
             await self._app(scope, receive, send)
             return
         work = 0 if scope["path"].startswith("/health/") else 1
-        refusal = _oversized(scope)
-        if refusal is None and self._free < work:
+        _refuse_oversized(scope)
+        if self._free < work:
             _log.warning("overloaded", reason="too_many_requests_under_way")
-            refusal = "overloaded"
-        if refusal:
-            answer = await answer_refusal(Request(scope), RequestRefused(refusal))
-            await answer(scope, receive, send)
-            return
+            raise RequestRefused("overloaded")
         self._free -= work
         try:
             await self._app(scope, receive, send)
@@ -45,10 +40,9 @@ class Bounds:
             self._free += work
 
 
-def _oversized(scope: Scope) -> str | None:
+def _refuse_oversized(scope: Scope) -> None:
     if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS_MAX:
-        return "headers_too_large"
+        raise RequestRefused("headers_too_large")
     path = scope.get("raw_path") or scope["path"]
     if len(path) + len(scope["query_string"]) > TARGET_MAX:
-        return "uri_too_long"
-    return None
+        raise RequestRefused("uri_too_long")

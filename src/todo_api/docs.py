@@ -13,8 +13,9 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import FileResponse, Response
 
 from todo_api.problems import KINDS, RequestRefused
+from todo_api.routing import PublicRoute
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=PublicRoute)
 
 _ASSETS: Final = ("swagger-ui-bundle.js", "swagger-ui.css")
 

@@ -12,9 +12,10 @@ from typing_extensions import TypedDict
 from todo_api.dependencies import Check
 from todo_api.openapi import answers
 from todo_api.problems import FieldError, RequestRefused
+from todo_api.routing import PublicRoute
 from todo_domain.errors import TodoError
 
-router = APIRouter(prefix="/health", tags=["health"])
+router = APIRouter(prefix="/health", tags=["health"], route_class=PublicRoute)
 _log = structlog.get_logger()
 
 

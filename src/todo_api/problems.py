@@ -1,4 +1,7 @@
-"""Every way in which a request can fail, as an RFC 9457 problem: the one table of them all."""
+"""Every way in which a request can fail, as an RFC 9457 problem: the one table of them all.
+
+``failures.py`` says which failure is which.
+"""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,35 +9,15 @@ from typing import Any, Final, NotRequired
 from urllib.parse import quote
 
 import orjson
-import structlog
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
 from typing_extensions import TypedDict
 
-from todo_domain.errors import (
-    AuthKeysUnavailable,
-    BrokenRule,
-    DatabaseUnavailable,
-    EditConflict,
-    InvalidTask,
-    KeyReused,
-    Overloaded,
-    StaleVersion,
-    TaskNotDeleted,
-    TaskNotFound,
-    TodoError,
-    TokenFault,
-    TokenRejected,
-    UserMismatch,
-)
+from todo_domain.errors import BrokenRule, TokenFault
 
 _NAME_MAX: Final = 100
 _ERRORS_MAX: Final = 100  # a small request must not have a huge answer
-_REJECTED: Final = frozenset({400, 406, 408, 413, 414, 415, 422, 431})
 _PATH: Final = "/%:@!$&'()*+,;=~"  # what RFC 3986, section 3.3, lets a path have besides letters
-_log = structlog.get_logger()
 
 MEDIA_TYPE: Final = "application/problem+json"
 _BEARER: Final = 'Bearer realm="todo-api"'
@@ -126,17 +109,6 @@ KINDS: Final[dict[str, Kind]] = {
         "Auth keys unavailable", "the auth server's keys cannot be fetched; try again", 5
     ),
     "overloaded": _away("Overloaded", "the service is busy: try again", 1),
-}
-
-_FAILURES: Final[dict[type[TodoError], str]] = {
-    AuthKeysUnavailable: "auth_keys_unavailable",
-    DatabaseUnavailable: "database_unavailable",
-    EditConflict: "conflict",
-    KeyReused: "idempotency_key_reused",
-    TaskNotDeleted: "not_deleted",
-    UserMismatch: "user_mismatch",
-    InvalidTask: "validation_failed",
-    StaleVersion: "stale_version",
 }
 
 
@@ -231,54 +203,8 @@ class RequestRefused(Exception):
         super().__init__(code)
         self.headers = headers
         self.code = code
-        self.detail = detail or (_summary(errors) if errors else None)
+        self.detail = detail or (summary(errors) if errors else None)
         self.errors = errors
-
-
-async def answer_refusal(request: Request, refusal: RequestRefused) -> Response:
-    if KINDS[refusal.code].status in _REJECTED:
-        wrong = [error["code"] for error in refusal.errors[:5]]
-        _log.info("input.rejected", code=refusal.code, errors=wrong)
-    return problem(
-        request, refusal.code, refusal.detail, errors=refusal.errors, headers=refusal.headers
-    )
-
-
-async def answer_failure(request: Request, failure: TodoError) -> Response:
-    """The answer to a failure of the domain or of what stands behind it."""
-    match failure:
-        case TokenRejected(fault=fault):
-            return problem(request, fault)
-        case InvalidTask(violations=violations):
-            errors = [
-                FieldError(field=v.field, pointer=f"/{v.field}", code=v.code, message=v.message)
-                for v in violations
-            ]
-            return problem(request, "validation_failed", _summary(errors), errors=errors)
-        case TaskNotFound():
-            # Alone it is nothing; many in a row are somebody who tries ids.
-            _log.info("access.denied", reason="no_such_task")
-            return problem(request, "not_found")
-        case Overloaded():
-            _log.warning("overloaded", reason="waited_too_long")
-            return problem(request, "overloaded")
-        case _:
-            return problem(request, _FAILURES[type(failure)])
-
-
-async def answer_http(request: Request, failure: HTTPException) -> Response:
-    """The answer to what Starlette refuses by itself: no such route, no such method."""
-    if failure.status_code == 405:  # noqa: PLR2004
-        return problem(request, "method_not_allowed", headers={"Allow": _allowed(request)})
-    return problem(request, "not_found" if failure.status_code == 404 else "bad_request")  # noqa: PLR2004
-
-
-def _allowed(request: Request) -> str:
-    """Every method of this path; Starlette names those of the first route alone."""
-    routes = request.app.router.routes
-    here = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    methods = {method for route in here for method in route.methods}
-    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 def problem(
@@ -318,7 +244,7 @@ def asked_path(request: Request) -> str:
     return quote(raw, safe=_PATH) if raw else quote(request.scope["path"], errors="replace")
 
 
-def _summary(errors: Sequence[FieldError]) -> str:
+def summary(errors: Sequence[FieldError]) -> str:
     """The errors in one readable line, the first few of them if there are many."""
     shown = "; ".join(f"{error['field']}: {error['message']}" for error in errors[:5])
     return f"{shown}; and {len(errors) - 5} more" if len(errors) > 5 else shown  # noqa: PLR2004

@@ -6,11 +6,10 @@ from typing import Final
 
 import structlog
 import uuid_utils
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from todo_api.logs import begin_context
 from todo_api.metrics import Metrics
-from todo_api.problems import problem
 
 _SANE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _log = structlog.get_logger()
@@ -30,9 +29,8 @@ class RequestLog:
         started = perf_counter()
         method = scope["method"]  # before it is rewritten
         request_id = scope["request_id"] = _request_id(scope)
-        structlog.contextvars.clear_contextvars()
         client = scope.get("client")
-        structlog.contextvars.bind_contextvars(request_id=request_id, client=client and client[0])
+        begin_context(request_id=request_id, client=client and client[0])
         status = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -83,26 +81,3 @@ def _write_line(scope: Scope, method: str, route: str | None, status: int, secon
         ms=round(seconds * 1000, 1),
         user=scope.get("user"),
     )
-
-
-class LastResort:
-    """Pure ASGI. Turns whatever escaped from the app into a problem that tells no internals."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = False
-
-        async def watched_send(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched_send)
-        except Exception:
-            if scope["type"] != "http" or has_begun:
-                raise
-            _log.exception("internal_error")
-            await problem(Request(scope), "internal_error")(scope, receive, send)

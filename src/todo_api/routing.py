@@ -13,6 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from fastapi.dependencies.models import Dependant
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.routing import APIRoute
 from starlette._utils import get_route_path  # what Route.matches asks; no other name for it
 from starlette.requests import Request
@@ -31,6 +32,14 @@ _PREFER: Final = b"prefer"
 _ZERO: Final = re.compile(r"q\s*=\s*0(\.0*)?")
 DEADLINE: Final = 4.0  # seconds for everything behind a request that has arrived
 _ACCEPTABLE: Final = ("*/*", "application/*", "application/json", "application/problem+json")
+
+
+class PublicRoute(APIRoute):
+    """FastAPI's own route, for what needs no token."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - FastAPI's own
+        super().__init__(*args, **kwargs)
+        self.app = AsyncExitStackMiddleware(self.app)  # in the app it would be around every route
 
 
 class ApiRoute(APIRoute):

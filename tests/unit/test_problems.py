@@ -12,7 +12,8 @@ import pytest
 from starlette.requests import Request
 
 from http_client import FailingRepository, client, served
-from todo_api.problems import KINDS, answer_failure, problem
+from todo_api.failures import answer_to
+from todo_api.problems import KINDS, problem
 from todo_domain.errors import (
     AuthKeysUnavailable,
     DatabaseUnavailable,
@@ -79,8 +80,8 @@ class RejectingVerifier:
 
 class TestTheTable:
     @pytest.mark.parametrize("failure", sorted(family(), key=str))
-    async def test_has_a_code_for_every_failure(self, failure: type[TodoError]) -> None:
-        answer = await answer_failure(a_request(), PARTICULAR.get(failure) or failure())
+    def test_has_a_code_for_every_failure(self, failure: type[TodoError]) -> None:
+        answer = answer_to(PARTICULAR.get(failure) or failure(), a_request())
         document = json.loads(bytes(answer.body))
         assert document["code"] in KINDS
         assert answer.status_code == document["status"] == KINDS[document["code"]].status

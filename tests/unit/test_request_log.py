@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.typing import EventDict
 
 from http_client import FRONTEND, FailingRepository, Introducing, client, served
-from todo_api.request_log import LastResort
+from todo_api.failures import Failures
 
 MEMBERS: Final = frozenset(
     {"event", "method", "route", "status", "ms", "user", "client", "request_id"}
@@ -197,7 +197,7 @@ class TestABug:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             raise RuntimeError("too late")
 
-        app: ASGIApp = LastResort(breaks_off)
+        app: ASGIApp = Failures(breaks_off)
         async with client(app) as stranger:
             with pytest.raises(RuntimeError, match="too late"):
                 await stranger.get("/")
