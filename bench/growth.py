@@ -113,7 +113,7 @@ def questions() -> dict[str, Question]:
         "save": lambda tasks, task: tasks.save(
             replace(task, title="Other", updated_at=now, version=task.version + 1)
         ),
-        "complete": lambda tasks, task: tasks.set_completed(
+        "complete": lambda tasks, task: tasks.change(
             task.owner, task.id, completed=True, now=now
         ),
         "remove": lambda tasks, task: tasks.remove(task.owner, task.id, now=now),

@@ -17,6 +17,7 @@ from tasks import HOSTILE_TEXTS, LATER, NOW, Members, a_task, mixed_tasks
 from todo_api.rate_limits import RateLimiter
 from todo_domain.errors import (
     AuthKeysUnavailable,
+    InvalidTask,
     KeyReused,
     StaleVersion,
     TaskNotDeleted,
@@ -35,7 +36,15 @@ from todo_domain.queries import (
     TaskPage,
     TaskQuery,
 )
-from todo_domain.task import DESCRIPTION_MAX, TAG_MAX, TAGS_MAX, TITLE_MAX, Priority, Task
+from todo_domain.task import (
+    DESCRIPTION_MAX,
+    TAG_MAX,
+    TAGS_MAX,
+    TITLE_MAX,
+    Priority,
+    Task,
+    TaskChanges,
+)
 
 LOST: Final = (StaleVersion, TaskNotFound, TaskNotDeleted, KeyReused)
 MANY: Final = 100  # more pages than any list here has
@@ -79,11 +88,43 @@ OTHER_CONTENT: Final[dict[str, Members]] = {
     "completion": {"completed_at": None},
 }
 
+# Each member alone, set and cleared, and several at once; beside ``CONTENT`` some alter nothing.
+EVERY_CHANGE: Final[list[TaskChanges]] = [
+    {},
+    {"title": "Buy milk"},
+    {"title": " Buy oat milk "},
+    {"description": "2 litres"},
+    {"description": ""},
+    {"description": None},
+    {"completed": True},
+    {"completed": False},
+    {"priority": Priority.LOW},
+    {"priority": Priority.HIGH},
+    {"priority": None},
+    {"due_date": date(2026, 1, 20)},
+    {"due_date": MIDNIGHT},
+    {"due_date": datetime.max.replace(tzinfo=UTC)},
+    {"due_date": None},
+    {"tags": ["home", "food"]},
+    {"tags": [" food ", "home", "food"]},
+    {"tags": []},
+    {"title": "Buy milk", "completed": True},
+    {"title": "x", "completed": False},
+    {
+        "title": "x",
+        "description": "y",
+        "completed": True,
+        "priority": Priority.HIGH,
+        "due_date": MIDNIGHT + INSTANT,
+        "tags": ["z"],
+    },
+]
+
 OnTask = Callable[[TaskRepository, Task], Awaitable[object]]
 MEANWHILE: Final[dict[str, OnTask]] = {
     "nothing": lambda tasks, task: tasks.get("ada", task.id),
     "a change": lambda tasks, task: tasks.save(task.changed(LATER, title="x", tags=[])),
-    "a completion": lambda tasks, task: tasks.set_completed(
+    "a completion": lambda tasks, task: tasks.change(
         "ada", task.id, completed=not task.completed, now=LATER
     ),
     "a removal": lambda tasks, task: tasks.remove("ada", task.id, now=LATER),
@@ -93,8 +134,8 @@ MEANWHILE: Final[dict[str, OnTask]] = {
 REACHES: Final[dict[str, OnTask]] = {
     "get": lambda tasks, task: tasks.get("ada", task.id),
     "save": lambda tasks, task: tasks.save(task.changed(LATER, title="revived")),
-    "complete": lambda tasks, task: tasks.set_completed("ada", task.id, completed=True, now=LATER),
-    "reopen": lambda tasks, task: tasks.set_completed("ada", task.id, completed=False, now=LATER),
+    "complete": lambda tasks, task: tasks.change("ada", task.id, completed=True, now=LATER),
+    "reopen": lambda tasks, task: tasks.change("ada", task.id, completed=False, now=LATER),
     "remove": lambda tasks, task: tasks.remove("ada", task.id, now=LATER),
     "remove the version": lambda tasks, task: tasks.remove(
         "ada", task.id, now=LATER, version=task.version
@@ -204,10 +245,10 @@ class TaskRepositoryContract:
             await tasks.save(replace(task.changed(LATER, title="Mine"), owner="eve"))
         assert await tasks.get("ada", task.id) == task
 
-    async def test_a_foreign_task_cannot_be_completed(self, tasks: TaskRepository) -> None:
+    async def test_a_foreign_task_cannot_be_changed(self, tasks: TaskRepository) -> None:
         task = await added(tasks, a_task())
         with pytest.raises(TaskNotFound):
-            await tasks.set_completed("eve", task.id, completed=True, now=LATER)
+            await tasks.change("eve", task.id, title="mine", completed=True, now=LATER)
         assert await tasks.get("ada", task.id) == task
 
     async def test_a_foreign_task_cannot_be_removed(self, tasks: TaskRepository) -> None:
@@ -423,33 +464,59 @@ class TaskRepositoryContract:
     # --- Completing ---
 
     @pytest.mark.parametrize("clock", [NOW - INSTANT, NOW, LATER], ids=["back", "same", "later"])
-    @pytest.mark.parametrize("completed_at", [None, NOW], ids=["pending", "completed"])
-    @pytest.mark.parametrize("completed", [False, True], ids=["reopen", "complete"])
-    async def test_setting_completion_is_the_domains_change(
-        self,
-        tasks: TaskRepository,
-        *,
-        completed: bool,
-        completed_at: datetime | None,
-        clock: datetime,
+    @pytest.mark.parametrize("content", [{}, CONTENT], ids=["title alone", "everything"])
+    @pytest.mark.parametrize("changes", EVERY_CHANGE, ids=str)
+    async def test_a_change_is_the_domains(
+        self, tasks: TaskRepository, changes: TaskChanges, content: Members, clock: datetime
     ) -> None:
-        task = await added(tasks, replace(mixed_tasks()[1], completed_at=completed_at))
-        expected = task.changed(clock, completed=completed)
-        answer = await tasks.set_completed("ada", task.id, completed=completed, now=clock)
-        assert answer == expected
+        task = await added(tasks, a_task(**content))
+        expected = task.changed(clock, **changes)
+        assert await tasks.change("ada", task.id, now=clock, **changes) == expected
+        assert await tasks.get("ada", task.id) == expected
+        # Once more it alters nothing.
+        assert await tasks.change("ada", task.id, now=LATER, **changes) == expected
         assert await tasks.get("ada", task.id) == expected
 
-    async def test_setting_completion_touches_no_other_task(self, tasks: TaskRepository) -> None:
+    async def test_a_change_that_breaks_a_rule_stores_nothing(self, tasks: TaskRepository) -> None:
+        task = await added(tasks, a_task())
+        with pytest.raises(InvalidTask) as refused:
+            await tasks.change("ada", task.id, now=LATER, title=" ", tags=[""], description="2 l")
+        assert [violation.field for violation in refused.value.violations] == ["title", "tags"]
+        assert await tasks.get("ada", task.id) == task
+
+    async def test_a_change_touches_no_other_task(self, tasks: TaskRepository) -> None:
         task, other = await all_added(tasks, [a_task(), a_task()])
-        await tasks.set_completed("ada", task.id, completed=True, now=LATER)
+        await tasks.change("ada", task.id, completed=True, title="x", now=LATER)
         assert await tasks.get("ada", other.id) == other
 
-    @pytest.mark.parametrize("completed", [False, True])
-    async def test_a_missing_task_cannot_be_completed(
-        self, tasks: TaskRepository, *, completed: bool
+    @pytest.mark.parametrize("changes", [{}, {"completed": True}, {"title": "x"}], ids=str)
+    async def test_a_missing_task_cannot_be_changed(
+        self, tasks: TaskRepository, changes: TaskChanges
     ) -> None:
         with pytest.raises(TaskNotFound):
-            await tasks.set_completed("ada", uuid4(), completed=completed, now=LATER)
+            await tasks.change("ada", uuid4(), now=LATER, **changes)
+
+    async def test_rivals_that_change_different_members_all_succeed_and_revert_nobody(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await added(tasks, a_task())
+        changes: list[TaskChanges] = [
+            {"title": "x"},
+            {"description": "y"},
+            {"tags": ["z"]},
+            {"completed": True},
+            {"priority": Priority.HIGH},
+            {"due_date": MIDNIGHT},
+        ]
+        answers = await asyncio.gather(
+            *(tasks.change("ada", task.id, now=LATER, **each) for each in changes)
+        )
+        assert {answer.version for answer in answers} == set(range(2, 2 + len(changes)))
+        merged: TaskChanges = {}
+        for each in changes:
+            merged |= each
+        all_changed = replace(task.changed(LATER, **merged), version=1 + len(changes))
+        assert await tasks.get("ada", task.id) == all_changed
 
     async def test_of_rivals_that_complete_a_task_one_does_and_all_get_its_answer(
         self, tasks: TaskRepository
@@ -457,7 +524,7 @@ class TaskRepositoryContract:
         task = await added(tasks, a_task())
         clocks = [LATER + number * INSTANT for number in range(10)]
         answers = await asyncio.gather(
-            *(tasks.set_completed("ada", task.id, completed=True, now=clock) for clock in clocks)
+            *(tasks.change("ada", task.id, completed=True, now=clock) for clock in clocks)
         )
         stored = await tasks.get("ada", task.id)
         assert stored.version == 2
@@ -469,7 +536,7 @@ class TaskRepositoryContract:
         task = await added(tasks, a_task())
         changes = [task.changed(LATER, title=f"rival {number}") for number in range(10)]
         saves = [tasks.save(change) for change in changes]
-        completion = tasks.set_completed("ada", task.id, completed=True, now=LATER)
+        completion = tasks.change("ada", task.id, completed=True, now=LATER)
         won = await successes([*saves[:5], completion, *saves[5:]])
         stored = await tasks.get("ada", task.id)
         assert stored.completed

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Unpack
 from uuid import UUID
 
 from todo_api.rate_limits import Standing
@@ -21,7 +21,7 @@ from todo_domain.errors import (
 from todo_domain.ownership import Principal
 from todo_domain.ports import KEY_LIFETIME, RETENTION
 from todo_domain.queries import TaskCounts, TaskPage, TaskQuery
-from todo_domain.task import Task
+from todo_domain.task import Task, TaskChanges
 
 TOKEN_LIFETIME: Final = timedelta(minutes=15)
 
@@ -69,11 +69,11 @@ class InMemoryTaskRepository:
             raise StaleVersion
         self._tasks[task.id] = task
 
-    async def set_completed(
-        self, owner: str, task_id: UUID, *, completed: bool, now: datetime
+    async def change(
+        self, owner: str, task_id: UUID, *, now: datetime, **changes: Unpack[TaskChanges]
     ) -> Task:
         await _others_run()
-        task = self._own(owner, task_id).changed(now, completed=completed)
+        task = self._own(owner, task_id).changed(now, **changes)
         self._tasks[task_id] = task
         return task
 

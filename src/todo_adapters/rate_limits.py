@@ -6,8 +6,7 @@ Windows are fixed and begin with a key's first hit: exact, and one atomic increm
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from limits import RateLimitItem, parse_many
@@ -28,8 +27,7 @@ REDIS_RETRY: Final = 5.0  # in which nobody tries again after a failure
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """Where a key stands with one quota: ``remaining`` hits for the next ``reset`` seconds."""
 
     quota: int

@@ -12,7 +12,6 @@ from todo_api.logs import begin_context
 from todo_api.metrics import Metrics
 
 _SANE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_log = structlog.get_logger()
 
 
 class RequestLog:
@@ -21,6 +20,7 @@ class RequestLog:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
+        self._log = structlog.get_logger().bind()  # unbound, it would be made anew for each event
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,7 +46,14 @@ class RequestLog:
             seconds = perf_counter() - started
             route = getattr(scope.get("route"), "path_format", None)
             self._metrics.count_request(method, route, status, seconds)
-            _write_line(scope, method, route, status, seconds)
+            self._log.info(
+                "request",
+                method=method,
+                route=route,
+                status=status,
+                ms=round(seconds * 1000, 1),
+                user=scope.get("user"),
+            )
 
 
 def _request_id(scope: Scope) -> str:
@@ -70,14 +77,3 @@ def _complete_headers(message: Message, scope: Scope) -> None:
     else:
         fields.append((b"vary", b"Origin"))
     message["headers"] = fields
-
-
-def _write_line(scope: Scope, method: str, route: str | None, status: int, seconds: float) -> None:
-    _log.info(
-        "request",
-        method=method,
-        route=route,
-        status=status,
-        ms=round(seconds * 1000, 1),
-        user=scope.get("user"),
-    )

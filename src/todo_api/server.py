@@ -14,7 +14,7 @@ from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from granian.constants import HTTPModes, Interfaces
+from granian.constants import HTTPModes, Interfaces, RuntimeModes
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
@@ -28,6 +28,7 @@ from todo_api.settings import ConfigurationError, Settings
 GRACE: Final = 8  # seconds that accepted requests have to finish after SIGTERM
 STARTING: Final = 10.0  # seconds that a renewed worker has to start before the old one is stopped
 GARBAGE: Final = 10_000  # objects that a worker makes before it looks for cycles among them
+SOCKET_THREADS: Final = 2  # of each worker: while one waits for Python, the other reads requests
 HEADER_TIMEOUT: Final = 20_000  # milliseconds for a client to send its request's head
 CONNECTIONS: Final = 8192  # of each worker; those that say nothing must not keep others out
 HEADER_BUFFER: Final = 64 * 1024
@@ -67,6 +68,8 @@ def _server(settings: Settings) -> MPServer:
             header_read_timeout=HEADER_TIMEOUT, max_buffer_size=HEADER_BUFFER
         ),
         backpressure=CONNECTIONS,
+        runtime_mode=RuntimeModes.mt,
+        runtime_threads=SOCKET_THREADS,
         log_level=LogLevels.warning,
         log_dictconfig=library_logs(settings.log_format),
         workers_kill_timeout=GRACE,

@@ -4,12 +4,12 @@
 """
 
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final, Protocol, Unpack
 from uuid import UUID
 
 from todo_domain.ownership import Principal
 from todo_domain.queries import TaskCounts, TaskPage, TaskQuery
-from todo_domain.task import Task
+from todo_domain.task import Task, TaskChanges
 
 RETENTION: Final = timedelta(days=30)
 KEY_LIFETIME: Final = timedelta(hours=24)
@@ -47,12 +47,12 @@ class TaskRepository(Protocol):
         version exactly one succeeds.
         """
 
-    async def set_completed(
-        self, owner: str, task_id: UUID, *, completed: bool, now: datetime
+    async def change(
+        self, owner: str, task_id: UUID, *, now: datetime, **changes: Unpack[TaskChanges]
     ) -> Task:
-        """Apply ``Task.changed(now, completed=completed)`` to the task at its latest version.
+        """Apply ``Task.changed(now, **changes)`` to the task at its latest version.
 
-        Returns the task as it is now stored. Raises TaskNotFound.
+        Returns the task as it is now stored. Raises TaskNotFound and InvalidTask.
         """
 
     async def remove(

@@ -63,11 +63,14 @@ def clean_tag(text: str) -> str:
 
 
 def clean_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """Clean tags in their first order, each once. Raises BrokenRule for a bad tag or too many."""
-    unique = tuple(dict.fromkeys(clean_tag(tag) for tag in tags))
+    """Clean tags in their first order, each once; those that are clean, themselves.
+
+    Raises BrokenRule for a bad tag or too many.
+    """
+    unique = tuple(dict.fromkeys(map(clean_tag, tags)))
     if len(unique) > TAGS_MAX:
         raise BrokenRule("too_many", f"must be at most {TAGS_MAX} tags")
-    return unique
+    return tags if isinstance(tags, tuple) and tags == unique else unique
 
 
 def clean_due_date(due: date | datetime | None) -> date | datetime | None:

@@ -62,9 +62,14 @@ async def change_task(
 ) -> Task:
     """Apply the changes to the latest state, so that what others changed meanwhile stays.
 
-    Raises TaskNotFound, InvalidTask, StaleVersion, and EditConflict when rivals win every attempt.
+    Raises TaskNotFound, InvalidTask and StaleVersion; with several ``versions`` also EditConflict,
+    when rivals win every attempt.
     """
-    return await _edit(tasks, actor, task_id, versions, lambda task: task.changed(now, **changes))
+    if versions is not None:
+        return await _edit(
+            tasks, actor, task_id, versions, lambda task: task.changed(now, **changes)
+        )
+    return owned_by(actor, await tasks.change(actor.user_id, task_id, now=now, **changes))
 
 
 async def toggle_task(
@@ -92,12 +97,7 @@ async def complete_task(
     versions: Versions = None,
 ) -> Task:
     """Set the task's completion, whatever it was. Raises TaskNotFound and StaleVersion."""
-    if versions is not None:
-        return await change_task(
-            tasks, actor, task_id, now=now, versions=versions, completed=completed
-        )
-    task = await tasks.set_completed(actor.user_id, task_id, completed=completed, now=now)
-    return owned_by(actor, task)
+    return await change_task(tasks, actor, task_id, now=now, versions=versions, completed=completed)
 
 
 async def delete_task(

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from contracts import EVERY_FILTER, EVERY_SORT
+from contracts import EVERY_CHANGE, EVERY_FILTER, EVERY_SORT
 from frontend import BELIEVED, token_of
 from service import Service, workplace
 from tasks import NOW, UNSAID, a_task
@@ -464,11 +464,11 @@ async def use_everything(tasks: TaskRepository) -> None:
         await tasks.add(other, key="k")
     await tasks.get(OWNER, task.id)
     await tasks.save(task.changed(NOW, title="Buy oat milk"))
-    for completed in (True, False):
-        await tasks.set_completed(OWNER, task.id, completed=completed, now=NOW)
+    for changes in EVERY_CHANGE:
+        changed = await tasks.change(OWNER, task.id, now=NOW, **changes)
     await tasks.remove(OWNER, task.id, now=NOW)
     await tasks.restore(OWNER, task.id, now=NOW)
-    await tasks.remove(OWNER, task.id, now=NOW, version=4)
+    await tasks.remove(OWNER, task.id, now=NOW, version=changed.version)
     await tasks.remove_completed(OWNER, now=NOW)
     await tasks.count(OWNER)
     for wanted in EVERY_FILTER:

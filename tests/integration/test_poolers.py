@@ -42,7 +42,7 @@ CALLS: Final[dict[str, OnTask]] = {
     "get": lambda tasks, task: tasks.get("ada", task.id),
     "find": lambda tasks, _: tasks.find("ada", TaskQuery()),
     "save": lambda tasks, task: tasks.save(task.changed(LATER, title="Buy oat milk")),
-    "complete": lambda tasks, task: tasks.set_completed("ada", task.id, completed=True, now=LATER),
+    "complete": lambda tasks, task: tasks.change("ada", task.id, completed=True, now=LATER),
     "remove": lambda tasks, task: tasks.remove("ada", task.id, now=LATER),
 }
 
@@ -59,7 +59,7 @@ async def use_a_task(tasks: TaskRepository, owner: str) -> None:
     await tasks.save(changed)
     assert await tasks.get(owner, task.id) == changed
     completed = changed.changed(LATER, completed=True)
-    assert await tasks.set_completed(owner, task.id, completed=True, now=LATER) == completed
+    assert await tasks.change(owner, task.id, completed=True, now=LATER) == completed
     assert (await tasks.find(owner, TaskQuery())).tasks == (completed,)
     assert await tasks.remove(owner, task.id, now=LATER) == completed
     with pytest.raises(TaskNotFound):

@@ -56,7 +56,7 @@ SITUATIONS: Final = {
     "404 off the map": Situation(404, path="/api/lists"),
     "405": Situation(405, "TRACE"),
     "406": Situation(406, headers={"Accept": "text/html"}),
-    "409": Situation(409, "PATCH", ONE, JSON, b'{"title": "x"}', failure=StaleVersion()),
+    "409": Situation(409, "PATCH", f"{ONE}/toggle", failure=StaleVersion()),
     "409 restore": Situation(409, "POST", f"{ONE}/restore"),
     "412": Situation(412, "DELETE", ONE, {"If-Match": '"9"'}),
     "413": Situation(413, "POST", headers=JSON, body=b" " * (1024 * 1024 + 1)),

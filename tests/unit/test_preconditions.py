@@ -237,7 +237,7 @@ def changed(**changes: Any) -> Happening:  # noqa: ANN401 - any member
 
 
 async def idle_change(tasks: InMemoryTaskRepository, task: Task) -> None:
-    await tasks.set_completed("ada", task.id, completed=False, now=LATER)
+    await tasks.change("ada", task.id, completed=False, now=LATER)
 
 
 async def removed_and_restored(tasks: InMemoryTaskRepository, task: Task) -> None:

@@ -308,14 +308,6 @@ class TestEdit:
         )
         assert merged["version"] == 6
 
-    @pytest.mark.usefixtures("log")
-    async def test_that_rivals_beat_every_time_is_409(self, method: str) -> None:
-        tasks, task = FailingRepository(StaleVersion()), a_task()
-        await tasks.add(task)
-        async with served(tasks) as app, client(app, "ada") as ada:
-            answer = await ada.request(method, at(task), json={"title": "Buy oat milk"})
-        assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
-
 
 @either_spelling
 @pytest.mark.usefixtures("log")
@@ -394,6 +386,13 @@ class TestComplete:
             answer = await ada.patch(at(task, f"/{suffix}"), content=body, headers=headers)
         assert answer.status_code == status
         assert await everything(tasks) == (task,)
+
+    async def test_of_a_toggle_that_rivals_beat_every_time_is_409(self, suffix: str) -> None:
+        tasks, task = FailingRepository(StaleVersion()), a_task()
+        await tasks.add(task)
+        async with served(tasks) as app, client(app, "ada") as ada:
+            answer = await ada.patch(at(task, f"/{suffix}"))
+        assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
 
     async def test_counts_every_one_of_several_toggles_at_once(
         self, ada: httpx.AsyncClient, task: Task, suffix: str

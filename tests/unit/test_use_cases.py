@@ -149,12 +149,15 @@ async def test_a_change_is_stored_and_returned(tasks: InMemoryTaskRepository) ->
     assert await get_task(tasks, ADA, task.id) == changed
 
 
-async def test_a_change_that_alters_nothing_saves_nothing() -> None:
+@pytest.mark.parametrize("versions", [None, {1}], ids=["any version", "this version"])
+async def test_a_change_that_alters_nothing_leaves_the_task_as_it_is(
+    versions: set[int] | None,
+) -> None:
     tasks = ContestedRepository(rival_saves=1)
     task = a_task()
     await tasks.add(task)
-    assert await change_task(tasks, ADA, task.id, now=LATER, title="Buy milk") == task
-    assert await get_task(tasks, ADA, task.id) == task
+    changed = await change_task(tasks, ADA, task.id, now=LATER, versions=versions, title="Buy milk")
+    assert changed == await get_task(tasks, ADA, task.id) == task
 
 
 async def test_a_change_that_breaks_a_rule_stores_nothing(tasks: InMemoryTaskRepository) -> None:
@@ -165,26 +168,29 @@ async def test_a_change_that_breaks_a_rule_stores_nothing(tasks: InMemoryTaskRep
     assert await get_task(tasks, ADA, task.id) == task
 
 
-async def test_a_change_keeps_what_rivals_changed_meanwhile() -> None:
-    tasks = ContestedRepository(rival_saves=EDIT_ATTEMPTS - 1)
+async def test_a_change_is_not_an_edit_that_rivals_can_beat() -> None:
+    tasks = ContestedRepository(rival_saves=EDIT_ATTEMPTS)
     task = a_task()
     await tasks.add(task)
     changed = await change_task(tasks, ADA, task.id, now=LATER, title="Buy oat milk")
-    assert (changed.title, changed.description) == ("Buy oat milk", f"rival {EDIT_ATTEMPTS - 1}")
-    assert await get_task(tasks, ADA, task.id) == changed
+    assert changed == task.changed(LATER, title="Buy oat milk")
 
 
-@pytest.mark.parametrize(
-    "use_case", [pytest.param(ON_ONE_TASK[u], id=u) for u in ("change", "toggle")]
-)
-async def test_an_edit_that_rivals_beat_every_time_gives_up_and_writes_nothing(
-    use_case: OnTask,
-) -> None:
+async def test_a_toggle_keeps_what_rivals_changed_meanwhile() -> None:
+    tasks = ContestedRepository(rival_saves=EDIT_ATTEMPTS - 1)
+    task = a_task()
+    await tasks.add(task)
+    toggled = await toggle_task(tasks, ADA, task.id, now=LATER)
+    assert (toggled.completed, toggled.description) == (True, f"rival {EDIT_ATTEMPTS - 1}")
+    assert await get_task(tasks, ADA, task.id) == toggled
+
+
+async def test_a_toggle_that_rivals_beat_every_time_gives_up_and_writes_nothing() -> None:
     tasks = ContestedRepository(rival_saves=EDIT_ATTEMPTS)
     task = a_task()
     await tasks.add(task)
     with pytest.raises(EditConflict):
-        await use_case(tasks, ADA, task.id)
+        await toggle_task(tasks, ADA, task.id, now=LATER)
     stored = await get_task(tasks, ADA, task.id)
     assert (stored.title, stored.completed) == (task.title, task.completed)
 
@@ -204,14 +210,6 @@ async def test_completion_is_set_whatever_it_was(tasks: InMemoryTaskRepository) 
         stored = await complete_task(tasks, ADA, task.id, completed=completed, now=LATER)
         assert stored.completed == completed
     assert stored.version == 3
-
-
-async def test_setting_completion_is_not_an_edit_that_rivals_can_beat() -> None:
-    tasks = ContestedRepository(rival_saves=EDIT_ATTEMPTS)
-    task = a_task()
-    await tasks.add(task)
-    stored = await complete_task(tasks, ADA, task.id, completed=True, now=LATER)
-    assert stored == task.changed(LATER, completed=True)
 
 
 async def test_a_deleted_task_is_returned_as_it_was_and_gone(tasks: InMemoryTaskRepository) -> None:

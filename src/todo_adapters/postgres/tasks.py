@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Unpack
 from uuid import UUID
 
 import asyncpg
@@ -16,6 +16,7 @@ from sqlalchemy import (
     Insert,
     Select,
     Update,
+    and_,
     bindparam,
     case,
     delete,
@@ -37,7 +38,7 @@ from todo_adapters.postgres.tables import OWNER_SETTING, SCHEMA, metadata
 from todo_domain.errors import KeyReused, StaleVersion, TaskNotDeleted, TaskNotFound
 from todo_domain.ports import KEY_LIFETIME, RETENTION
 from todo_domain.queries import Sort, SortBy, TaskCounts, TaskPage, TaskQuery
-from todo_domain.task import Priority, Task, due_instant
+from todo_domain.task import Priority, Task, TaskChanges, due_instant
 
 SEEN_GRANULARITY: Final = timedelta(hours=1)
 
@@ -52,6 +53,16 @@ _columns = tuple(
         *("created_at", "updated_at", "completed_at", "version"),
     )
 )
+# Where the members are that an edit may name.
+_STORED_IN: Final = {
+    "title": ("title",),
+    "description": ("description",),
+    "completed": ("completed_at",),
+    "priority": ("priority",),
+    "due_date": ("due_at", "due_all_day"),
+    "tags": ("tags",),
+}
+_ANY_TITLE: Final = "any"
 _UNSAID: Final = (None, False, ())
 _PRIORITIES: Final = {priority.rank: priority for priority in Priority}
 
@@ -110,11 +121,13 @@ class PostgresTaskRepository:
         if not await self._database.fetch(_SAVE, **_row(task), read_version=task.version - 1):
             raise StaleVersion
 
-    async def set_completed(
-        self, owner: str, task_id: UUID, *, completed: bool, now: datetime
+    async def change(
+        self, owner: str, task_id: UUID, *, now: datetime, **changes: Unpack[TaskChanges]
     ) -> Task:
-        statement = _COMPLETE if completed else _REOPEN
-        return _only(await self._database.fetch(statement, owner=owner, task_id=task_id, now=now))
+        # Rules and columns of the members are those of any task that has them.
+        members: TaskChanges = {"title": _ANY_TITLE, **changes}
+        values = _row(Task.new(task_id, owner, now, **members))
+        return _only(await self._database.fetch(_change(frozenset(changes)), **values))
 
     async def remove(
         self, owner: str, task_id: UUID, *, now: datetime, version: int | None = None
@@ -307,20 +320,27 @@ def _save() -> Statement:
     )
 
 
-def _set_completed(*, completed: bool) -> Statement:
-    """``Task.changed`` in SQL: a row that is in the wanted state already keeps version and times.
+@cache
+def _change(members: frozenset[str]) -> Statement:
+    """``Task.changed`` in SQL, for these members: if nothing differs, version and times stay.
 
     All in one UPDATE, whose expressions PostgreSQL evaluates anew on the latest version of a row
     that a rival has just changed.
     """
-    is_completed = _tasks.c.completed_at.is_not(None)
-    idle = is_completed if completed else ~is_completed
-    now = bindparam("now", type_=_tasks.c.updated_at.type)
+    columns = [_tasks.c[name] for member in sorted(members) for name in _STORED_IN[member]]
+    values: dict[str, ColumnElement[Any]] = {
+        column.name: bindparam(column.name, type_=column.type) for column in columns
+    }
+    idle = and_(true(), *(_is_same(column, values[column.name]) for column in columns))
+    now = bindparam("updated_at", type_=_tasks.c.updated_at.type)
+    if "completed_at" in values:
+        first_completed = func.coalesce(_tasks.c.completed_at, values["completed_at"])
+        values["completed_at"] = case((values["completed_at"].is_not(None), first_completed))
     return Statement.compiled(
         update(_tasks)
-        .where(*_own_live_task)
+        .where(_tasks.c.user_id == bindparam("user_id"), _tasks.c.id == bindparam("id"), _is_live)
         .values(
-            completed_at=func.coalesce(_tasks.c.completed_at, now) if completed else null(),
+            **values,
             updated_at=case(
                 (idle, _tasks.c.updated_at), else_=func.greatest(_tasks.c.updated_at, now)
             ),
@@ -328,6 +348,13 @@ def _set_completed(*, completed: bool) -> Statement:
         )
         .returning(*_columns)
     )
+
+
+def _is_same(column: ColumnElement[Any], value: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether the task says already what it is to say: of completion, not when, but whether."""
+    if column is _tasks.c.completed_at:
+        return column.is_(None) == value.is_(None)
+    return column.is_not_distinct_from(value)
 
 
 def _removed(*which: ColumnElement[bool]) -> Update:
@@ -375,8 +402,6 @@ _GET_KEY: Final = Statement.compiled(
 )
 _GET: Final = Statement.compiled(select(*_columns).where(*_own_live_task))
 _SAVE: Final = _save()
-_COMPLETE: Final = _set_completed(completed=True)
-_REOPEN: Final = _set_completed(completed=False)
 _REMOVE: Final = Statement.compiled(_removed(*_own_live_task).returning(*_columns))
 _REMOVE_VERSION: Final = Statement.compiled(
     _removed(*_own_live_task, _tasks.c.version == bindparam("version")).returning(*_columns)
