@@ -49,9 +49,9 @@ def clean_title(text: str) -> str:
     return _storable(title, TITLE_MAX)
 
 
-def clean_description(text: str | None) -> str | None:
+def clean_description(text: str) -> str:
     """The description exactly as it came. Raises BrokenRule when too long."""
-    return None if text is None else _storable(text, DESCRIPTION_MAX)
+    return _storable(text, DESCRIPTION_MAX)
 
 
 def clean_tag(text: str) -> str:
@@ -73,7 +73,7 @@ def clean_tags(tags: Iterable[str]) -> tuple[str, ...]:
     return tags if isinstance(tags, tuple) and tags == unique else unique
 
 
-def clean_due_date(due: date | datetime | None) -> date | datetime | None:
+def clean_due_date(due: date | datetime) -> date | datetime:
     """A date as it is, a date-time in UTC. Raises BrokenRule for one that names no instant."""
     return in_utc(due) if isinstance(due, datetime) else due
 
@@ -151,6 +151,8 @@ class Task:
         violations = []
         for name, rule in _RULES.items():
             value = getattr(self, name)
+            if value is None or value == ():
+                continue  # what is not said breaks no rule
             try:
                 clean = rule(value)
             except BrokenRule as broken:
