@@ -110,36 +110,35 @@ def library_logs(log_format: Format | None) -> dict[str, Any]:
 
 
 class _Lines:
-    """Standard output for a structlog logger: the lines of one turn of the event loop at once.
+    """Standard output for a structlog logger: what one turn of the event loop says, at once.
 
     Never more at a time than a pipe takes as a whole (POSIX, PIPE_BUF), so that the lines of
     several workers do not run into each other. Where no loop runs, each line by itself.
     """
 
     def __init__(self) -> None:
-        self._lines: list[bytes] = []
-        self._size = 0
+        self._unflushed = 0  # bytes
+        self._flushing: asyncio.AbstractEventLoop | None = None  # the loop that will do so
 
     def write(self, line: bytes) -> None:
-        """Write the line before the loop waits for anything."""
-        if self._size + len(line) > PIPE_BUF:
+        """Write the line before the loop waits for anything, and at the latest when it ends."""
+        if self._unflushed + len(line) > PIPE_BUF:
             self._flush()
-        self._lines.append(line)
-        self._size += len(line)
-        if len(self._lines) == 1:
-            self._flush_soon()
+        sys.stdout.buffer.write(line)
+        self._unflushed += len(line)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._flush()
+            return
+        if loop is not self._flushing:
+            self._flushing = loop
+            loop.call_soon(self._flush)
 
     debug = info = warning = error = critical = write
 
-    def _flush_soon(self) -> None:
-        try:
-            asyncio.get_running_loop().call_soon(self._flush)
-        except RuntimeError:
-            self._flush()
-
     def _flush(self) -> None:
-        lines, self._lines, self._size = self._lines, [], 0
-        sys.stdout.buffer.write(b"".join(lines))
+        self._unflushed, self._flushing = 0, None
         sys.stdout.buffer.flush()
 
 
