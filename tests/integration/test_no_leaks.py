@@ -259,7 +259,7 @@ PREPARATIONS: Final = (
     f"ALTER TABLE todo.tasks ADD CONSTRAINT bug CHECK (title <> '{Secret.MEETS_A_BUG}')",
     "CREATE FUNCTION todo.lose() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
     """CREATE TRIGGER rivals BEFORE UPDATE ON todo.tasks FOR EACH ROW
-    WHEN (NEW.due_all_day) EXECUTE FUNCTION todo.lose()""",
+    WHEN (NEW.completed_at IS NOT NULL) EXECUTE FUNCTION todo.lose()""",
 )
 
 
@@ -382,7 +382,7 @@ def visit_tasks(ada: httpx.Client, eve: httpx.Client) -> None:
     task = ada.post("/api/tasks", json=TASK, headers=keyed).headers["Location"]
     ada.post("/api/tasks", json=TASK | {"title": Secret.SEARCH}, headers=keyed)
     ada.patch(task, json={"title": Secret.SEARCH}, headers={"If-Match": f'"{Secret.CURSOR}"'})
-    ada.put(task, json={"due_date": "2026-01-31"})  # the rivals win
+    ada.patch(f"{task}/toggle")  # the rivals win
     ada.post(f"{task}/restore")
     listed = {"q": "7c1d9e", "tag": Secret.TAG, "sort": "title", "limit": "1"}
     ada.post("/api/tasks", json=TASK)

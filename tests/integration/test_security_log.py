@@ -701,7 +701,11 @@ def logged_events(module: Path) -> set[str]:
     """The first argument of each call of a logger in the module."""
     tree = ast.parse(module.read_text())
     assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
-    loggers = {ast.unparse(node.targets[0]) for node in assigned if makes_logger(node.value)}
+    loggers = {
+        ast.unparse(node.targets[0])
+        for node in assigned
+        if any(makes_logger(part) for part in ast.walk(node.value))
+    }
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     assert len(loggers) == sum(makes_logger(call) for call in calls), "a logger without a name"
     return {
