@@ -1,4 +1,4 @@
-"""A PostgreSQL for the tests: one server a session, a migrated template, and copies of that.
+"""A place to work in for each module, and a PostgreSQL: one server a session, copies of a template.
 
 ``server_url`` alone decides which server it is; everything else follows from its URL. What has to
 work on other kinds of servers too takes a ``target``.
@@ -21,6 +21,7 @@ from faults import USER, server_in
 from neon import NeonProject, neon_branch
 from outside import require
 from pgbouncer import PORT, Certificate, operators_url, own_address, pgbouncer_before
+from service import Workplace, workplace
 from todo_adapters.postgres.embedded import embedded_postgres
 from todo_adapters.postgres.engine import Database, Statement
 from todo_adapters.postgres.schema import migrate
@@ -36,6 +37,12 @@ TARGETS: Final = {"embedded": "address", "pgbouncer": "behind_pgbouncer"} | (
 
 Branch = Callable[[str], Awaitable[DatabaseAddress]]
 Erase = Callable[[Database], Awaitable[object]]
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Workplace]:
+    with workplace() as place:
+        yield place
 
 
 @pytest.fixture(scope="session")

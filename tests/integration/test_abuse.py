@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from frontend import BELIEVED, as_user
-from service import PATIENCE, Service, Workplace, eventually, workplace
+from service import PATIENCE, Service, Workplace, eventually
 from tasks import HOSTILE_TEXTS
 from todo_adapters.postgres.url import DatabaseAddress
 
@@ -51,12 +51,6 @@ def chunked(chunks: bytes) -> bytes:
 
 
 # --- The service, and connections to it ---
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Workplace]:
-    with workplace() as place:
-        yield place
 
 
 @pytest.fixture(scope="module")

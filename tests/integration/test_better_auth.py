@@ -8,7 +8,7 @@ import pytest
 
 import better_auth
 from better_auth import SECRET, BetterAuth, Session
-from service import Service, Workplace, refusal, workplace
+from service import Service, Workplace, refusal
 from todo_adapters.postgres.url import DatabaseAddress
 from todo_api.settings import JwksAuth, Settings
 
@@ -26,12 +26,6 @@ OTHERS: Final = {
     "mailed token": "token_invalid",
 }
 every_other = pytest.mark.parametrize("kind", OTHERS)
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Workplace]:
-    with workplace() as place:
-        yield place
 
 
 @pytest.fixture(scope="module")

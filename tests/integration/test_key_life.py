@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 import better_auth
 from better_auth import PATIENCE, BetterAuth, Session
 from jose_tokens import b64, written
-from service import PROGRAM, Service, Workplace, eventually, workplace
+from service import PROGRAM, Service, Workplace, eventually
 from todo_adapters.jose.jwks import (
     FRESH_FOR,
     KEPT_FOR,
@@ -108,12 +108,6 @@ async def verifier(
     verifier = Verifier(issuer, client, log)
     yield verifier
     await verifier.keys.aclose()
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Workplace]:
-    with workplace() as place:
-        yield place
 
 
 @pytest.fixture(scope="module")

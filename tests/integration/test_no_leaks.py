@@ -39,7 +39,7 @@ from jose_tokens import (
     signer,
     written,
 )
-from service import PATIENCE, Service, Workplace, eventually, free_port, workplace
+from service import PATIENCE, Service, Workplace, eventually, free_port
 from tasks import a_task
 from todo_adapters.jose.jwks import RemoteKeySet
 from todo_adapters.jose.tokens import SharedSecretTokenVerifier
@@ -237,12 +237,6 @@ def disclosed(answer: httpx.Response) -> str:
     if answer.headers.get("Content-Type") == MEDIA_TYPE:
         body = body.replace(answer.json()["instance"], "")
     return f"{answer.headers.multi_items()}\n{body}"
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Workplace]:
-    with workplace() as place:
-        yield place
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import os
 import sys
 from asyncio import Barrier, Event
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ import pytest
 
 from faults import Network, Server, network_to, server_in
 from pgbouncer import PORT, Certificate, operators_url, own_address, pgbouncer_before
-from service import PATIENCE, Workplace, workplace
+from service import PATIENCE, Workplace
 from tasks import LATER, a_task
 from todo_adapters.postgres.engine import Database
 from todo_adapters.postgres.tasks import PostgresTaskRepository
@@ -122,12 +122,6 @@ class Way:
     is_pooled: bool
     network: Network
     counted_url: str
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Workplace]:
-    with workplace() as place:
-        yield place
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 
 from frontend import BELIEVED, as_user
 from redis_server import RedisServer, redis_server
-from service import PATIENCE, Service, Workplace, eventually, workplace
+from service import PATIENCE, Service, Workplace, eventually
 from todo_adapters.postgres.url import DatabaseAddress
 from todo_adapters.rate_limits import LimitsRateLimiter
 
@@ -31,12 +31,6 @@ LIMITS: Final = {
 RIVALS: Final = 50
 BURST: Final = 24 * QUOTA
 GOOD: Final = "/api/me"
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Workplace]:
-    with workplace() as place:
-        yield place
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ import pytest
 from faults import Network, Server, error_response, network_to, server_in
 from frontend import BELIEVED, as_user
 from pgbouncer import Certificate, PgBouncer, operators_url, own_address, pgbouncer_before
-from service import PATIENCE, Service, Workplace, workplace
+from service import PATIENCE, Service, Workplace
 from todo_adapters.postgres import engine
 from todo_adapters.postgres.engine import Database
 from todo_adapters.postgres.url import parse_database_url
@@ -403,12 +403,6 @@ def trials(request: pytest.FixtureRequest) -> Iterator[Trials]:
 
 
 # --- The service and what is behind it ----------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Workplace]:
-    with workplace() as place:
-        yield place
 
 
 @pytest.fixture(scope="module")

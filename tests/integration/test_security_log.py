@@ -36,7 +36,7 @@ from jose_tokens import (
     seconds,
     signer,
 )
-from service import PATIENCE, Service, Workplace, eventually, free_port, workplace
+from service import PATIENCE, Service, Workplace, eventually, free_port
 from todo_adapters.jose.refusals import Refusal
 from todo_adapters.postgres.embedded import embedded_postgres
 from todo_adapters.postgres.url import DatabaseAddress
@@ -129,12 +129,6 @@ def issuer(place: Workplace, keys: Path) -> Iterator[str]:
     with place.start(*command, "--directory", str(keys.parent), PORT=port) as server:
         assert eventually(server.listens)
         yield f"{server.url}/{keys.name}"
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Workplace]:
-    with workplace() as place:
-        yield place
 
 
 @pytest.fixture(scope="module")

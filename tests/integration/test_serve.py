@@ -31,12 +31,6 @@ SHARED_SECRET: Final = {"AUTH_MODE": "shared-secret", "BETTER_AUTH_SECRET": SECR
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Workplace]:
-    with workplace() as place:
-        yield place
-
-
-@pytest.fixture(scope="module")
 def database_url(server_url: str, place: Workplace) -> str:
     """The URL of a database that ``todo-api migrate`` has prepared."""
     name = f"served_{uuid4().hex}"

@@ -10,7 +10,7 @@ import signal
 import sys
 from asyncio import StreamReader, StreamWriter
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, suppress
 from http.client import HTTPConnection
@@ -44,12 +44,6 @@ GROWTH: Final = 4.0  # MiB; a leak of 512 bytes a request would be 5
 
 
 # --- The service and its database ---------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Workplace]:
-    with workplace() as place:
-        yield place
 
 
 @pytest.fixture(scope="module")
