@@ -113,9 +113,8 @@ def questions() -> dict[str, Question]:
         "save": lambda tasks, task: tasks.save(
             replace(task, title="Other", updated_at=now, version=task.version + 1)
         ),
-        "complete": lambda tasks, task: tasks.change(
-            task.owner, task.id, completed=True, now=now
-        ),
+        "change": lambda tasks, task: tasks.change(task.owner, task.id, title="Other", now=now),
+        "complete": lambda tasks, task: tasks.change(task.owner, task.id, completed=True, now=now),
         "remove": lambda tasks, task: tasks.remove(task.owner, task.id, now=now),
         "restore": lambda tasks, task: tasks.restore(task.owner, task.id, now=now),
     }

@@ -484,6 +484,12 @@ class TaskRepositoryContract:
         assert [violation.field for violation in refused.value.violations] == ["title", "tags"]
         assert await tasks.get("ada", task.id) == task
 
+    async def test_a_change_that_breaks_a_rule_of_a_missing_task_is_refused(
+        self, tasks: TaskRepository
+    ) -> None:
+        with pytest.raises((InvalidTask, TaskNotFound)):
+            await tasks.change("ada", uuid4(), now=LATER, title="")
+
     async def test_a_change_touches_no_other_task(self, tasks: TaskRepository) -> None:
         task, other = await all_added(tasks, [a_task(), a_task()])
         await tasks.change("ada", task.id, completed=True, title="x", now=LATER)

@@ -28,7 +28,10 @@ _DESCRIPTION: Final = (
 
 
 class _App(DocumentedApp):
-    """FastAPI with no layers but ours, which leave nothing to be done by its own."""
+    """FastAPI with no layers but ours, which leave nothing to be done by its own.
+
+    So it asks no exception handlers: ``failures.py`` has them all.
+    """
 
     def build_middleware_stack(self) -> ASGIApp:
         app: ASGIApp = self.router

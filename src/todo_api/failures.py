@@ -65,6 +65,14 @@ class Failures:
 
 def answer_to(failure: Exception, request: Request) -> Response:
     """The problem document that answers the request; logs what somebody may look for."""
+    try:
+        return _answer_to(failure, request)
+    except Exception as bug:  # noqa: BLE001 - the last resort
+        _log.error("internal_error", exc_info=bug)
+        return problem(request, "internal_error")
+
+
+def _answer_to(failure: Exception, request: Request) -> Response:
     match failure:
         case RequestRefused():
             return _refusal(request, failure)
@@ -73,8 +81,7 @@ def answer_to(failure: Exception, request: Request) -> Response:
         case HTTPException(status_code=status):
             return _no_route(request, status)
         case _:
-            _log.error("internal_error", exc_info=failure)
-            return problem(request, "internal_error")
+            raise failure
 
 
 def _refusal(request: Request, refusal: RequestRefused) -> Response:

@@ -20,7 +20,9 @@ class RequestLog:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
-        self._log = structlog.get_logger().bind()  # unbound, it would be made anew for each event
+        self._log = (
+            structlog.get_logger().bind()
+        )  # unbound, it would look for its method anew each time
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -27,7 +27,7 @@ from todo_api.settings import ConfigurationError, Settings
 
 GRACE: Final = 8  # seconds that accepted requests have to finish after SIGTERM
 STARTING: Final = 10.0  # seconds that a renewed worker has to start before the old one is stopped
-GARBAGE: Final = 10_000  # objects that a worker makes before it looks for cycles among them
+GARBAGE: Final = 10_000  # objects that a worker has beyond its last look for cycles among them
 SOCKET_THREADS: Final = 2  # of each worker: while one waits for Python, the other reads requests
 HEADER_TIMEOUT: Final = 20_000  # milliseconds for a client to send its request's head
 CONNECTIONS: Final = 8192  # of each worker; those that say nothing must not keep others out

@@ -52,7 +52,8 @@ class TaskRepository(Protocol):
     ) -> Task:
         """Apply ``Task.changed(now, **changes)`` to the task at its latest version.
 
-        Returns the task as it is now stored. Raises TaskNotFound and InvalidTask.
+        Returns the task as it is now stored. Raises TaskNotFound or InvalidTask; either, where
+        both are so.
         """
 
     async def remove(

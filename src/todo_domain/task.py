@@ -107,11 +107,12 @@ def _storable(text: str, longest: int) -> str:
     return text
 
 
-_RULES: Final[dict[str, Callable[[Any], object]]] = {
-    "title": clean_title,
-    "description": clean_description,
-    "due_date": clean_due_date,
-    "tags": clean_tags,
+# Each member's rule, and what it is when nothing is said, which breaks none.
+_RULES: Final[dict[str, tuple[Callable[[Any], object], object]]] = {
+    "title": (clean_title, ...),  # has to be said
+    "description": (clean_description, None),
+    "due_date": (clean_due_date, None),
+    "tags": (clean_tags, ()),
 }
 
 
@@ -149,10 +150,10 @@ class Task:
 
     def __post_init__(self) -> None:
         violations = []
-        for name, rule in _RULES.items():
+        for name, (rule, unsaid) in _RULES.items():
             value = getattr(self, name)
-            if value is None or value == ():
-                continue  # what is not said breaks no rule
+            if value == unsaid:
+                continue
             try:
                 clean = rule(value)
             except BrokenRule as broken:

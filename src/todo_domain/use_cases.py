@@ -96,7 +96,7 @@ async def complete_task(
     now: datetime,
     versions: Versions = None,
 ) -> Task:
-    """Set the task's completion, whatever it was. Raises TaskNotFound and StaleVersion."""
+    """Set the task's completion, whatever it was. Raises what ``change_task`` raises."""
     return await change_task(tasks, actor, task_id, now=now, versions=versions, completed=completed)
 
 

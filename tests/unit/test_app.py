@@ -7,12 +7,14 @@ from typing import Final
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message
 
 from fakes import FakeTokenVerifier, InMemoryTaskRepository, UnlimitedRateLimiter
 from todo_api.app import create_app
 from todo_api.dependencies import Adapters
+from todo_api.routing import ApiRoute, PublicRoute
 
 PUBLIC: Final = {
     "/openapi.json",
@@ -51,6 +53,13 @@ every_protected_route = pytest.mark.parametrize(
     ("path", "method"),
     [pytest.param(*route, id=" ".join(route[::-1])) for route in ROUTES if route[0] not in PUBLIC],
 )
+
+
+def test_every_route_is_served_without_fastapis_own_layers() -> None:
+    routes = [
+        route for route in create_app(Opened().adapters).routes if isinstance(route, APIRoute)
+    ]
+    assert [route.path for route in routes if not isinstance(route, ApiRoute | PublicRoute)] == []
 
 
 async def lived(app: ASGIApp) -> list[str]:

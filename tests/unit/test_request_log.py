@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -15,6 +15,7 @@ from structlog.typing import EventDict
 
 from http_client import FRONTEND, FailingRepository, Introducing, client, served
 from todo_api.failures import Failures
+from todo_domain.errors import InvalidTask, Violation
 
 MEMBERS: Final = frozenset(
     {"event", "method", "route", "status", "ms", "user", "client", "request_id"}
@@ -191,6 +192,14 @@ class TestABug:
             assert (await ada.get("/api/tasks")).status_code == 500
             created = await ada.post("/api/tasks", json={"title": "Buy milk"})
         assert [line["status"] for line in lines(log)] == [500, created.status_code]
+
+    async def test_may_be_that_a_failure_cannot_be_answered(self, log: list[EventDict]) -> None:
+        unwritable: Any = object()
+        failure = InvalidTask([Violation("title", "blank", unwritable)])
+        async with served(FailingRepository(failure)) as app, client(app, "ada") as ada:
+            answer = await ada.get("/api/tasks")
+        assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+        assert len(lines(log, "internal_error")) == 1
 
     async def test_after_the_answer_has_begun_is_left_to_the_server(self) -> None:
         async def breaks_off(_scope: Scope, _receive: Receive, send: Send) -> None:

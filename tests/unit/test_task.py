@@ -173,6 +173,11 @@ class TestTask:
             Violation("tags", "too_long", "must be at most 50 characters"),
         )
 
+    @pytest.mark.parametrize("unsaid", [None, ()], ids=str)
+    def test_always_has_a_title(self, unsaid: object) -> None:
+        with pytest.raises(AttributeError):
+            Task(id=uuid4(), owner="ada", title=unsaid, created_at=NOW, updated_at=NOW)  # type: ignore[arg-type]
+
     def test_holds_its_members_clean(self) -> None:
         due = datetime(2026, 1, 20, 0, 30, tzinfo=IN_PARIS)
         task = a_new_task(title=" Buy milk ", due_date=due, tags=("home ", "home"))

@@ -2,7 +2,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import FrozenInstanceError, fields
 from datetime import datetime
-from typing import Final
+from typing import Final, Unpack
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,7 +13,7 @@ from todo_domain.errors import EditConflict, InvalidTask, KeyReused, StaleVersio
 from todo_domain.ownership import Principal
 from todo_domain.ports import KEY_LIFETIME, RETENTION, TaskRepository
 from todo_domain.queries import TaskCounts, TaskFilter, TaskPage, TaskQuery
-from todo_domain.task import Priority, Task
+from todo_domain.task import Priority, Task, TaskChanges
 from todo_domain.use_cases import (
     EDIT_ATTEMPTS,
     change_task,
@@ -88,6 +88,12 @@ class ContestedRepository(InMemoryTaskRepository):
         await self._let_rival_save(task.owner, task.id)
         await super().save(task)
 
+    async def change(
+        self, owner: str, task_id: UUID, *, now: datetime, **changes: Unpack[TaskChanges]
+    ) -> Task:
+        await self._let_rival_save(owner, task_id)
+        return await super().change(owner, task_id, now=now, **changes)
+
     async def remove(
         self, owner: str, task_id: UUID, *, now: datetime, version: int | None = None
     ) -> Task:
@@ -151,9 +157,8 @@ async def test_a_change_is_stored_and_returned(tasks: InMemoryTaskRepository) ->
 
 @pytest.mark.parametrize("versions", [None, {1}], ids=["any version", "this version"])
 async def test_a_change_that_alters_nothing_leaves_the_task_as_it_is(
-    versions: set[int] | None,
+    tasks: InMemoryTaskRepository, versions: set[int] | None
 ) -> None:
-    tasks = ContestedRepository(rival_saves=1)
     task = a_task()
     await tasks.add(task)
     changed = await change_task(tasks, ADA, task.id, now=LATER, versions=versions, title="Buy milk")
@@ -168,12 +173,21 @@ async def test_a_change_that_breaks_a_rule_stores_nothing(tasks: InMemoryTaskRep
     assert await get_task(tasks, ADA, task.id) == task
 
 
-async def test_a_change_is_not_an_edit_that_rivals_can_beat() -> None:
-    tasks = ContestedRepository(rival_saves=EDIT_ATTEMPTS)
+async def test_a_change_keeps_what_a_rival_changed_meanwhile() -> None:
+    tasks = ContestedRepository(rival_saves=1)
     task = a_task()
     await tasks.add(task)
     changed = await change_task(tasks, ADA, task.id, now=LATER, title="Buy oat milk")
-    assert changed == task.changed(LATER, title="Buy oat milk")
+    assert (changed.title, changed.description) == ("Buy oat milk", "rival 1")
+    assert await get_task(tasks, ADA, task.id) == changed
+
+
+async def test_an_idle_change_meant_for_a_version_saves_nothing() -> None:
+    tasks = ContestedRepository(rival_saves=1)
+    task = a_task()
+    await tasks.add(task)
+    await change_task(tasks, ADA, task.id, now=LATER, versions={1}, title="Buy milk")
+    assert await get_task(tasks, ADA, task.id) == task
 
 
 async def test_a_toggle_keeps_what_rivals_changed_meanwhile() -> None:
@@ -185,12 +199,24 @@ async def test_a_toggle_keeps_what_rivals_changed_meanwhile() -> None:
     assert await get_task(tasks, ADA, task.id) == toggled
 
 
-async def test_a_toggle_that_rivals_beat_every_time_gives_up_and_writes_nothing() -> None:
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda tasks, id_: toggle_task(tasks, ADA, id_, now=LATER),
+        lambda tasks, id_: change_task(
+            tasks, ADA, id_, now=LATER, versions=range(1, 99), title="Mine"
+        ),
+    ],
+    ids=["toggle", "change of any of many versions"],
+)
+async def test_an_edit_that_rivals_beat_every_time_gives_up_and_writes_nothing(
+    edit: Callable[[TaskRepository, UUID], Awaitable[object]],
+) -> None:
     tasks = ContestedRepository(rival_saves=EDIT_ATTEMPTS)
     task = a_task()
     await tasks.add(task)
     with pytest.raises(EditConflict):
-        await toggle_task(tasks, ADA, task.id, now=LATER)
+        await edit(tasks, task.id)
     stored = await get_task(tasks, ADA, task.id)
     assert (stored.title, stored.completed) == (task.title, task.completed)
 

@@ -125,6 +125,8 @@ class PostgresTaskRepository:
         self, owner: str, task_id: UUID, *, now: datetime, **changes: Unpack[TaskChanges]
     ) -> Task:
         # Rules and columns of the members are those of any task that has them.
+        if not changes:
+            return await self.get(owner, task_id)
         members: TaskChanges = {"title": _ANY_TITLE, **changes}
         values = _row(Task.new(task_id, owner, now, **members))
         return _only(await self._database.fetch(_change(frozenset(changes)), **values))
@@ -331,7 +333,7 @@ def _change(members: frozenset[str]) -> Statement:
     values: dict[str, ColumnElement[Any]] = {
         column.name: bindparam(column.name, type_=column.type) for column in columns
     }
-    idle = and_(true(), *(_is_same(column, values[column.name]) for column in columns))
+    idle = and_(*(_is_same(column, values[column.name]) for column in columns))
     now = bindparam("updated_at", type_=_tasks.c.updated_at.type)
     if "completed_at" in values:
         first_completed = func.coalesce(_tasks.c.completed_at, values["completed_at"])
