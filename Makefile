@@ -46,7 +46,7 @@ bench: $(VENV)/dev ## Measure the service against a hand-written floor (6 minute
 bench-quick: $(VENV)/dev ## The same in two short rounds (1 minute)
 	$(BIN)/python -m bench run --rounds 2 --seconds 1
 
-bench-guard: $(VENV)/dev ## Compare exact counts with bench/baseline.json (3 minutes; needs valgrind)
+bench-guard: $(VENV)/dev ## Compare exact counts with bench/baseline.json (1 minute; needs valgrind)
 	$(BIN)/python -m bench guard
 
 build: $(VENV)/dev ## Build the wheel and the source distribution into dist/
