@@ -17,7 +17,7 @@ test: $(VENV)/dev ## Run every test that this machine can run
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 test-neon: .neon-variables $(VENV)/dev ## Run the repository's tests on a branch of your Neon project
-	$(BIN)/pytest tests/integration/test_postgres_tasks.py -k neon
+	$(BIN)/pytest tests/integration/in_process/test_postgres_tasks.py -k neon
 
 check: $(VENV)/dev ## Lint, types, architecture
 	$(BIN)/ruff format --check .

@@ -15,8 +15,8 @@ from jose import jwt
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from todo_api import server
-from todo_api.settings import Settings
+from todo_api.server import granian as server
+from todo_api.server.settings import Settings
 
 _COLUMNS: Final = (
     "id, user_id, title, description, priority, due_at, tags,"

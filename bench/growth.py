@@ -14,7 +14,7 @@ import asyncpg
 
 from bench.report import markdown
 from bench.stage import database
-from todo_adapters.postgres.engine import Database, Statement
+from todo_adapters.postgres.database import Database, Statement
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import parse_database_url
 from todo_domain.queries import Sort, SortBy, TaskFilter, TaskQuery
@@ -115,7 +115,7 @@ def questions() -> dict[str, Question]:
         ),
         "change": lambda tasks, task: tasks.change(task.owner, task.id, title="Other", now=now),
         "complete": lambda tasks, task: tasks.change(task.owner, task.id, completed=True, now=now),
-        "remove": lambda tasks, task: tasks.remove(task.owner, task.id, now=now),
+        "remove": lambda tasks, task: tasks.delete(task.owner, task.id, now=now),
         "restore": lambda tasks, task: tasks.restore(task.owner, task.id, now=now),
     }
     for by in SortBy:
@@ -137,7 +137,7 @@ def questions() -> dict[str, Question]:
     }.items():
         asked[f"list, {name}"] = _found(TaskQuery(filter=wanted, limit=PAGE))
     asked["list, status=pending, 1000"] = _found(TaskQuery(TaskFilter(completed=False)))
-    asked["list, counted"] = _found(TaskQuery(limit=PAGE, counted=True))
+    asked["list, counted"] = _found(TaskQuery(limit=PAGE, with_total=True))
     asked["counts (/api/me)"] = lambda tasks, task: tasks.count(task.owner)
     return asked
 

@@ -18,8 +18,8 @@ from starlette.types import ASGIApp
 from bench.floor import build as build_floor
 from bench.load import SEPARATOR
 from todo_api.main import build_app as build_service
-from todo_api.server import GARBAGE
-from todo_api.settings import Settings
+from todo_api.server.granian import GC_THRESHOLD
+from todo_api.server.settings import Settings
 
 APPS: Final = {"service": build_service, "floor": build_floor}
 
@@ -33,7 +33,7 @@ def main() -> None:
     app = APPS[name](Settings.read())
     gc.collect()
     gc.freeze()  # else a collection of everything falls into one count and not into another
-    gc.set_threshold(GARBAGE)  # as where they are served
+    gc.set_threshold(GC_THRESHOLD)  # as where they are served
     for file in sorted(Path(directory).iterdir()):
         requests = cycle([_scope(raw) for raw in file.read_bytes().split(SEPARATOR)])
         for count in map(int, counts):

@@ -20,7 +20,7 @@ import httpx
 from jose import jwt
 
 from bench.load import ORIGIN, User
-from todo_adapters.postgres.embedded import embedded_postgres
+from todo_adapters.embedded_postgres.server import embedded_postgres
 from todo_adapters.postgres.schema import migrate
 from todo_adapters.postgres.url import parse_database_url
 

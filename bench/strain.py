@@ -56,7 +56,7 @@ async def overload() -> str:
                 requests = requests_of(operation, users)
                 for crowd in CROWDS:
                     load = await drive(service.port, requests, SECONDS, crowd)
-                    rows.append((operation, str(crowd), *_shown(load, service)))
+                    rows.append((operation, str(crowd), *_printable(load, service)))
     return markdown(rows)
 
 
@@ -154,7 +154,7 @@ async def _round_trip(url: str) -> float:
     return sorted(times)[10] * 1000
 
 
-def _shown(load: Load, service: Server) -> tuple[str, ...]:
+def _printable(load: Load, service: Server) -> tuple[str, ...]:
     times = (f"{value:,.0f}" for value in (load.p50, load.p99, load.p999, load.slowest))
     lost = load.broken + load.timeouts
     return (f"{load.rate:,.0f}", *times, str(load.refused), str(lost), f"{service.memory():.0f}")

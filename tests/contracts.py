@@ -13,12 +13,12 @@ from uuid import uuid4
 
 import pytest
 
-from tasks import HOSTILE_TEXTS, LATER, NOW, Members, a_task, mixed_tasks
+from support.tasks import HOSTILE_TEXTS, LATER, NOW, Members, a_task, mixed_tasks
 from todo_api.rate_limits import RateLimiter
 from todo_domain.errors import (
     AuthKeysUnavailable,
+    IdempotencyKeyReused,
     InvalidTask,
-    KeyReused,
     StaleVersion,
     TaskNotDeleted,
     TaskNotFound,
@@ -28,7 +28,7 @@ from todo_domain.ownership import Principal
 from todo_domain.ports import KEY_LIFETIME, RETENTION, TaskRepository, TokenVerifier
 from todo_domain.queries import (
     PAGE_MAX,
-    Position,
+    SeekPosition,
     Sort,
     SortBy,
     TaskCounts,
@@ -46,7 +46,7 @@ from todo_domain.task import (
     TaskChanges,
 )
 
-LOST: Final = (StaleVersion, TaskNotFound, TaskNotDeleted, KeyReused)
+LOST: Final = (StaleVersion, TaskNotFound, TaskNotDeleted, IdempotencyKeyReused)
 MANY: Final = 100  # more pages than any list here has
 INSTANT: Final = timedelta(microseconds=1)
 MIDNIGHT: Final = datetime(2026, 1, 20, tzinfo=UTC)
@@ -127,7 +127,7 @@ MEANWHILE: Final[dict[str, OnTask]] = {
     "a completion": lambda tasks, task: tasks.change(
         "ada", task.id, completed=not task.completed, now=LATER
     ),
-    "a removal": lambda tasks, task: tasks.remove("ada", task.id, now=LATER),
+    "a removal": lambda tasks, task: tasks.delete("ada", task.id, now=LATER),
 }
 
 # Each of these has to find a task that is there, and to miss one that is not.
@@ -136,8 +136,8 @@ REACHES: Final[dict[str, OnTask]] = {
     "save": lambda tasks, task: tasks.save(task.changed(LATER, title="revived")),
     "complete": lambda tasks, task: tasks.change("ada", task.id, completed=True, now=LATER),
     "reopen": lambda tasks, task: tasks.change("ada", task.id, completed=False, now=LATER),
-    "remove": lambda tasks, task: tasks.remove("ada", task.id, now=LATER),
-    "remove the version": lambda tasks, task: tasks.remove(
+    "remove": lambda tasks, task: tasks.delete("ada", task.id, now=LATER),
+    "remove the version": lambda tasks, task: tasks.delete(
         "ada", task.id, now=LATER, version=task.version
     ),
 }
@@ -236,8 +236,8 @@ class TaskRepositoryContract:
     ) -> None:
         task = await added(tasks, a_task())
         await added(tasks, a_task(owner="eve"))
-        for query in (TaskQuery(), TaskQuery(counted=True)):
-            assert await tasks.find("ada", query) == TaskPage((task,), more=False, total=1)
+        for query in (TaskQuery(), TaskQuery(with_total=True)):
+            assert await tasks.find("ada", query) == TaskPage((task,), has_more=False, total=1)
 
     async def test_a_foreign_task_cannot_be_saved(self, tasks: TaskRepository) -> None:
         task = await added(tasks, a_task())
@@ -254,7 +254,7 @@ class TaskRepositoryContract:
     async def test_a_foreign_task_cannot_be_removed(self, tasks: TaskRepository) -> None:
         task = await added(tasks, a_task())
         with pytest.raises(TaskNotFound):
-            await tasks.remove("eve", task.id, now=NOW)
+            await tasks.delete("eve", task.id, now=NOW)
         assert await tasks.get("ada", task.id) == task
 
     @pytest.mark.parametrize("lookalike", ["Ada", "ada ", "", "ad_", "ad%"])
@@ -290,7 +290,7 @@ class TaskRepositoryContract:
         async for page in walk(tasks, TaskQuery(sort=sort, limit=2)):
             given += page.tasks
             # The next page begins after a task that is no more.
-            await tasks.remove("ada", page.tasks[-1].id, now=NOW)
+            await tasks.delete("ada", page.tasks[-1].id, now=NOW)
             if len(newcomers) > 1:
                 await all_added(tasks, [newcomers.pop(0), newcomers.pop()])
         assert [task for task in given if task in initial] == initial
@@ -329,7 +329,7 @@ class TaskRepositoryContract:
     ) -> None:
         stored = await all_added(tasks, mixed_tasks())
         for wanted in EVERY_FILTER[::40]:
-            query = TaskQuery(wanted, sort, limit=2, counted=True)
+            query = TaskQuery(wanted, sort, limit=2, with_total=True)
             expected = ordered(sort, filter(wanted.matches, stored))
             pages = [page async for page in walk(tasks, query)]
             assert [task for page in pages for task in page.tasks] == expected
@@ -368,21 +368,21 @@ class TaskRepositoryContract:
         await all_added(tasks, [a_task(), a_task(), a_task(completed_at=NOW)])
         query = TaskQuery(TaskFilter(completed=False), limit=2)
         page = await tasks.find("ada", query)
-        assert (page.more, page.total) == (False, 2)
+        assert (page.has_more, page.total) == (False, 2)
 
     async def test_the_total_of_an_incomplete_page_is_not_told_unasked(
         self, tasks: TaskRepository
     ) -> None:
         await all_added(tasks, [a_task(), a_task()])
         page = await tasks.find("ada", TaskQuery(limit=1))
-        assert (page.more, page.total) == (True, None)
+        assert (page.has_more, page.total) == (True, None)
 
     async def test_the_total_is_told_on_any_page_when_asked_for(
         self, tasks: TaskRepository
     ) -> None:
         await all_added(tasks, [a_task() for _ in range(5)])
-        pages = [page async for page in walk(tasks, TaskQuery(limit=2, counted=True))]
-        assert [(len(page.tasks), page.more, page.total) for page in pages] == [
+        pages = [page async for page in walk(tasks, TaskQuery(limit=2, with_total=True))]
+        assert [(len(page.tasks), page.has_more, page.total) for page in pages] == [
             (2, True, 5),
             (2, True, 5),
             (1, False, 5),
@@ -392,18 +392,18 @@ class TaskRepositoryContract:
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
-        query = TaskQuery(after=Sort().position(task), counted=True)
-        assert await tasks.find("ada", query) == TaskPage((), more=False, total=1)
+        query = TaskQuery(after=Sort().position(task), with_total=True)
+        assert await tasks.find("ada", query) == TaskPage((), has_more=False, total=1)
 
     async def test_an_empty_list_is_a_page_without_tasks(self, tasks: TaskRepository) -> None:
-        for query in (TaskQuery(), TaskQuery(counted=True)):
-            assert await tasks.find("ada", query) == TaskPage((), more=False, total=0)
+        for query in (TaskQuery(), TaskQuery(with_total=True)):
+            assert await tasks.find("ada", query) == TaskPage((), has_more=False, total=0)
 
     async def test_a_page_of_exactly_its_limit_says_that_nothing_follows(
         self, tasks: TaskRepository
     ) -> None:
         await all_added(tasks, [a_task(), a_task()])
-        assert not (await tasks.find("ada", TaskQuery(limit=2))).more
+        assert not (await tasks.find("ada", TaskQuery(limit=2))).has_more
 
     # --- Saving ---
 
@@ -444,7 +444,7 @@ class TaskRepositoryContract:
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
-        await tasks.remove("ada", task.id, now=NOW)
+        await tasks.delete("ada", task.id, now=NOW)
         with pytest.raises(StaleVersion):
             await tasks.save(task.changed(LATER, title="revived"))
         with pytest.raises(TaskNotFound):
@@ -587,7 +587,7 @@ class TaskRepositoryContract:
     ) -> None:
         first = a_task(**CONTENT)
         await tasks.add(first, key="k")
-        with pytest.raises(KeyReused):
+        with pytest.raises(IdempotencyKeyReused):
             await tasks.add(replace(repeated(first, LATER), **other), key="k")
         assert (await tasks.find("ada", TaskQuery())).tasks == (first,)
         assert await tasks.add(repeated(first, LATER), key="k") == first
@@ -648,7 +648,7 @@ class TaskRepositoryContract:
         second = repeated(first, NOW + 2 * KEY_LIFETIME)
         await tasks.add(second, key="k")
         assert await tasks.add(repeated(second, NOW + 3 * KEY_LIFETIME), key="k") == second
-        with pytest.raises(KeyReused):
+        with pytest.raises(IdempotencyKeyReused):
             await tasks.add(replace(repeated(second, second.created_at), title="x"), key="k")
 
     async def test_of_rivals_with_one_forgotten_key_one_stores_and_all_get_its_task(
@@ -678,7 +678,7 @@ class TaskRepositoryContract:
         self, tasks: TaskRepository
     ) -> None:
         task, other = await all_added(tasks, [mixed_tasks()[1], a_task()])
-        assert await tasks.remove("ada", task.id, now=LATER) == task
+        assert await tasks.delete("ada", task.id, now=LATER) == task
         with pytest.raises(TaskNotFound):
             await tasks.get("ada", task.id)
         assert (await tasks.find("ada", TaskQuery())).tasks == (other,)
@@ -697,10 +697,10 @@ class TaskRepositoryContract:
     ) -> None:
         task = await removed(tasks, a_task(completed_at=NOW))
         for wanted in (TaskFilter(), TaskFilter(completed=True), TaskFilter(text="milk")):
-            page = await tasks.find("ada", TaskQuery(wanted, counted=True))
-            assert page == TaskPage((), more=False, total=0)
+            page = await tasks.find("ada", TaskQuery(wanted, with_total=True))
+            assert page == TaskPage((), has_more=False, total=0)
         assert await tasks.count("ada") == TaskCounts(pending=0, completed=0)
-        assert await tasks.remove_completed("ada", now=LATER) == 0
+        assert await tasks.delete_completed("ada", now=LATER) == 0
         assert await tasks.restore("ada", task.id, now=LATER) == task
 
     @pytest.mark.parametrize("reach", REACHES.values(), ids=REACHES)
@@ -713,14 +713,14 @@ class TaskRepositoryContract:
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
-        won = await successes(tasks.remove("ada", task.id, now=LATER) for _ in range(10))
+        won = await successes(tasks.delete("ada", task.id, now=LATER) for _ in range(10))
         assert sum(won) == 1
 
     # --- Removing a version ---
 
     async def test_the_version_that_is_there_can_be_removed(self, tasks: TaskRepository) -> None:
         task = await added(tasks, a_task(version=3))
-        assert await tasks.remove("ada", task.id, now=LATER, version=3) == task
+        assert await tasks.delete("ada", task.id, now=LATER, version=3) == task
         with pytest.raises(TaskNotFound):
             await tasks.get("ada", task.id)
 
@@ -730,7 +730,7 @@ class TaskRepositoryContract:
     ) -> None:
         task = await added(tasks, a_task(version=3))
         with pytest.raises(StaleVersion):
-            await tasks.remove("ada", task.id, now=LATER, version=version)
+            await tasks.delete("ada", task.id, now=LATER, version=version)
         assert await tasks.get("ada", task.id) == task
 
     async def test_a_version_of_a_foreign_or_unknown_task_is_stale(
@@ -739,7 +739,7 @@ class TaskRepositoryContract:
         task = await added(tasks, a_task())
         for owner, task_id in (("eve", task.id), ("ada", uuid4())):
             with pytest.raises(StaleVersion):
-                await tasks.remove(owner, task_id, now=LATER, version=1)
+                await tasks.delete(owner, task_id, now=LATER, version=1)
         assert await tasks.get("ada", task.id) == task
 
     async def test_of_rivals_that_save_and_remove_a_version_exactly_one_wins(
@@ -747,7 +747,7 @@ class TaskRepositoryContract:
     ) -> None:
         task = await added(tasks, a_task())
         saves = [tasks.save(task.changed(LATER, title=f"rival {number}")) for number in range(5)]
-        removals = [tasks.remove("ada", task.id, now=LATER, version=1) for _ in range(5)]
+        removals = [tasks.delete("ada", task.id, now=LATER, version=1) for _ in range(5)]
         won = await successes([call for pair in zip(saves, removals, strict=True) for call in pair])
         assert sum(won) == 1
         is_there = (await tasks.find("ada", TaskQuery())).tasks != ()
@@ -761,17 +761,17 @@ class TaskRepositoryContract:
         stored = await all_added(tasks, mixed_tasks())
         eves = await all_added(tasks, mixed_tasks("eve"))
         completed = [task for task in stored if task.completed]
-        assert await tasks.remove_completed("ada", now=LATER) == len(completed)
+        assert await tasks.delete_completed("ada", now=LATER) == len(completed)
         pending = {task for task in stored if not task.completed}
         assert set((await tasks.find("ada", TaskQuery())).tasks) == pending
         assert set((await tasks.find("eve", TaskQuery())).tasks) == set(eves)
-        assert await tasks.remove_completed("ada", now=LATER) == 0
+        assert await tasks.delete_completed("ada", now=LATER) == 0
 
     async def test_each_completed_task_that_was_removed_can_be_restored(
         self, tasks: TaskRepository
     ) -> None:
         stored = await all_added(tasks, [a_task(completed_at=NOW) for _ in range(3)])
-        await tasks.remove_completed("ada", now=LATER)
+        await tasks.delete_completed("ada", now=LATER)
         for task in stored:
             assert await tasks.restore("ada", task.id, now=LATER) == task
         assert set((await tasks.find("ada", TaskQuery())).tasks) == set(stored)
@@ -781,7 +781,7 @@ class TaskRepositoryContract:
     ) -> None:
         await all_added(tasks, [a_task(completed_at=NOW) for _ in range(10)])
         counted = await asyncio.gather(
-            *(tasks.remove_completed("ada", now=LATER) for _ in range(5))
+            *(tasks.delete_completed("ada", now=LATER) for _ in range(5))
         )
         assert sum(counted) == 10
 
@@ -789,7 +789,7 @@ class TaskRepositoryContract:
 
     async def test_a_restored_task_is_back_as_it_was(self, tasks: TaskRepository) -> None:
         task, other = await all_added(tasks, [mixed_tasks()[1], a_task()])
-        await tasks.remove("ada", task.id, now=LATER)
+        await tasks.delete("ada", task.id, now=LATER)
         assert await tasks.restore("ada", task.id, now=LATER) == task
         assert await tasks.get("ada", task.id) == task
         assert set((await tasks.find("ada", TaskQuery())).tasks) == {task, other}
@@ -801,7 +801,7 @@ class TaskRepositoryContract:
         await tasks.restore("ada", task.id, now=LATER)
         changed = task.changed(LATER, title="Buy oat milk")
         await tasks.save(changed)
-        assert await tasks.remove("ada", task.id, now=LATER) == changed
+        assert await tasks.delete("ada", task.id, now=LATER) == changed
         assert await tasks.restore("ada", task.id, now=LATER) == changed
 
     async def test_a_task_that_was_not_removed_cannot_be_restored(
@@ -851,7 +851,7 @@ class TaskRepositoryContract:
         task = await removed(tasks, a_task())
         again = LATER + RETENTION - INSTANT
         await tasks.restore("ada", task.id, now=again)
-        await tasks.remove("ada", task.id, now=again)
+        await tasks.delete("ada", task.id, now=again)
         assert await tasks.restore("ada", task.id, now=again + RETENTION - INSTANT) == task
 
     async def test_of_rivals_that_restore_a_task_exactly_one_does(
@@ -866,7 +866,7 @@ class TaskRepositoryContract:
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
-        removals = [tasks.remove("ada", task.id, now=LATER) for _ in range(5)]
+        removals = [tasks.delete("ada", task.id, now=LATER) for _ in range(5)]
         restorations = [tasks.restore("ada", task.id, now=LATER) for _ in range(5)]
         calls = [call for pair in zip(removals, restorations, strict=True) for call in pair]
         won = await successes(calls)
@@ -990,7 +990,7 @@ async def added(tasks: TaskRepository, task: Task) -> Task:
 
 async def removed(tasks: TaskRepository, task: Task) -> Task:
     await tasks.add(task)
-    return await tasks.remove(task.owner, task.id, now=LATER)
+    return await tasks.delete(task.owner, task.id, now=LATER)
 
 
 def repeated(task: Task, now: datetime) -> Task:
@@ -1009,7 +1009,7 @@ def ordered(sort: Sort, tasks: Iterable[Task]) -> list[Task]:
     return sorted(tasks, key=lambda task: sort.key(sort.position(task)), reverse=sort.descending)
 
 
-def follows(sort: Sort, task: Task, place: Position) -> bool:
+def follows(sort: Sort, task: Task, place: SeekPosition) -> bool:
     key, start = sort.key(sort.position(task)), sort.key(place)
     return key < start if sort.descending else key > start
 
@@ -1019,7 +1019,7 @@ async def walk(tasks: TaskRepository, query: TaskQuery) -> AsyncIterator[TaskPag
     for _ in range(MANY):
         page = await tasks.find("ada", query)
         yield page
-        if not page.more:
+        if not page.has_more:
             return
         query = replace(query, after=query.sort.position(page.tasks[-1]))
     pytest.fail("the pages come to no end")

@@ -8,14 +8,14 @@ from datetime import datetime, timedelta
 from typing import Final, Unpack
 from uuid import UUID
 
-from todo_api.rate_limits import Standing
+from todo_api.rate_limits import QuotaStatus
 from todo_domain.errors import (
     AuthKeysUnavailable,
-    KeyReused,
+    IdempotencyKeyReused,
     StaleVersion,
     TaskNotDeleted,
     TaskNotFound,
-    TokenFault,
+    TokenErrorCode,
     TokenRejected,
 )
 from todo_domain.ownership import Principal
@@ -34,7 +34,7 @@ class InMemoryTaskRepository:
 
     def __init__(self) -> None:
         self._tasks: dict[UUID, Task] = {}
-        self._removed: dict[UUID, tuple[datetime, Task]] = {}
+        self._deleted: dict[UUID, tuple[datetime, Task]] = {}
         self._first_added: dict[tuple[str, str], Task] = {}
 
     async def add(self, task: Task, *, key: str | None = None) -> Task:
@@ -42,7 +42,7 @@ class InMemoryTaskRepository:
         first = self._first_added.get((task.owner, key)) if key else None
         if first is not None and first.created_at >= task.created_at - KEY_LIFETIME:
             if first.content != task.content:
-                raise KeyReused
+                raise IdempotencyKeyReused
             return first
         if key:
             self._first_added[task.owner, key] = task
@@ -60,7 +60,7 @@ class InMemoryTaskRepository:
         following = [task for task in matching if _follows(task, query)]
         more = len(following) > query.limit
         whole = query.after is None and not more
-        total = len(matching) if query.counted or whole else None
+        total = len(matching) if query.with_total or whole else None
         return TaskPage(tuple(following[: query.limit]), more, total)
 
     async def save(self, task: Task) -> None:
@@ -77,7 +77,7 @@ class InMemoryTaskRepository:
         self._tasks[task_id] = task
         return task
 
-    async def remove(
+    async def delete(
         self, owner: str, task_id: UUID, *, now: datetime, version: int | None = None
     ) -> Task:
         await _others_run()
@@ -85,7 +85,7 @@ class InMemoryTaskRepository:
             raise StaleVersion
         return self._remove(self._own(owner, task_id), now)
 
-    async def remove_completed(self, owner: str, *, now: datetime) -> int:
+    async def delete_completed(self, owner: str, *, now: datetime) -> int:
         await _others_run()
         completed = [t for t in self._tasks.values() if t.owner == owner and t.completed]
         for task in completed:
@@ -94,13 +94,13 @@ class InMemoryTaskRepository:
 
     async def restore(self, owner: str, task_id: UUID, *, now: datetime) -> Task:
         await _others_run()
-        removed_at, task = self._removed.get(task_id, (None, None))
+        removed_at, task = self._deleted.get(task_id, (None, None))
         if task is None or task.owner != owner:
             self._own(owner, task_id)
             raise TaskNotDeleted
         if removed_at is None or removed_at <= now - RETENTION:
             raise TaskNotFound
-        del self._removed[task_id]
+        del self._deleted[task_id]
         self._tasks[task_id] = task
         return task
 
@@ -110,7 +110,7 @@ class InMemoryTaskRepository:
         return TaskCounts(pending=done.count(False), completed=done.count(True))
 
     def _remove(self, task: Task, now: datetime) -> Task:
-        self._removed[task.id] = (now, self._tasks.pop(task.id))
+        self._deleted[task.id] = (now, self._tasks.pop(task.id))
         return task
 
     def _is_at(self, owner: str, task_id: UUID, version: int) -> bool:
@@ -138,14 +138,14 @@ class FakeTokenVerifier:
         if not self._has_keys:
             raise AuthKeysUnavailable
         if token not in self._user_ids:
-            raise TokenRejected(TokenFault.INVALID, "unknown to the fake")
+            raise TokenRejected(TokenErrorCode.INVALID, "unknown to the fake")
         return Principal(token, expires_at=now + TOKEN_LIFETIME)
 
 
 class UnlimitedRateLimiter:
     """A fake of todo_api.rate_limits.RateLimiter: it has no quota for anybody."""
 
-    async def hit(self, _policy: str, _key: str) -> Sequence[Standing]:
+    async def hit(self, _policy: str, _key: str) -> Sequence[QuotaStatus]:
         return ()
 
 
@@ -180,7 +180,7 @@ class InMemoryRateLimiter:
         self._policies = policies
         self._hits: Counter[tuple[str, str]] = Counter()
 
-    async def hit(self, policy: str, key: str) -> Sequence[Standing]:
+    async def hit(self, policy: str, key: str) -> Sequence[QuotaStatus]:
         await _others_run()
         self._hits[policy, key] += 1
         hits = self._hits[policy, key]

@@ -27,7 +27,7 @@ REDIS_RETRY: Final = 5.0  # in which nobody tries again after a failure
 _log = structlog.get_logger()
 
 
-class Standing(NamedTuple):
+class QuotaStatus(NamedTuple):
     """Where a key stands with one quota: ``remaining`` hits for the next ``reset`` seconds."""
 
     quota: int
@@ -52,10 +52,10 @@ class LimitsRateLimiter:
         self._policies = {name: _parsed(name, text) for name, text in policies.items()}
         self._redis = _redis(redis_url) if redis_url else None
         self._shared = _shared_counts(self._redis) if self._redis else None
-        self._own = _OwnCounts()
+        self._own = _LocalCounter()
         self._retry_at = 0.0
 
-    async def hit(self, policy: str, key: str) -> Sequence[Standing]:
+    async def hit(self, policy: str, key: str) -> Sequence[QuotaStatus]:
         """Count one hit and tell where the key stands with each quota of the policy."""
         quotas = self._policies[policy]
         if self._shared and quotas and self._is_redis_due():
@@ -64,7 +64,7 @@ class LimitsRateLimiter:
                     await _hit(self._shared, quota, quota.key_for(policy, key)) for quota in quotas
                 ]
             except StorageError as failure:
-                self._leave_redis(failure)
+                self._back_off(failure)
         return [self._own.hit(quota, quota.key_for(policy, key)) for quota in quotas]
 
     def is_shared(self) -> bool:
@@ -79,7 +79,7 @@ class LimitsRateLimiter:
     def _is_redis_due(self) -> bool:
         return time.monotonic() >= self._retry_at
 
-    def _leave_redis(self, failure: StorageError) -> None:
+    def _back_off(self, failure: StorageError) -> None:
         """Have nobody try again for a while; said once, however many were waiting."""
         if self._is_redis_due():
             self._retry_at = time.monotonic() + REDIS_RETRY
@@ -112,7 +112,7 @@ def _shared_counts(redis: BlockingConnectionPool) -> RedisStorage:
     )
 
 
-class _OwnCounts:
+class _LocalCounter:
     """Counts in this process.
 
     The library's own storage looks through all of its keys after each hit; this one does so when
@@ -123,7 +123,7 @@ class _OwnCounts:
         self._windows: dict[str, tuple[int, float]] = {}
         self._sweep_at = SWEEP_MIN
 
-    def hit(self, quota: RateLimitItem, key: str) -> Standing:
+    def hit(self, quota: RateLimitItem, key: str) -> QuotaStatus:
         """Count one hit."""
         now = time.time()
         count, end = self._windows.get(key, (0, 0.0))
@@ -150,13 +150,13 @@ def _parsed(name: str, text: str) -> Sequence[RateLimitItem]:
         ) from None
 
 
-async def _hit(counts: RedisStorage, quota: RateLimitItem, key: str) -> Standing:
+async def _hit(counts: RedisStorage, quota: RateLimitItem, key: str) -> QuotaStatus:
     count = await counts.incr(key, quota.get_expiry())
     return _standing(quota, count, await counts.get_expiry(key) - time.time())
 
 
-def _standing(quota: RateLimitItem, count: int, seconds_left: float) -> Standing:
-    return Standing(
+def _standing(quota: RateLimitItem, count: int, seconds_left: float) -> QuotaStatus:
+    return QuotaStatus(
         quota=quota.amount,
         window=quota.get_expiry(),
         remaining=max(0, quota.amount - count),

@@ -9,15 +9,15 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
-from todo_api import docs, health, me, metrics, tasks
-from todo_api.bounds import Bounds
-from todo_api.cors import Cors
 from todo_api.dependencies import Adapters
-from todo_api.failures import Failures
 from todo_api.metrics import Metrics
+from todo_api.middleware.cors import CorsMiddleware
+from todo_api.middleware.errors import ErrorMiddleware
+from todo_api.middleware.limits import LimitsMiddleware
+from todo_api.middleware.path_aliases import PathAliasMiddleware
+from todo_api.middleware.request_log import RequestLogMiddleware
 from todo_api.openapi import DocumentedApp
-from todo_api.paths import LiberalPaths
-from todo_api.request_log import RequestLog
+from todo_api.routes import docs, health, me, metrics, tasks
 from todo_api.tracing import telemetry
 
 _DESCRIPTION: Final = (
@@ -53,7 +53,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with open_adapters() as adapters:
-            counted.watch(adapters.readings)
+            counted.add_gauges(adapters.gauges)
             readiness = health.Readiness(adapters.checks)
             yield {"adapters": adapters, "metrics": counted, "readiness": readiness}
 
@@ -69,11 +69,11 @@ def create_app(
         separate_input_output_schemas=False,
         telemetry=telemetry(),
         middleware=[
-            Middleware(RequestLog, metrics=counted),
-            Middleware(Cors, origins=cors_origins),
-            Middleware(Failures),
-            Middleware(Bounds, concurrency=concurrency),
-            Middleware(LiberalPaths),
+            Middleware(RequestLogMiddleware, metrics=counted),
+            Middleware(CorsMiddleware, origins=cors_origins),
+            Middleware(ErrorMiddleware),
+            Middleware(LimitsMiddleware, concurrency=concurrency),
+            Middleware(PathAliasMiddleware),
         ],
     )
     # Put side by side instead of included: FastAPI would match an included route twice. Those of

@@ -13,17 +13,17 @@ from fastapi import Depends, Request
 from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 
-from todo_api.logs import extend_context
-from todo_api.metrics import Reading
-from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER, RateLimiter, count
-from todo_domain.errors import TokenFault, TokenRejected, UserMismatch
+from todo_api.log_context import extend_context
+from todo_api.metrics import GaugeSource
+from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER, RateLimiter, enforce
+from todo_domain.errors import TokenErrorCode, TokenRejected, UserMismatch
 from todo_domain.ownership import Principal
 from todo_domain.ports import TaskRepository, TokenVerifier
 
 _log = structlog.get_logger()
 
 
-Check = Callable[[], Awaitable[None]]
+ReadinessCheck = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +31,14 @@ class Adapters:
     """The implementations that the composition root chose.
 
     ``checks`` are the parts that have to work for the service to be ready, each a function that
-    raises a TodoError when its part does not. ``readings`` are values to watch as metrics.
+    raises a TodoError when its part does not. ``gauges`` are values to watch as metrics.
     """
 
     tasks: TaskRepository
     tokens: TokenVerifier
     limiter: RateLimiter
-    checks: Mapping[str, Check]
-    readings: Mapping[str, Reading] = field(default_factory=dict)
+    checks: Mapping[str, ReadinessCheck]
+    gauges: Mapping[str, GaugeSource] = field(default_factory=dict)
 
 
 def adapters(request: Request) -> Adapters:
@@ -62,7 +62,7 @@ class BearerAuthentication(SecurityBase):
     """A dependency: the user that the request's bearer token speaks for (RFC 6750, section 2.1).
 
     Raises TokenRejected, AuthKeysUnavailable, UserMismatch when the path names another user, and
-    RequestRefused (rate_limited).
+    ProblemError (rate_limited).
     """
 
     scheme_name = "bearer"
@@ -76,13 +76,13 @@ class BearerAuthentication(SecurityBase):
             token = bearer_token(request)
             actor = await adapters(request).tokens.verify(token, now(request))
         except TokenRejected as rejected:
-            _log.warning("auth.rejected", code=rejected.fault, reason=rejected.reason)
-            await count(request, limiter, PER_FAILING_ADDRESS, client_network(request))
+            _log.warning("auth.rejected", code=rejected.code, reason=rejected.reason)
+            await enforce(request, limiter, PER_FAILING_ADDRESS, client_network(request))
             raise
         request.scope["user"] = actor.user_id
         extend_context(user=actor.user_id)
-        await count(request, limiter, PER_USER, actor.user_id)
-        if request.scope.get("asked_user", actor.user_id) != actor.user_id:
+        await enforce(request, limiter, PER_USER, actor.user_id)
+        if request.scope.get("path_user_id", actor.user_id) != actor.user_id:
             _log.warning("access.denied", reason="user_mismatch")
             raise UserMismatch
         return actor
@@ -107,10 +107,10 @@ def bearer_token(request: Request) -> str:
     """The token of the one Authorization field; those in other places do not count."""
     fields = [value for name, value in request.scope["headers"] if name == b"authorization"]
     if len(fields) > 1:
-        raise TokenRejected(TokenFault.MALFORMED, "several_authorization_fields")
+        raise TokenRejected(TokenErrorCode.MALFORMED, "several_authorization_fields")
     scheme, _, token = fields[0].decode("latin-1").partition(" ") if fields else ("", "", "")
     if scheme.lower() != "bearer" or not token.strip():
-        raise TokenRejected(TokenFault.MISSING, "no_bearer_token")
+        raise TokenRejected(TokenErrorCode.MISSING, "no_bearer_token")
     return token.strip()
 
 

@@ -14,23 +14,27 @@ from pathlib import Path
 from pydantic import SecretStr
 from starlette.types import ASGIApp
 
+from todo_adapters.embedded_postgres.server import (
+    EmbeddedPostgresError,
+    embedded_postgres,
+    running_url,
+)
 from todo_adapters.jose.development import DevelopmentIssuer
 from todo_adapters.jose.diagnosis import usable_algorithms, why_refused
-from todo_adapters.jose.jwks import RemoteKeySet
-from todo_adapters.jose.tokens import JwksTokenVerifier, SharedSecretTokenVerifier
+from todo_adapters.jose.key_sets import RemoteKeySet
+from todo_adapters.jose.verifiers import JwksTokenVerifier, SharedSecretTokenVerifier
 from todo_adapters.postgres import schema
-from todo_adapters.postgres.diagnosis import Diagnosis, diagnose, plain_failures, sentence
-from todo_adapters.postgres.embedded import EmbeddedPostgresError, embedded_postgres, running_url
-from todo_adapters.postgres.engine import Database
+from todo_adapters.postgres.database import Database
+from todo_adapters.postgres.diagnosis import Diagnosis, explain, inspect_database, translate_errors
 from todo_adapters.postgres.tasks import PostgresTaskRepository
-from todo_adapters.postgres.url import DatabaseAddress, DatabaseUrlError, parse_database_url
+from todo_adapters.postgres.url import DatabaseUrl, DatabaseUrlError, parse_database_url
 from todo_adapters.rate_limits import LimitsRateLimiter
 from todo_api.app import create_app
-from todo_api.dependencies import Adapters, Check
-from todo_api.logs import configure_logs
-from todo_api.proxies import behind_proxies
+from todo_api.dependencies import Adapters, ReadinessCheck
 from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER
-from todo_api.settings import ConfigurationError, JwksAuth, Settings
+from todo_api.server.logs import configure_logs
+from todo_api.server.proxies import behind_proxies
+from todo_api.server.settings import ConfigurationError, JwksAuth, Settings
 from todo_domain.errors import DatabaseUnavailable, TokenRejected
 from todo_domain.ports import TaskRepository, TokenVerifier
 
@@ -41,7 +45,7 @@ def app() -> ASGIApp:
     Raises ConfigurationError, also for what would be unsafe.
     """
     settings = Settings.read()
-    require_safe(settings)
+    validate_for_production(settings)
     return build_app(settings)
 
 
@@ -51,7 +55,7 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
     Raises ConfigurationError.
     """
     configure_logs(settings.log_level, settings.log_format)
-    address = database_address(settings)
+    address = database_url(settings)
     auth = _auth(settings, development=development)
     limiter = _rate_limiter(settings)
 
@@ -59,7 +63,7 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
     async def open_adapters() -> AsyncIterator[Adapters]:
         async with AsyncExitStack() as opened:
             database = Database(
-                address, pool_size=settings.database_pool_size, is_walled=_is_walled(settings)
+                address, pool_size=settings.database_pool_size, rls_enabled=_rls_enabled(settings)
             )
             opened.push_async_callback(database.close)
             opened.push_async_callback(auth.close)
@@ -70,7 +74,7 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
                 ),
                 tokens=auth.tokens,
                 limiter=limiter,
-                readings={
+                gauges={
                     "todo_database_connections_in_use": (
                         "Database connections that statements hold.",
                         database.connections_in_use,
@@ -97,12 +101,12 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
 @asynccontextmanager
 async def open_tasks(settings: Settings) -> AsyncIterator[TaskRepository]:
     """The task repository alone, for commands that need no HTTP. Raises ConfigurationError."""
-    address = database_address(settings)
-    database = Database(address, pool_size=1, is_walled=_is_walled(settings))
+    address = database_url(settings)
+    database = Database(address, pool_size=1, rls_enabled=_rls_enabled(settings))
     try:
         yield PostgresTaskRepository(database)
     except DatabaseUnavailable as failure:
-        raise ConfigurationError(f"database: {sentence(failure.__cause__ or failure)}") from None
+        raise ConfigurationError(f"database: {explain(failure.__cause__ or failure)}") from None
     finally:
         await database.close()
 
@@ -137,26 +141,24 @@ def with_running_database(settings: Settings) -> Settings:
 
 async def migrate(settings: Settings) -> tuple[str | None, str]:
     """Bring the database to the newest schema; return its revisions before and after."""
-    with plain_failures():
+    with translate_errors():
         return await schema.migrate(
-            database_address(settings, direct=True),
-            is_walled=_is_walled(settings),
-            role=database_address(settings).url.username,
+            database_url(settings, direct=True),
+            rls_enabled=_rls_enabled(settings),
+            role=database_url(settings).url.username,
         )
 
 
-async def wall_weakness(settings: Settings) -> str | None:
+async def rls_problem(settings: Settings) -> str | None:
     """What keeps row-level security from being as DATABASE_RLS says; None if nothing does."""
-    with plain_failures():
-        return await schema.wall_weakness(
-            database_address(settings), is_walled=_is_walled(settings)
-        )
+    with translate_errors():
+        return await schema.rls_problem(database_url(settings), rls_enabled=_rls_enabled(settings))
 
 
 async def schema_revisions(settings: Settings) -> tuple[str | None, str]:
     """The schema version that the database has, and the one that this code needs."""
-    with plain_failures():
-        return await schema.current_revision(database_address(settings)), schema.wanted_revision()
+    with translate_errors():
+        return await schema.current_revision(database_url(settings)), schema.wanted_revision()
 
 
 def is_behind(revision: str | None) -> bool:
@@ -164,30 +166,31 @@ def is_behind(revision: str | None) -> bool:
     return schema.is_behind(revision)
 
 
-def require_safe(settings: Settings) -> None:
+def validate_for_production(settings: Settings) -> None:
     """Raise ConfigurationError where production must not run as development may.
 
     What is missing is named at once, and not one thing at each start.
     """
     missing = []
-    for required in (partial(database_address, settings), settings.auth):
+    for required in (partial(database_url, settings), settings.auth):
         try:
             required()
         except ConfigurationError as failure:
             missing.append(str(failure))
     if missing:
         raise ConfigurationError("\n".join(missing))
-    address = database_address(settings)
+    address = database_url(settings)
     if address.is_public and address.tls != "verified":
         raise ConfigurationError(
-            f"DATABASE_URL: {address.label} is public, but its server need not prove its name: use "
-            "sslmode=verify-full, with sslrootcert=FILE if its certificate is not a public one"
+            f"DATABASE_URL: {address.display_name} is public, but its server need not "
+            "prove its name: use sslmode=verify-full, with sslrootcert=FILE if its certificate is "
+            "not a public one"
         )
 
 
 async def diagnose_database(settings: Settings) -> Diagnosis:
     """What the database is like. Raises DatabaseUnavailable, saying why it cannot be used."""
-    return await diagnose(database_address(settings))
+    return await inspect_database(database_url(settings))
 
 
 async def key_algorithms(auth: JwksAuth) -> Counter[str]:
@@ -206,16 +209,16 @@ async def explain_token(settings: Settings, token: str) -> str:
     try:
         actor = await auth.tokens.verify(token, datetime.now(UTC))
     except TokenRejected as rejected:
-        issuer, audience = settings.parties
+        issuer, audience = settings.issuer_and_audience
         why = why_refused(rejected.reason, token, issuer=issuer, audience=audience)
-        raise ConfigurationError(f"it is refused ({rejected.fault}): {why}") from None
+        raise ConfigurationError(f"it is refused ({rejected.code}): {why}") from None
     finally:
         await auth.close()
     end = f"{actor.expires_at:%Y-%m-%d %H:%M} UTC"
     return f"it is accepted and speaks for {actor.user_id} until {end}"
 
 
-def database_address(settings: Settings, *, direct: bool = False) -> DatabaseAddress:
+def database_url(settings: Settings, *, direct: bool = False) -> DatabaseUrl:
     """Where the database is, past any pooler if ``direct``. Raises ConfigurationError."""
     name, url = "DATABASE_URL", settings.database_url
     if direct and settings.database_url_direct:
@@ -233,7 +236,7 @@ def database_address(settings: Settings, *, direct: bool = False) -> DatabaseAdd
 
 def development_token(settings: Settings, user_id: str, lifetime: timedelta) -> str:
     """A token of the development issuer. Raises ConfigurationError where it is not believed."""
-    if settings.names_issuer:
+    if settings.configures_auth:
         raise ConfigurationError(
             "this service believes the auth server of BETTER_AUTH_URL, AUTH_JWKS_URL or "
             "AUTH_MODE alone: get a token there, or unset them to use development tokens"
@@ -262,14 +265,14 @@ async def _nothing() -> None:
 @dataclass(frozen=True, slots=True)
 class _Auth:
     tokens: TokenVerifier
-    check: Check = _nothing
+    check: ReadinessCheck = _nothing
     close: Callable[[], Awaitable[None]] = _nothing
     key_count: Callable[[], int] = lambda: 1
 
 
 def _auth(settings: Settings, *, development: bool) -> _Auth:
     with _configuration_failures(settings):
-        if development and not settings.names_issuer:
+        if development and not settings.configures_auth:
             issuer = DevelopmentIssuer(settings.data_dir / "issuer")
             return _Auth(issuer.verifier())
         chosen = settings.auth()
@@ -295,7 +298,7 @@ def _configuration_failures(settings: Settings) -> Iterator[None]:
         ) from None
 
 
-def _is_walled(settings: Settings) -> bool:
+def _rls_enabled(settings: Settings) -> bool:
     return settings.database_rls == "on"
 
 

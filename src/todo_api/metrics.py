@@ -11,9 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from fastapi import APIRouter, Request
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
@@ -21,18 +19,13 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from starlette.responses import Response
-
-from todo_api.routing import PublicRoute
 
 MULTIPROCESS: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
-router = APIRouter(include_in_schema=False, route_class=PublicRoute)
-
-Reading = tuple[str, Callable[[], float]]
+GaugeSource = tuple[str, Callable[[], float]]
 
 
 class Metrics:
@@ -61,15 +54,15 @@ class Metrics:
             multiprocess_mode="max",
         )
         build.labels(version("todo-api")).set(1)
-        self._readings: list[tuple[Gauge, Callable[[], float]]] = []
+        self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
         # A look-up by labels costs more than the counting.
         self._of_request = lru_cache(maxsize=4096)(self._children)
 
-    def watch(self, readings: Mapping[str, Reading]) -> None:
+    def add_gauges(self, gauges: Mapping[str, GaugeSource]) -> None:
         """Report these values as gauges: name to description and how to read it."""
-        for name, (description, read) in readings.items():
+        for name, (description, read) in gauges.items():
             gauge = Gauge(name, description, registry=self._registry, multiprocess_mode="livesum")
-            self._readings.append((gauge, read))
+            self._gauges.append((gauge, read))
 
     def count_request(self, method: str, route: str | None, status: int, seconds: float) -> None:
         """Count an answered request; ``route`` is its template, None if it matched none."""
@@ -79,7 +72,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """All metrics of all workers as Prometheus text."""
-        for gauge, read in self._readings:
+        for gauge, read in self._gauges:
             gauge.set(read())
         return generate_latest(workers_registry() if MULTIPROCESS in os.environ else self._registry)
 
@@ -113,9 +106,3 @@ def _forget_ended_workers(directory: Path) -> None:
             os.kill(pid, 0)
         except ProcessLookupError:
             mark_process_dead(pid, str(directory))
-
-
-@router.get("/metrics")
-async def show_metrics(request: Request) -> Response:
-    metrics: Metrics = request.scope["state"]["metrics"]
-    return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)

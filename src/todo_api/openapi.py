@@ -9,9 +9,9 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
-from todo_api.problems import KINDS, MEDIA_TYPE, FieldError, Problem
+from todo_api.problems import MEDIA_TYPE, PROBLEM_TYPES, FieldError, Problem
 from todo_api.schemas import Task
-from todo_domain.errors import TokenFault
+from todo_domain.errors import TokenErrorCode
 
 TASK: Final[Task] = {
     "id": "0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b",
@@ -33,7 +33,7 @@ CHANGES: Final = {"title": "Buy oat milk", "priority": "low"}
 
 # What every route that needs a token may answer.
 COMMON: Final = (
-    *TokenFault,
+    *TokenErrorCode,
     "rate_limited",
     "not_acceptable",
     "uri_too_long",
@@ -63,7 +63,7 @@ _HEADERS: Final = {
 }
 
 
-def answers(
+def responses(
     example: object, *codes: str, status: int = 200, headers: Sequence[str] = ()
 ) -> dict[int | str, dict[str, Any]]:
     """FastAPI's ``responses``: an example of success, and one problem for each code."""
@@ -76,7 +76,7 @@ def answers(
         }
     }
     for code in codes:
-        kind = KINDS[code]
+        kind = PROBLEM_TYPES[code]
         answer = described.setdefault(
             kind.status,
             {
@@ -107,7 +107,7 @@ def _headers(*names: str) -> dict[str, Any]:
 
 
 def _example(code: str) -> dict[str, Any]:
-    kind = KINDS[code]
+    kind = PROBLEM_TYPES[code]
     example = {
         "type": f"/problems/{code}",
         "title": kind.title,

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from todo_domain.errors import BrokenRule, TokenFault
+from todo_domain.errors import InvalidValue, TokenErrorCode
 
 _NAME_MAX: Final = 100
 _ERRORS_MAX: Final = 100  # a small request must not have a huge answer
@@ -27,7 +27,7 @@ _WHERE_THE_JWT_IS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ProblemType:
     """One code of the contract: its status, its title, and the sentence when nothing says more."""
 
     status: int
@@ -36,9 +36,9 @@ class Kind:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def _token(detail: str) -> Kind:
+def _token(detail: str) -> ProblemType:
     challenge = f'{_BEARER}, error="invalid_token", error_description="{detail}"'
-    return Kind(
+    return ProblemType(
         401,
         "Not authenticated",
         detail,
@@ -46,69 +46,73 @@ def _token(detail: str) -> Kind:
     )
 
 
-def _away(title: str, detail: str, seconds: int) -> Kind:
-    return Kind(503, title, detail, {"Retry-After": str(seconds)})
+def _unavailable(title: str, detail: str, seconds: int) -> ProblemType:
+    return ProblemType(503, title, detail, {"Retry-After": str(seconds)})
 
 
-KINDS: Final[dict[str, Kind]] = {
-    "malformed_json": Kind(400, "Malformed JSON", "the body is not valid JSON"),
-    "bad_cursor": Kind(
+PROBLEM_TYPES: Final[dict[str, ProblemType]] = {
+    "malformed_json": ProblemType(400, "Malformed JSON", "the body is not valid JSON"),
+    "bad_cursor": ProblemType(
         400, "Bad cursor", "cursor: take it unchanged from the Link header of the same list"
     ),
-    "filter_required": Kind(
+    "filter_required": ProblemType(
         400, "Filter required", "say status=completed and no other filter; nothing was deleted"
     ),
-    "bad_request": Kind(400, "Bad request", "the request could not be understood"),
-    TokenFault.MISSING: Kind(
+    "bad_request": ProblemType(400, "Bad request", "the request could not be understood"),
+    TokenErrorCode.MISSING: ProblemType(
         401,
         "Not authenticated",
         f"the Authorization header with a bearer token is missing: {_WHERE_THE_JWT_IS}",
         {"WWW-Authenticate": _BEARER, "Cache-Control": "no-store"},
     ),
-    TokenFault.MALFORMED: _token(f"the bearer token is not a JWT: {_WHERE_THE_JWT_IS}"),
-    TokenFault.NOT_JWT: _token(f"this is a session token, not a JWT: {_WHERE_THE_JWT_IS}"),
-    TokenFault.EXPIRED: _token("the token has expired: fetch a fresh one from /api/auth/token"),
-    TokenFault.INVALID: _token(f"the token is not valid here: {_WHERE_THE_JWT_IS}"),
-    "user_mismatch": Kind(
+    TokenErrorCode.MALFORMED: _token(f"the bearer token is not a JWT: {_WHERE_THE_JWT_IS}"),
+    TokenErrorCode.NOT_JWT: _token(f"this is a session token, not a JWT: {_WHERE_THE_JWT_IS}"),
+    TokenErrorCode.EXPIRED: _token("the token has expired: fetch a fresh one from /api/auth/token"),
+    TokenErrorCode.INVALID: _token(f"the token is not valid here: {_WHERE_THE_JWT_IS}"),
+    "user_mismatch": ProblemType(
         403, "Another user's", "the user id in the path is not the one that the token speaks for"
     ),
-    "not_found": Kind(404, "Not found", "there is nothing here"),
-    "method_not_allowed": Kind(405, "Method not allowed", "this method is not allowed here"),
-    "not_acceptable": Kind(406, "Not acceptable", "Accept: only application/json is served here"),
-    "request_timeout": Kind(408, "Request timeout", "the body did not arrive in time"),
-    "conflict": Kind(
+    "not_found": ProblemType(404, "Not found", "there is nothing here"),
+    "method_not_allowed": ProblemType(405, "Method not allowed", "this method is not allowed here"),
+    "not_acceptable": ProblemType(
+        406, "Not acceptable", "Accept: only application/json is served here"
+    ),
+    "request_timeout": ProblemType(408, "Request timeout", "the body did not arrive in time"),
+    "conflict": ProblemType(
         409, "Conflict", "others kept changing this task; nothing was written, try again"
     ),
-    "not_deleted": Kind(409, "Not deleted", "this task has not been deleted"),
-    "stale_version": Kind(
+    "not_deleted": ProblemType(409, "Not deleted", "this task has not been deleted"),
+    "stale_version": ProblemType(
         412, "Stale version", "the task has changed since it was read; nothing was written"
     ),
-    "body_too_large": Kind(413, "Body too large", "the body is larger than 1 MiB"),
-    "uri_too_long": Kind(414, "URI too long", "path and query are longer than 8 KiB"),
-    "unsupported_media_type": Kind(
+    "body_too_large": ProblemType(413, "Body too large", "the body is larger than 1 MiB"),
+    "uri_too_long": ProblemType(414, "URI too long", "path and query are longer than 8 KiB"),
+    "unsupported_media_type": ProblemType(
         415, "Unsupported media type", "Content-Type: send the body as application/json"
     ),
-    "validation_failed": Kind(422, "Validation failed", "the request does not validate"),
-    "idempotency_key_reused": Kind(
+    "validation_failed": ProblemType(422, "Validation failed", "the request does not validate"),
+    "idempotency_key_reused": ProblemType(
         422,
         "Idempotency key reused",
         "Idempotency-Key: this key was used for another task; make a new one for each",
     ),
-    "headers_too_large": Kind(431, "Headers too large", "the headers are larger than 16 KiB"),
-    "rate_limited": Kind(
+    "headers_too_large": ProblemType(
+        431, "Headers too large", "the headers are larger than 16 KiB"
+    ),
+    "rate_limited": ProblemType(
         429, "Too many requests", "too many requests: wait for Retry-After seconds"
     ),
-    "internal_error": Kind(
+    "internal_error": ProblemType(
         500, "Internal error", "this is a bug of the service: report it with the request_id"
     ),
-    "database_unavailable": _away(
+    "database_unavailable": _unavailable(
         "Database unavailable", "the database does not answer in time: try again", 2
     ),
-    "not_ready": _away("Not ready", "a part of the service does not answer", 2),
-    "auth_keys_unavailable": _away(
+    "not_ready": _unavailable("Not ready", "a part of the service does not answer", 2),
+    "auth_keys_unavailable": _unavailable(
         "Auth keys unavailable", "the auth server's keys cannot be fetched; try again", 5
     ),
-    "overloaded": _away("Overloaded", "the service is busy: try again", 1),
+    "overloaded": _unavailable("Overloaded", "the service is busy: try again", 1),
 }
 
 
@@ -147,7 +151,7 @@ def field_errors(
 
 def _field_error(error: Any, root: str, *, has_pointers: bool) -> FieldError:  # noqa: ANN401 - Pydantic's
     broken = error.get("ctx", {}).get("error")
-    if isinstance(broken, BrokenRule):
+    if isinstance(broken, InvalidValue):
         code, message = broken.code, broken.message
     else:
         code, message = _VALIDATION[error["type"]]
@@ -174,22 +178,22 @@ _VALIDATION: Final = {
 
 
 def refuse_unknown(names: Iterable[str], known: Collection[str], what: str) -> None:
-    """What ``Prefer: handling=strict`` asks for. Raises RequestRefused naming each unknown one."""
+    """What ``Prefer: handling=strict`` asks for. Raises ProblemError naming each unknown one."""
     errors = [
-        FieldError(field=_shown(name), code="unknown", message=f"is no {what} of this route")
+        FieldError(field=_printable(name), code="unknown", message=f"is no {what} of this route")
         for name in names
         if name not in known
     ]
     if errors:
-        raise RequestRefused("validation_failed", errors=errors)
+        raise ProblemError("validation_failed", errors=errors)
 
 
-def _shown(name: str) -> str:
+def _printable(name: str) -> str:
     """A name of the client's own, such that any client can be shown it."""
     return name[:_NAME_MAX].encode(errors="replace").decode()
 
 
-class RequestRefused(Exception):
+class ProblemError(Exception):
     """A request that HTTP or the contract refuses before the domain hears of it."""
 
     def __init__(
@@ -203,7 +207,7 @@ class RequestRefused(Exception):
         super().__init__(code)
         self.headers = headers
         self.code = code
-        self.detail = detail or (summary(errors) if errors else None)
+        self.detail = detail or (summarize(errors) if errors else None)
         self.errors = errors
 
 
@@ -216,7 +220,7 @@ def problem(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """The problem document for a code of the contract."""
-    kind = KINDS[code]
+    kind = PROBLEM_TYPES[code]
     sentence = detail or kind.detail
     document: dict[str, Any] = {
         "type": f"/problems/{code}",
@@ -225,7 +229,7 @@ def problem(
         "detail": sentence,
         "message": sentence,
         "code": code,
-        "instance": asked_path(request),
+        "instance": original_path(request),
         "request_id": request.scope["request_id"],
     }
     if errors:
@@ -238,13 +242,13 @@ def problem(
     )
 
 
-def asked_path(request: Request) -> str:
+def original_path(request: Request) -> str:
     """The path that the client asked for, as a URI reference, whatever it was rewritten to."""
     raw = request.scope.get("raw_path")
     return quote(raw, safe=_PATH) if raw else quote(request.scope["path"], errors="replace")
 
 
-def summary(errors: Sequence[FieldError]) -> str:
+def summarize(errors: Sequence[FieldError]) -> str:
     """The errors in one readable line, the first few of them if there are many."""
     shown = "; ".join(f"{error['field']}: {error['message']}" for error in errors[:5])
     return f"{shown}; and {len(errors) - 5} more" if len(errors) > 5 else shown  # noqa: PLR2004

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import structlog
 from fastapi import Request
 
-from todo_api.problems import RequestRefused
+from todo_api.problems import ProblemError
 
 PER_USER: Final = "user"
 PER_FAILING_ADDRESS: Final = "auth-failures"
@@ -17,7 +17,7 @@ PER_FAILING_ADDRESS: Final = "auth-failures"
 _log = structlog.get_logger()
 
 
-class Standing(Protocol):
+class QuotaStatus(Protocol):
     """Where a key stands with one quota: ``remaining`` hits for the next ``reset`` seconds."""
 
     @property
@@ -35,14 +35,14 @@ class Standing(Protocol):
 class RateLimiter(Protocol):
     """Counts hits by policy and key, exactly, however many rivals there are."""
 
-    async def hit(self, policy: str, key: str) -> Sequence[Standing]:
+    async def hit(self, policy: str, key: str) -> Sequence[QuotaStatus]:
         """Count one hit; return the standing with each quota of the policy, if it has any."""
 
 
-async def count(request: Request, limiter: RateLimiter, policy: str, key: str) -> None:
+async def enforce(request: Request, limiter: RateLimiter, policy: str, key: str) -> None:
     """Count a request, and have its answer say how many are left.
 
-    Raises RequestRefused (rate_limited) beyond the quota.
+    Raises ProblemError (rate_limited) beyond the quota.
     """
     standings = await limiter.hit(policy, key)
     if not standings:
@@ -51,10 +51,10 @@ async def count(request: Request, limiter: RateLimiter, policy: str, key: str) -
     exceeded = [standing.reset for standing in standings if standing.is_exceeded]
     if exceeded:
         _log.warning("rate_limited", policy=policy)
-        raise RequestRefused("rate_limited", headers={"Retry-After": str(max(exceeded))})
+        raise ProblemError("rate_limited", headers={"Retry-After": str(max(exceeded))})
 
 
-def rate_limit_fields(policy: str, standings: Sequence[Standing]) -> list[tuple[bytes, bytes]]:
+def rate_limit_fields(policy: str, standings: Sequence[QuotaStatus]) -> list[tuple[bytes, bytes]]:
     """``RateLimit-Policy`` and ``RateLimit`` as raw fields.
 
     Of several quotas each has its window in the name.

@@ -20,7 +20,7 @@ from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
 from todo_domain import task as domain
-from todo_domain.errors import BrokenRule
+from todo_domain.errors import InvalidValue
 from todo_domain.queries import PAGE_MAX, Sort, SortBy, TaskFilter
 
 TAGS_SENT_MAX: Final = 100  # before those that mean the same are one
@@ -31,44 +31,44 @@ _DUE_DATE: Final = re.compile(
 
 
 def parse_priority(text: str) -> domain.Priority:
-    """A priority in any case. Raises BrokenRule."""
+    """A priority in any case. Raises InvalidValue."""
     try:
         return domain.Priority(text.lower())
     except ValueError:
-        raise BrokenRule("unknown_value", "must be low, medium or high") from None
+        raise InvalidValue("unknown_value", "must be low, medium or high") from None
 
 
 def few_tags(tags: object) -> object:
-    """No tags for null. Raises BrokenRule before thousands of tags are wrong one by one."""
+    """No tags for null. Raises InvalidValue before thousands of tags are wrong one by one."""
     if isinstance(tags, list) and len(tags) > TAGS_SENT_MAX:
-        raise BrokenRule("too_many", f"must be at most {domain.TAGS_MAX} tags")
+        raise InvalidValue("too_many", f"must be at most {domain.TAGS_MAX} tags")
     return [] if tags is None else tags
 
 
 def parse_search_text(text: str) -> str:
-    """Text to look for; an empty search box looks for none. Raises BrokenRule."""
+    """Text to look for; an empty search box looks for none. Raises InvalidValue."""
     return domain.clean_title(text) if text.strip() else ""
 
 
 def parse_sort(text: str) -> Sort:
-    """A field to sort by, descending with ``-`` in front. Raises BrokenRule."""
+    """A field to sort by, descending with ``-`` in front. Raises InvalidValue."""
     try:
         return Sort(SortBy(text.removeprefix("-")), descending=text.startswith("-"))
     except ValueError:
-        raise BrokenRule("unknown_value", f"must be one of {', '.join(SortBy)}") from None
+        raise InvalidValue("unknown_value", f"must be one of {', '.join(SortBy)}") from None
 
 
 def parse_due_date(text: str) -> date | datetime:
-    """An RFC 3339 full-date or date-time, cut to microseconds. Raises BrokenRule."""
+    """An RFC 3339 full-date or date-time, cut to microseconds. Raises InvalidValue."""
     form = _DUE_DATE.fullmatch(text)
     if form is None:
-        raise BrokenRule("bad_date", "must be a date like 2026-01-31 or 2026-01-31T09:30:00Z")
+        raise InvalidValue("bad_date", "must be a date like 2026-01-31 or 2026-01-31T09:30:00Z")
     try:
         if form["time"] is None:
             return date.fromisoformat(text)
         due = datetime.fromisoformat(text.upper())
     except ValueError:
-        raise BrokenRule("bad_date", "must be a day and a time that exist") from None
+        raise InvalidValue("bad_date", "must be a day and a time that exist") from None
     return domain.in_utc(due)
 
 
@@ -77,7 +77,7 @@ def _of_text(rule: Callable[[str], object], **schema: object) -> tuple[Any, Any]
 
     def validated(value: object) -> object:
         if not isinstance(value, str):
-            raise BrokenRule("wrong_type", "must be a string")
+            raise InvalidValue("wrong_type", "must be a string")
         return rule(value)
 
     return PlainValidator(validated), WithJsonSchema({"type": "string", **schema})
@@ -172,7 +172,7 @@ class Task(TypedDict):
 KNOWN_MEMBERS: Final = frozenset(Task.__annotations__) | {"dueDate"}
 
 
-def task_document(task: domain.Task) -> dict[str, object]:
+def serialize_task(task: domain.Task) -> dict[str, object]:
     """The members of ``Task``, with values that ``to_json`` writes as the contract shows them."""
     due = task.due_date
     return {
@@ -182,11 +182,11 @@ def task_document(task: domain.Task) -> dict[str, object]:
         "description": task.description,
         "completed": task.completed,
         "priority": task.priority,
-        "due_date": wire_time(due) if isinstance(due, datetime) else due,
+        "due_date": format_time(due) if isinstance(due, datetime) else due,
         "tags": task.tags,
-        "created_at": wire_time(task.created_at),
-        "updated_at": wire_time(task.updated_at),
-        "completed_at": task.completed_at and wire_time(task.completed_at),
+        "created_at": format_time(task.created_at),
+        "updated_at": format_time(task.updated_at),
+        "completed_at": task.completed_at and format_time(task.completed_at),
         "version": task.version,
     }
 
@@ -195,7 +195,7 @@ def to_json(document: object) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_UTC_Z)
 
 
-def wire_time(moment: datetime) -> datetime | str:
+def format_time(moment: datetime) -> datetime | str:
     """What orjson writes as ``utc`` does: by itself it leaves out a fraction of nothing."""
     return moment if moment.microsecond else utc(moment)
 

@@ -12,7 +12,7 @@ class TodoError(Exception):
     """The root of the family: anything else that escapes is a bug."""
 
 
-class BrokenRule(ValueError):
+class InvalidValue(ValueError):
     """One value that a task cannot have: a code for programs, a sentence for people."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -50,7 +50,7 @@ class TaskNotDeleted(TodoError):
     """A task that was to be restored has not been deleted."""
 
 
-class KeyReused(TodoError):
+class IdempotencyKeyReused(TodoError):
     """An idempotency key came back with another task than it was first used for."""
 
 
@@ -62,7 +62,7 @@ class EditConflict(TodoError):
     """Others kept changing the task while this edit was tried; nothing was written."""
 
 
-class TokenFault(StrEnum):
+class TokenErrorCode(StrEnum):
     """What is wrong with a token, as far as its bearer is told."""
 
     MISSING = "token_missing"
@@ -75,9 +75,9 @@ class TokenFault(StrEnum):
 class TokenRejected(TodoError):
     """A token proves nothing. ``reason`` is a short code for the log, never a part of the token."""
 
-    def __init__(self, fault: TokenFault, reason: str) -> None:
-        super().__init__(f"{fault}: {reason}")
-        self.fault = fault
+    def __init__(self, code: TokenErrorCode, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
         self.reason = reason
 
 

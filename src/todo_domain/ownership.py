@@ -21,7 +21,7 @@ class Principal:
     email: str | None = field(default=None, repr=False)
 
 
-def owned_by(actor: Principal, task: Task) -> Task:
+def require_owner(actor: Principal, task: Task) -> Task:
     """The task, if it is the actor's. Raises TaskNotFound, so that a stranger learns nothing."""
     if task.owner != actor.user_id:
         raise TaskNotFound

@@ -27,8 +27,8 @@ class TaskRepository(Protocol):
 
         With an idempotency ``key`` this happens once: while the key is remembered (KEY_LIFETIME),
         the same owner's next call with it stores nothing. It returns the task of the first call, as
-        that call did, or raises KeyReused if the two tasks differ in what their author wrote. Of
-        rivals with one key, one stores.
+        that call did, or raises IdempotencyKeyReused if the two tasks differ
+        in what their author wrote. Of rivals with one key, one stores.
         """
 
     async def get(self, owner: str, task_id: UUID) -> Task:
@@ -56,7 +56,7 @@ class TaskRepository(Protocol):
         both are so.
         """
 
-    async def remove(
+    async def delete(
         self, owner: str, task_id: UUID, *, now: datetime, version: int | None = None
     ) -> Task:
         """Take the owner's task away, restorable for RETENTION, and return it as it was.
@@ -65,7 +65,7 @@ class TaskRepository(Protocol):
         ``version``, StaleVersion when the task is at another one or gone.
         """
 
-    async def remove_completed(self, owner: str, *, now: datetime) -> int:
+    async def delete_completed(self, owner: str, *, now: datetime) -> int:
         """Take all of the owner's completed tasks away like ``remove``; return how many."""
 
     async def restore(self, owner: str, task_id: UUID, *, now: datetime) -> Task:

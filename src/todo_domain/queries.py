@@ -27,7 +27,7 @@ SortValue = datetime | str | int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class SeekPosition:
     """A place in a sorted list: where a task with this value of the sorted field and this id is."""
 
     value: SortValue
@@ -45,23 +45,23 @@ class Sort:
     by: SortBy = SortBy.CREATED_AT
     descending: bool = True
 
-    def position(self, task: Task) -> Position:
+    def position(self, task: Task) -> SeekPosition:
         """Where the task stands in this order."""
         match self.by:
             case SortBy.CREATED_AT:
-                return Position(task.created_at, task.id)
+                return SeekPosition(task.created_at, task.id)
             case SortBy.UPDATED_AT:
-                return Position(task.updated_at, task.id)
+                return SeekPosition(task.updated_at, task.id)
             case SortBy.TITLE:
-                return Position(task.title, task.id)
+                return SeekPosition(task.title, task.id)
             case SortBy.DUE_DATE:
-                return Position(
+                return SeekPosition(
                     None if task.due_date is None else due_instant(task.due_date), task.id
                 )
             case SortBy.PRIORITY:
-                return Position(task.priority and task.priority.rank, task.id)
+                return SeekPosition(task.priority and task.priority.rank, task.id)
 
-    def key(self, position: Position) -> tuple[bool, SortValue, UUID]:
+    def key(self, position: SeekPosition) -> tuple[bool, SortValue, UUID]:
         """What positions compare by: ascending keys ascending, descending keys descending."""
         value = position.value
         comparable = value.lower() if isinstance(value, str) else value
@@ -114,14 +114,14 @@ class TaskFilter:
 class TaskQuery:
     """One page of an owner's tasks: at most ``limit`` (1 to PAGE_MAX) of them, from ``after`` on.
 
-    ``counted`` asks for the number of all that match, which may cost as much as reading them.
+    ``with_total`` asks for the number of all that match, which may cost as much as reading them.
     """
 
     filter: TaskFilter = TaskFilter()
     sort: Sort = Sort()
     limit: int = PAGE_MAX
-    after: Position | None = None
-    counted: bool = False
+    after: SeekPosition | None = None
+    with_total: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class TaskPage:
     """The tasks of a page in order, whether more follow, and how many match if that is known."""
 
     tasks: tuple[Task, ...]
-    more: bool
+    has_more: bool
     total: int | None
 
 

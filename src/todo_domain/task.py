@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Final, TypedDict, Unpack
 from uuid import UUID
 
-from todo_domain.errors import BrokenRule, InvalidTask, Violation
+from todo_domain.errors import InvalidTask, InvalidValue, Violation
 
 TITLE_MAX: Final = 200
 DESCRIPTION_MAX: Final = 2000
@@ -42,52 +42,52 @@ _RANKS: Final = {priority: rank for rank, priority in enumerate(Priority, 1)}
 
 
 def clean_title(text: str) -> str:
-    """The title without outer white space. Raises BrokenRule when blank or too long."""
+    """The title without outer white space. Raises InvalidValue when blank or too long."""
     title = text.strip()
     if not title:
-        raise BrokenRule("blank", "must not be empty")
-    return _storable(title, TITLE_MAX)
+        raise InvalidValue("blank", "must not be empty")
+    return _check_text(title, TITLE_MAX)
 
 
 def clean_description(text: str) -> str:
-    """The description exactly as it came. Raises BrokenRule when too long."""
-    return _storable(text, DESCRIPTION_MAX)
+    """The description exactly as it came. Raises InvalidValue when too long."""
+    return _check_text(text, DESCRIPTION_MAX)
 
 
 def clean_tag(text: str) -> str:
-    """The tag without outer white space. Raises BrokenRule when blank or too long."""
+    """The tag without outer white space. Raises InvalidValue when blank or too long."""
     tag = text.strip()
     if not tag:
-        raise BrokenRule("blank", "must not be empty")
-    return _storable(tag, TAG_MAX)
+        raise InvalidValue("blank", "must not be empty")
+    return _check_text(tag, TAG_MAX)
 
 
 def clean_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """Clean tags in their first order, each once; those that are clean, themselves.
 
-    Raises BrokenRule for a bad tag or too many.
+    Raises InvalidValue for a bad tag or too many.
     """
     unique = tuple(dict.fromkeys(map(clean_tag, tags)))
     if len(unique) > TAGS_MAX:
-        raise BrokenRule("too_many", f"must be at most {TAGS_MAX} tags")
+        raise InvalidValue("too_many", f"must be at most {TAGS_MAX} tags")
     return tags if isinstance(tags, tuple) and tags == unique else unique
 
 
 def clean_due_date(due: date | datetime) -> date | datetime:
-    """A date as it is, a date-time in UTC. Raises BrokenRule for one that names no instant."""
+    """A date as it is, a date-time in UTC. Raises InvalidValue for one that names no instant."""
     return in_utc(due) if isinstance(due, datetime) else due
 
 
 def in_utc(moment: datetime) -> datetime:
-    """The same instant in UTC. Raises BrokenRule for a time that names none, or none in range."""
+    """The same instant in UTC. Raises InvalidValue for a time that names none, or none in range."""
     if moment.tzinfo is None:
-        raise BrokenRule("no_offset", "must have an offset from UTC, such as Z or +02:00")
+        raise InvalidValue("no_offset", "must have an offset from UTC, such as Z or +02:00")
     if moment.tzinfo is UTC:
         return moment
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise BrokenRule("out_of_range", "must lie between the years 1 and 9999 in UTC") from None
+        raise InvalidValue("out_of_range", "must lie between the years 1 and 9999 in UTC") from None
 
 
 def due_instant(due: date | datetime) -> datetime:
@@ -95,20 +95,20 @@ def due_instant(due: date | datetime) -> datetime:
     return due if isinstance(due, datetime) else datetime.combine(due, time.min, UTC)
 
 
-def _storable(text: str, longest: int) -> str:
+def _check_text(text: str, longest: int) -> str:
     """Text that PostgreSQL can hold.
 
     Lengths are code points: never more than JavaScript counts, so what passes there passes here.
     """
     if len(text) > longest:
-        raise BrokenRule("too_long", f"must be at most {longest} characters")
+        raise InvalidValue("too_long", f"must be at most {longest} characters")
     if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
-        raise BrokenRule("bad_character", "must not contain NUL or a lone surrogate")
+        raise InvalidValue("bad_character", "must not contain NUL or a lone surrogate")
     return text
 
 
 # Each member's rule, and what it is when nothing is said, which breaks none.
-_RULES: Final[dict[str, tuple[Callable[[Any], object], object]]] = {
+_VALIDATORS: Final[dict[str, tuple[Callable[[Any], object], object]]] = {
     "title": (clean_title, ...),  # has to be said
     "description": (clean_description, None),
     "due_date": (clean_due_date, None),
@@ -150,13 +150,13 @@ class Task:
 
     def __post_init__(self) -> None:
         violations = []
-        for name, (rule, unsaid) in _RULES.items():
+        for name, (rule, unsaid) in _VALIDATORS.items():
             value = getattr(self, name)
             if value == unsaid:
                 continue
             try:
                 clean = rule(value)
-            except BrokenRule as broken:
+            except InvalidValue as broken:
                 violations.append(Violation(name, broken.code, broken.message))
             else:
                 if clean is not value:

@@ -10,7 +10,7 @@ from typing import Final, Unpack
 from uuid import UUID
 
 from todo_domain.errors import EditConflict, StaleVersion
-from todo_domain.ownership import Principal, owned_by
+from todo_domain.ownership import Principal, require_owner
 from todo_domain.ports import TaskRepository
 from todo_domain.queries import TaskCounts, TaskPage, TaskQuery
 from todo_domain.task import Task, TaskChanges
@@ -25,7 +25,7 @@ async def list_tasks(tasks: TaskRepository, actor: Principal, query: TaskQuery) 
     """One page of the actor's tasks."""
     page = await tasks.find(actor.user_id, query)
     for task in page.tasks:
-        owned_by(actor, task)
+        require_owner(actor, task)
     return page
 
 
@@ -40,15 +40,15 @@ async def create_task(
 ) -> Task:
     """A new task of the actor's; with an idempotency key, the one that it was first used for.
 
-    Raises InvalidTask and KeyReused.
+    Raises InvalidTask and IdempotencyKeyReused.
     """
     task = Task.new(task_id, actor.user_id, now, **members)
-    return owned_by(actor, await tasks.add(task, key=key))
+    return require_owner(actor, await tasks.add(task, key=key))
 
 
 async def get_task(tasks: TaskRepository, actor: Principal, task_id: UUID) -> Task:
     """The actor's task: the one gate through which a single task is read. Raises TaskNotFound."""
-    return owned_by(actor, await tasks.get(actor.user_id, task_id))
+    return require_owner(actor, await tasks.get(actor.user_id, task_id))
 
 
 async def change_task(
@@ -69,7 +69,7 @@ async def change_task(
         return await _edit(
             tasks, actor, task_id, versions, lambda task: task.changed(now, **changes)
         )
-    return owned_by(actor, await tasks.change(actor.user_id, task_id, now=now, **changes))
+    return require_owner(actor, await tasks.change(actor.user_id, task_id, now=now, **changes))
 
 
 async def toggle_task(
@@ -112,19 +112,21 @@ async def delete_task(
     version = None
     if versions is not None:
         version = _meant(await get_task(tasks, actor, task_id), versions).version
-    return owned_by(actor, await tasks.remove(actor.user_id, task_id, now=now, version=version))
+    return require_owner(
+        actor, await tasks.delete(actor.user_id, task_id, now=now, version=version)
+    )
 
 
 async def delete_completed(tasks: TaskRepository, actor: Principal, *, now: datetime) -> int:
     """Delete all completed tasks of the actor's; return how many."""
-    return await tasks.remove_completed(actor.user_id, now=now)
+    return await tasks.delete_completed(actor.user_id, now=now)
 
 
 async def restore_task(
     tasks: TaskRepository, actor: Principal, task_id: UUID, *, now: datetime
 ) -> Task:
     """Undo a delete. Raises TaskNotFound and TaskNotDeleted."""
-    return owned_by(actor, await tasks.restore(actor.user_id, task_id, now=now))
+    return require_owner(actor, await tasks.restore(actor.user_id, task_id, now=now))
 
 
 async def count_tasks(tasks: TaskRepository, actor: Principal) -> TaskCounts:

@@ -17,15 +17,15 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from faults import USER, server_in
-from neon import NeonProject, neon_branch
-from outside import require
-from pgbouncer import PORT, Certificate, operators_url, own_address, pgbouncer_before
-from service import Workplace, workplace
-from todo_adapters.postgres.embedded import embedded_postgres
-from todo_adapters.postgres.engine import Database, Statement
+from support.faults import USER, server_in
+from support.neon import NeonProject, neon_branch
+from support.pgbouncer import PORT, Certificate, operators_url, own_address, pgbouncer_before
+from support.programs import require
+from support.service import Workplace, workplace
+from todo_adapters.embedded_postgres.server import embedded_postgres
+from todo_adapters.postgres.database import Database, Statement
 from todo_adapters.postgres.schema import migrate
-from todo_adapters.postgres.url import DatabaseAddress, parse_database_url
+from todo_adapters.postgres.url import DatabaseUrl, parse_database_url
 
 TEMPLATE = "migrated"
 
@@ -35,7 +35,7 @@ TARGETS: Final = {"embedded": "address", "pgbouncer": "behind_pgbouncer"} | (
     {"neon": "on_neon_branch"} if NEON else {}
 )
 
-Branch = Callable[[str], Awaitable[DatabaseAddress]]
+Branch = Callable[[str], Awaitable[DatabaseUrl]]
 Erase = Callable[[Database], Awaitable[object]]
 
 
@@ -63,7 +63,7 @@ async def branch(server_url: str) -> Branch:
     await execute(server_url, f"CREATE DATABASE {TEMPLATE}")
     await migrate(database_at(server_url, TEMPLATE))
 
-    async def make(name: str) -> DatabaseAddress:
+    async def make(name: str) -> DatabaseUrl:
         await execute(server_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
         return database_at(server_url, name)
 
@@ -82,13 +82,13 @@ def erase() -> Erase:
 
 
 @pytest.fixture(scope="session")
-async def address(branch: Branch) -> DatabaseAddress:
+async def address(branch: Branch) -> DatabaseUrl:
     """A database that has the schema. Who stores something in it empties its tables."""
     return await branch("tests")
 
 
 @pytest.fixture(scope="session")
-async def shared_database(address: DatabaseAddress) -> AsyncIterator[Database]:
+async def shared_database(address: DatabaseUrl) -> AsyncIterator[Database]:
     database = Database(address, pool_size=10)
     yield database
     await database.close()
@@ -108,14 +108,14 @@ def database(embedded_database: Database) -> Database:
 
 
 @pytest.fixture(scope="session", params=TARGETS.values(), ids=list(TARGETS))
-def target(request: pytest.FixtureRequest) -> DatabaseAddress:
+def target(request: pytest.FixtureRequest) -> DatabaseUrl:
     """A database that has the schema, on each kind of server in turn."""
-    address: DatabaseAddress = request.getfixturevalue(request.param)
+    address: DatabaseUrl = request.getfixturevalue(request.param)
     return address
 
 
 @pytest.fixture(scope="session")
-async def behind_pgbouncer() -> AsyncIterator[DatabaseAddress]:
+async def behind_pgbouncer() -> AsyncIterator[DatabaseUrl]:
     """A database through Debian's PgBouncer, by the URL that an operator writes."""
     require("pgbouncer")
     with TemporaryDirectory(prefix="todo-pgbouncer-") as directory:
@@ -127,7 +127,7 @@ async def behind_pgbouncer() -> AsyncIterator[DatabaseAddress]:
 
 
 @pytest.fixture(scope="session")
-async def on_neon_branch() -> AsyncIterator[DatabaseAddress]:
+async def on_neon_branch() -> AsyncIterator[DatabaseUrl]:
     """A database on a branch at Neon, migrated past the pooler, through it."""
     assert NEON, "who asks for a branch at Neon has checked that there is a project"
     with neon_branch(NEON) as branch:
@@ -142,7 +142,7 @@ async def on_neon_branch() -> AsyncIterator[DatabaseAddress]:
 
 
 @pytest.fixture(scope="session")
-async def target_pool(target: DatabaseAddress) -> AsyncIterator[Database]:
+async def target_pool(target: DatabaseUrl) -> AsyncIterator[Database]:
     database = Database(target, pool_size=10)
     yield database
     await database.close()
@@ -156,14 +156,14 @@ async def target_database(target_pool: Database, erase: Erase) -> AsyncIterator[
 
 
 @pytest.fixture
-async def empty_database(server_url: str) -> DatabaseAddress:
+async def empty_database(server_url: str) -> DatabaseUrl:
     """A database of its own without any schema. It goes with the server."""
     name = f"empty_{uuid4().hex}"
     await execute(server_url, f"CREATE DATABASE {name}")
     return database_at(server_url, name)
 
 
-def database_at(server_url: str, name: str) -> DatabaseAddress:
+def database_at(server_url: str, name: str) -> DatabaseUrl:
     address = parse_database_url(server_url)
     return replace(address, url=address.url.set(database=name))
 
@@ -177,7 +177,7 @@ async def execute(server_url: str, *statements: str) -> None:
         await connection.close()
 
 
-async def execute_at(address: DatabaseAddress, statement: str) -> None:
+async def execute_at(address: DatabaseUrl, statement: str) -> None:
     engine = create_async_engine(
         address.url,
         connect_args=dict(address.connect_args),

@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from fakes import FakeTokenVerifier, InMemoryRateLimiter, InMemoryTaskRepository
-from http_client import FRONTEND, FailingRepository, client, served
-from tasks import a_task
-from todo_api.logs import merge_context
+from support.http_client import FRONTEND, FailingRepository, client, served
+from support.tasks import a_task
+from todo_api.log_context import merge_context
 from todo_api.rate_limits import PER_USER
 from todo_domain.errors import DatabaseUnavailable, StaleVersion
 

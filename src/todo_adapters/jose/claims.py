@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from todo_adapters.jose.encoding import JsonObject
-from todo_adapters.jose.refusals import Refusal, rejected
+from todo_adapters.jose.rejections import RejectionReason, rejected
 from todo_domain.ownership import Principal
 
 SUBJECT_MAX: Final = 255
@@ -19,7 +19,7 @@ _CONTROL_OR_SURROGATE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimRules:
+class ClaimsPolicy:
     """Whom tokens have to come from and be meant for, and how long they may last.
 
     ``leeway`` bears with an issuer's clock that is ahead of ours: a token may have been issued, or
@@ -54,9 +54,9 @@ class ClaimRules:
 
     def _check_parties(self, claims: JsonObject) -> None:
         if self.issuer is not None and claims.get("iss") != self.issuer:
-            raise rejected(Refusal.ISSUER)
+            raise rejected(RejectionReason.ISSUER)
         if not self._is_addressed(claims):
-            raise rejected(Refusal.AUDIENCE)
+            raise rejected(RejectionReason.AUDIENCE)
 
     def _is_addressed(self, claims: JsonObject) -> bool:
         if self.audience is None:
@@ -67,15 +67,15 @@ class ClaimRules:
         return bool(audience == self.audience)
 
     def _end(self, claims: JsonObject, now: datetime) -> datetime:
-        expires_at = _instant(claims, "exp", Refusal.EXPIRY)
-        begun = self._begun(claims, "iat", Refusal.ISSUED_AT, now) or now
-        self._begun(claims, "nbf", Refusal.NOT_BEFORE, now)
+        expires_at = _instant(claims, "exp", RejectionReason.EXPIRY)
+        begun = self._begun(claims, "iat", RejectionReason.ISSUED_AT, now) or now
+        self._begun(claims, "nbf", RejectionReason.NOT_BEFORE, now)
         if self.lifetime is not None and expires_at - begun > self.lifetime + self.leeway:
-            raise rejected(Refusal.LIFETIME)
+            raise rejected(RejectionReason.LIFETIME)
         return expires_at
 
     def _begun(
-        self, claims: JsonObject, name: str, refusal: Refusal, now: datetime
+        self, claims: JsonObject, name: str, refusal: RejectionReason, now: datetime
     ) -> datetime | None:
         if name not in claims:
             return None
@@ -99,11 +99,11 @@ def is_subject(text: object) -> bool:
 def _subject(claims: JsonObject) -> str:
     subject = claims.get("sub")
     if not isinstance(subject, str) or not is_subject(subject):
-        raise rejected(Refusal.SUBJECT)
+        raise rejected(RejectionReason.SUBJECT)
     return subject
 
 
-def _instant(claims: JsonObject, name: str, refusal: Refusal) -> datetime:
+def _instant(claims: JsonObject, name: str, refusal: RejectionReason) -> datetime:
     """The claim's NumericDate: seconds since 1970, a fraction allowed, within the years 1 to 9999.
 
     A boolean is no number, though Python says so; infinity comes in as ``1e999``.

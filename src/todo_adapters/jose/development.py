@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
 from jose import jwk, jws
 
 from todo_adapters.jose.claims import is_subject
-from todo_adapters.jose.jwks import StaticKeySet
+from todo_adapters.jose.key_sets import StaticKeySet
 from todo_adapters.jose.keys import fingerprint, verification_key
-from todo_adapters.jose.tokens import JwksTokenVerifier
+from todo_adapters.jose.verifiers import JwksTokenVerifier
 from todo_domain.ports import TokenVerifier
 
 LIFETIME: Final = timedelta(days=1)

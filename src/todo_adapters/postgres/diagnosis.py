@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from todo_adapters.postgres.url import DatabaseAddress
+from todo_adapters.postgres.url import DatabaseUrl
 from todo_domain.errors import DatabaseUnavailable
 
 _SENTENCES: Final[tuple[tuple[type[BaseException], str], ...]] = (
@@ -61,8 +61,8 @@ class Diagnosis:
     clock_ahead: timedelta
 
 
-async def diagnose(address: DatabaseAddress) -> Diagnosis:
-    """Connect and look around. Raises DatabaseUnavailable with a sentence that says why not."""
+async def inspect_database(address: DatabaseUrl) -> Diagnosis:
+    """Connect and look around. Raises DatabaseUnavailable with a explain that says why not."""
     engine = create_async_engine(
         address.url,
         connect_args={"timeout": CONNECT_TIMEOUT, **address.connect_args},
@@ -70,7 +70,7 @@ async def diagnose(address: DatabaseAddress) -> Diagnosis:
         isolation_level="AUTOCOMMIT",
     )
     try:
-        with plain_failures():
+        with translate_errors():
             async with engine.connect() as connection:
                 seen = (await connection.execute(_LOOK)).one()
                 clock_ahead = seen.now - datetime.now(UTC)
@@ -93,26 +93,26 @@ async def _round_trip(connection: AsyncConnection) -> timedelta:
 
 
 @contextmanager
-def plain_failures() -> Iterator[None]:
-    """Turn what driver and SQLAlchemy raise into DatabaseUnavailable with such a sentence."""
+def translate_errors() -> Iterator[None]:
+    """Turn what driver and SQLAlchemy raise into DatabaseUnavailable with such a explain."""
     try:
         yield
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError) as failure:
-        raise DatabaseUnavailable(f"database: {sentence(failure)}") from failure
+        raise DatabaseUnavailable(f"database: {explain(failure)}") from failure
 
 
-def sentence(failure: BaseException) -> str:
+def explain(failure: BaseException) -> str:
     """Why, and what to look at. Never the address, the user or a value."""
     cause = failure
-    while isinstance(cause, DBAPIError) or (cause.__cause__ and not _told(cause)):
+    while isinstance(cause, DBAPIError) or (cause.__cause__ and not _message(cause)):
         deeper = cause.orig if isinstance(cause, DBAPIError) else cause.__cause__
         if deeper is None:
             break
         cause = deeper
     state = getattr(cause, "sqlstate", None)
     unknown = f"the server answers with an error ({type(cause).__name__}, SQLSTATE {state})"
-    return _told(cause) or unknown
+    return _message(cause) or unknown
 
 
-def _told(failure: BaseException) -> str | None:
+def _message(failure: BaseException) -> str | None:
     return next((told for kind, told in _SENTENCES if isinstance(failure, kind)), None)

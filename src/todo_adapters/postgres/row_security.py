@@ -33,7 +33,7 @@ _GRANTS: Final = (
 )
 
 
-def set_wall(connection: Connection, *, is_up: bool, role: str | None) -> None:
+def configure_rls(connection: Connection, *, is_up: bool, role: str | None) -> None:
     """Raise or lower the wall if it is not so already, and let the service's role in.
 
     ``role`` is the one that the service runs as; what it lacks is granted if another one migrates.

@@ -12,9 +12,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from todo_adapters.postgres.row_security import set_wall, weakness
+from todo_adapters.postgres.row_security import configure_rls, weakness
 from todo_adapters.postgres.tables import SCHEMA
-from todo_adapters.postgres.url import DatabaseAddress
+from todo_adapters.postgres.url import DatabaseUrl
 
 # Any number, as long as every deploy takes the same: two at once then migrate one after the other.
 _LOCK: Final = 7_046_029_254
@@ -40,7 +40,7 @@ def is_behind(revision: str | None) -> bool:
 
 
 async def migrate(
-    address: DatabaseAddress, *, is_walled: bool = False, role: str | None = None
+    address: DatabaseUrl, *, rls_enabled: bool = False, role: str | None = None
 ) -> tuple[str | None, str]:
     """Apply the missing migrations in one transaction; return the revisions before and after.
 
@@ -50,20 +50,22 @@ async def migrate(
 
     def upgrade(connection: Connection) -> tuple[str | None, str]:
         before = _upgrade(connection)
-        set_wall(connection, is_up=is_walled, role=role)
+        configure_rls(connection, is_up=rls_enabled, role=role)
         return before, wanted_revision()
 
     return await _with_connection(address.direct(), upgrade)
 
 
-async def current_revision(address: DatabaseAddress) -> str | None:
+async def current_revision(address: DatabaseUrl) -> str | None:
     """The revision that the database has, None before the first. Raises what the driver raises."""
     return await _with_connection(address, _revision)
 
 
-async def wall_weakness(address: DatabaseAddress, *, is_walled: bool) -> str | None:
+async def rls_problem(address: DatabaseUrl, *, rls_enabled: bool) -> str | None:
     """What keeps row-level security from being as wanted, and the mend; None if nothing does."""
-    return await _with_connection(address, lambda connection: weakness(connection, is_up=is_walled))
+    return await _with_connection(
+        address, lambda connection: weakness(connection, is_up=rls_enabled)
+    )
 
 
 def _upgrade(connection: Connection) -> str | None:
@@ -80,9 +82,7 @@ def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection, opts=options).get_current_revision()
 
 
-async def _with_connection(
-    address: DatabaseAddress, work: Callable[[Connection], _Result]
-) -> _Result:
+async def _with_connection(address: DatabaseUrl, work: Callable[[Connection], _Result]) -> _Result:
     connect_args = {"timeout": CONNECT_TIMEOUT, **address.connect_args}
     engine = create_async_engine(address.url, connect_args=connect_args, poolclass=NullPool)
     try:

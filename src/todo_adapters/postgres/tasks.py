@@ -33,9 +33,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from todo_adapters.postgres.engine import Database, Statement
+from todo_adapters.postgres.database import Database, Statement
 from todo_adapters.postgres.tables import OWNER_SETTING, SCHEMA, metadata
-from todo_domain.errors import KeyReused, StaleVersion, TaskNotDeleted, TaskNotFound
+from todo_domain.errors import IdempotencyKeyReused, StaleVersion, TaskNotDeleted, TaskNotFound
 from todo_domain.ports import KEY_LIFETIME, RETENTION
 from todo_domain.queries import Sort, SortBy, TaskCounts, TaskPage, TaskQuery
 from todo_domain.task import Priority, Task, TaskChanges, due_instant
@@ -93,7 +93,7 @@ class PostgresTaskRepository:
         """The task that the key was first used for, as it was then."""
         rows = await self._database.fetch(_GET_KEY, user_id=task.owner, key=key)
         if not rows or rows[0]["content"] != content:
-            raise KeyReused
+            raise IdempotencyKeyReused
         then = rows[0]["created_at"]
         return replace(
             task,
@@ -110,7 +110,7 @@ class PostgresTaskRepository:
         rows = await self._database.fetch(
             _find(_Shape.of(query)), owner=owner, limit=query.limit + 1, **_values(query)
         )
-        total = rows[0]["total"] if query.counted else None
+        total = rows[0]["total"] if query.with_total else None
         tasks = tuple(_task(row) for row in rows[: query.limit] if row["id"] is not None)
         more = len(rows) > query.limit
         if query.after is None and not more:
@@ -131,22 +131,22 @@ class PostgresTaskRepository:
         values = _row(Task.new(task_id, owner, now, **members))
         return _only(await self._database.fetch(_change(frozenset(changes)), **values))
 
-    async def remove(
+    async def delete(
         self, owner: str, task_id: UUID, *, now: datetime, version: int | None = None
     ) -> Task:
         rows = await self._database.fetch(
-            _REMOVE if version is None else _REMOVE_VERSION,
+            _DELETE if version is None else _DELETE_VERSION,
             owner=owner,
             task_id=task_id,
             version=version,
-            **self._removal(now),
+            **self._deletion(now),
         )
         if version is not None and not rows:
             raise StaleVersion
         return _only(rows)
 
-    async def remove_completed(self, owner: str, *, now: datetime) -> int:
-        rows = await self._database.fetch(_REMOVE_COMPLETED, owner=owner, **self._removal(now))
+    async def delete_completed(self, owner: str, *, now: datetime) -> int:
+        rows = await self._database.fetch(_DELETE_COMPLETED, owner=owner, **self._deletion(now))
         removed: int = rows[0]["removed"]
         return removed
 
@@ -163,7 +163,7 @@ class PostgresTaskRepository:
         row = (await self._database.fetch(_COUNT, owner=owner))[0]
         return TaskCounts(pending=row["pending"], completed=row["completed"])
 
-    def _removal(self, now: datetime) -> dict[str, datetime]:
+    def _deletion(self, now: datetime) -> dict[str, datetime]:
         return {"now": now, "expired": now - self._retention}
 
 
@@ -359,7 +359,7 @@ def _is_same(column: ColumnElement[Any], value: ColumnElement[Any]) -> ColumnEle
     return column.is_not_distinct_from(value)
 
 
-def _removed(*which: ColumnElement[bool]) -> Update:
+def _deleted(*which: ColumnElement[bool]) -> Update:
     """Mark tasks as deleted, and drop for good what the owner deleted too long ago to restore."""
     now = bindparam("now", type_=_tasks.c.updated_at.type)
     expired = bindparam("expired", type_=_tasks.c.updated_at.type)
@@ -371,9 +371,9 @@ def _removed(*which: ColumnElement[bool]) -> Update:
     return update(_tasks).where(*which).values(deleted_at=now).add_cte(purged.cte("purged"))
 
 
-def _remove_completed() -> Statement:
+def _delete_completed() -> Statement:
     which = (_tasks.c.user_id == bindparam("owner"), _is_live, _tasks.c.completed_at.is_not(None))
-    removed = _removed(*which).returning(_tasks.c.id).cte("removed")
+    removed = _deleted(*which).returning(_tasks.c.id).cte("removed")
     return Statement.compiled(select(func.count().label("removed")).select_from(removed))
 
 
@@ -404,11 +404,11 @@ _GET_KEY: Final = Statement.compiled(
 )
 _GET: Final = Statement.compiled(select(*_columns).where(*_own_live_task))
 _SAVE: Final = _save()
-_REMOVE: Final = Statement.compiled(_removed(*_own_live_task).returning(*_columns))
-_REMOVE_VERSION: Final = Statement.compiled(
-    _removed(*_own_live_task, _tasks.c.version == bindparam("version")).returning(*_columns)
+_DELETE: Final = Statement.compiled(_deleted(*_own_live_task).returning(*_columns))
+_DELETE_VERSION: Final = Statement.compiled(
+    _deleted(*_own_live_task, _tasks.c.version == bindparam("version")).returning(*_columns)
 )
-_REMOVE_COMPLETED: Final = _remove_completed()
+_DELETE_COMPLETED: Final = _delete_completed()
 _RESTORE: Final = _restore()
 _COUNT: Final = Statement.compiled(
     select(
@@ -428,13 +428,13 @@ class _Shape(NamedTuple):
     filters: frozenset[str]
     sort: Sort
     continued: bool
-    counted: bool
+    with_total: bool
 
     @classmethod
     def of(cls, query: TaskQuery) -> "_Shape":
         filters = frozenset(name for name in _FILTERS if getattr(query.filter, name))
         return cls(
-            query.filter.completed, filters, query.sort, query.after is not None, query.counted
+            query.filter.completed, filters, query.sort, query.after is not None, query.with_total
         )
 
 
@@ -475,7 +475,7 @@ def _find(shape: _Shape) -> Statement:
         is_pending = _tasks.c.completed_at.is_(None)
         matching.append(~is_pending if shape.completed else is_pending)
     page = _page(shape, matching)
-    return Statement.compiled(_counted(page, matching, shape.sort) if shape.counted else page)
+    return Statement.compiled(_counted(page, matching, shape.sort) if shape.with_total else page)
 
 
 def _page(shape: _Shape, matching: list[ColumnElement[bool]]) -> Select[Any]:

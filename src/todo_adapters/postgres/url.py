@@ -109,10 +109,10 @@ class DatabaseUrlError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class DatabaseAddress:
+class DatabaseUrl:
     """Where the database is and how to connect: ``url`` for SQLAlchemy, the rest for asyncpg.
 
-    ``pooled`` says that a transaction pooler stands in between: the host's first label ends in
+    ``via_pooler`` says that a transaction pooler stands in between: the host's first label ends in
     ``-pooler`` as Neon's do, the port is 6432 or 6543, or the URL has ``pgbouncer=true``. ``tls``
     says whether the server has to prove its name: ``none`` is plain text over a network, ``local``
     plain text that never leaves the machine.
@@ -120,11 +120,11 @@ class DatabaseAddress:
 
     url: URL
     connect_args: Mapping[str, object]
-    pooled: bool
+    via_pooler: bool
     tls: Tls
 
     @property
-    def label(self) -> str:
+    def display_name(self) -> str:
         """Host and database, for logs."""
         host = self.url.host or str(self.url.query["host"])
         server = f"[{host}]" if _is_ip(host) and ":" in host else host
@@ -145,12 +145,12 @@ class DatabaseAddress:
         return "." in host and not host.endswith(_PRIVATE_SUFFIXES)
 
     def __repr__(self) -> str:
-        return f"DatabaseAddress({self.label})"
+        return f"DatabaseUrl({self.display_name})"
 
-    def direct(self) -> "DatabaseAddress":
+    def direct(self) -> "DatabaseUrl":
         """The server behind Neon's pooler, for migrations; any other address as it is."""
         host = self.url.host or ""
-        if not (self.pooled and _is_neon(host)):
+        if not (self.via_pooler and _is_neon(host)):
             return self
         endpoint, _, domain = host.partition(".")
         return replace(
@@ -161,11 +161,11 @@ class DatabaseAddress:
                 for name, value in self.connect_args.items()
                 if name != "statement_cache_size"
             },
-            pooled=False,
+            via_pooler=False,
         )
 
 
-def parse_database_url(text: str) -> DatabaseAddress:
+def parse_database_url(text: str) -> DatabaseUrl:
     """The address that a pasted URL means. Raises DatabaseUrlError.
 
     A user or password that is left out is looked for where libpq looks (``PGUSER``, ``PGPASSWORD``,
@@ -177,7 +177,7 @@ def parse_database_url(text: str) -> DatabaseAddress:
     host, port = _server(parts["server"], options)
     _refuse_startup_options(host, options)
     mode = _tls_mode(host, options)
-    pooled = _is_pooled(host, port, options)
+    via_pooler = _is_pooled(host, port, options)
     on_socket = host.startswith("/")
     url = URL.create(
         "postgresql+asyncpg",
@@ -188,7 +188,9 @@ def parse_database_url(text: str) -> DatabaseAddress:
         _database(parts["database"]),
         query={"host": host} if on_socket else {},
     )
-    return DatabaseAddress(url, _connect_args(mode, options, pooled=pooled), pooled, _TLS[mode])
+    return DatabaseUrl(
+        url, _connect_args(mode, options, via_pooler=via_pooler), via_pooler, _TLS[mode]
+    )
 
 
 def _without_scheme(text: str) -> str:
@@ -441,9 +443,11 @@ def _mode(word: str) -> str:
     return mode
 
 
-def _connect_args(mode: str, options: Mapping[str, str], *, pooled: bool) -> Mapping[str, object]:
+def _connect_args(
+    mode: str, options: Mapping[str, str], *, via_pooler: bool
+) -> Mapping[str, object]:
     arguments: dict[str, object] = {"ssl": _tls_context(mode, options.get("sslrootcert"))}
-    if pooled:
+    if via_pooler:
         # A statement's name may mean another client's statement on the connection behind.
         arguments["statement_cache_size"] = 0
     if name := options.get("application_name"):

@@ -1,0 +1,62 @@
+"""Interactive documentation that needs no internet: Swagger UI from an installed package."""
+
+import re
+from base64 import b64encode
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from fastapi import APIRouter
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.responses import FileResponse, Response
+
+from todo_api.http.routing import PublicRoute
+from todo_api.problems import PROBLEM_TYPES, ProblemError
+
+router = APIRouter(include_in_schema=False, route_class=PublicRoute)
+
+_ASSETS: Final = ("swagger-ui-bundle.js", "swagger-ui.css")
+
+
+@router.get("/docs")
+async def show_docs() -> Response:
+    return _page()
+
+
+@cache
+def _page() -> Response:
+    """The page. It may hold a token, so it runs no foreign script and is shown in no frame."""
+    page = get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="todo-api",
+        swagger_js_url="/docs/swagger-ui-bundle.js",
+        swagger_css_url="/docs/swagger-ui.css",
+        swagger_favicon_url="data:,",
+        swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True},
+    )
+    (script,) = re.findall(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
+    page.headers["Content-Security-Policy"] = (
+        "default-src 'none'; connect-src 'self'; img-src 'self' data:; "
+        f"script-src 'self' 'sha256-{b64encode(sha256(script).digest()).decode()}'; "
+        "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
+    )
+    return page
+
+
+@router.get("/docs/{asset}")
+async def show_asset(asset: str) -> Response:
+    if asset not in _ASSETS:
+        raise ProblemError("not_found")
+    path = Path(str(files("fastapi_offline") / "static" / asset))
+    return FileResponse(path, headers={"Cache-Control": "public, max-age=86400"})
+
+
+@router.get("/problems/{code}")
+async def show_problem(code: str) -> dict[str, object]:
+    """Where a problem's ``type`` leads: what its code means."""
+    if code not in PROBLEM_TYPES:
+        raise ProblemError("not_found")
+    kind = PROBLEM_TYPES[code]
+    return {"code": code, "status": kind.status, "title": kind.title, "detail": kind.detail}

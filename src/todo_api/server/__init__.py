@@ -1,0 +1,1 @@
+"""Running the app: settings, Granian, logs, reverse proxies."""

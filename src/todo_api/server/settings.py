@@ -1,0 +1,206 @@
+"""The configuration: environment variables, or the same names in a ``.env`` file.
+
+``docs/operations.md`` describes every variable. What a value means is decided here; whether what
+it points at works is for ``todo-api doctor`` to find out.
+"""
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PORT_MAX: Final = 65535
+
+
+class ConfigurationError(Exception):
+    """The service cannot run like this. Each line is a sentence that says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class JwksAuth:
+    """Tokens signed with the keys that an auth server publishes at ``url``."""
+
+    url: str
+    issuer: str
+    audience: str
+    algorithms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSecretAuth:
+    """HS256 tokens that a frontend signs with a secret that both sides know."""
+
+    secret: SecretStr
+    issuer: str | None
+    audience: str | None
+
+
+class Settings(BaseSettings):
+    """The variables as they are set; unset and empty mean the same."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    database_url: SecretStr | None = None
+    database_url_direct: SecretStr | None = None
+    database_pool_size: Annotated[int, Field(ge=1, le=100)] = 10
+    database_rls: Literal["on", "off"] = "off"
+    better_auth_url: str | None = None
+    auth_jwks_url: str | None = None
+    auth_issuer: str | None = None
+    auth_audience: str | None = None
+    auth_algorithms: Annotated[tuple[str, ...], NoDecode] = ("EdDSA", "ES256", "RS256")
+    auth_mode: Literal["jwks", "shared-secret"] = "jwks"
+    better_auth_secret: SecretStr | None = None
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    redis_url: SecretStr | None = None
+    rate_limit: str = "600/minute"
+    rate_limit_auth_failures: str = "60/minute"
+    max_concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    forwarded_allow_ips: Annotated[tuple[str, ...], NoDecode] = ()
+    metrics: Literal["on", "off"] | int = "on"
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=PORT_MAX)] = 8000
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] | None = None
+    data_dir: Path = Path(".todo")
+
+    @field_validator("auth_algorithms", "cors_origins", "forwarded_allow_ips", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("better_auth_url", "auth_jwks_url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and not _is_http_url(value):
+            raise ValueError("must be an http:// or https:// URL")
+        return value
+
+    @field_validator("better_auth_url")
+    @classmethod
+    def _is_origin(cls, value: str | None) -> str | None:
+        """Better Auth names itself by its origin; a path or a final slash would not match."""
+        if value is None:
+            return None
+        url = httpx.URL(value)
+        if url.path not in {"", "/"} or url.query or url.fragment:
+            raise ValueError("must be the origin alone, like https://app.example.com")
+        # As Better Auth writes it in tokens: lower case, without the scheme's own port.
+        return f"{url.scheme}://{url.netloc.decode()}"
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _is_http_url(origin) or "*" in origin or any(urlsplit(origin)[2:]):
+                raise ValueError("must be exact origins like https://app.example.com, no * or path")
+        return origins
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _is_switch_or_port(cls, value: object) -> object:
+        if value in {"on", "off"}:
+            return value
+        if isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,4}", value, re.ASCII):
+            port = int(value)
+            if port <= PORT_MAX:
+                return port
+        raise ValueError("must be on, off or a port")
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _are_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        """Only addresses and networks: believing everyone would let anyone choose an address."""
+        for address in addresses:
+            try:
+                ip_network(address)
+            except ValueError:
+                raise ValueError("must be addresses or networks like 10.0.0.0/8, no *") from None
+        return addresses
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        schemes = {"redis", "rediss"}
+        if value is not None and urlsplit(value.get_secret_value()).scheme not in schemes:
+            raise ValueError("must be a redis:// or rediss:// URL")
+        return value
+
+    @classmethod
+    def read(cls) -> Self:
+        """The settings of this process. Raises ConfigurationError, naming each bad variable."""
+        try:
+            return cls()
+        except ValidationError as invalid:
+            lines = [
+                f"{'.'.join(map(str, error['loc'])).upper()} {_message(error['msg'])}"
+                for error in invalid.errors(include_input=False, include_url=False)
+            ]
+            raise ConfigurationError("\n".join(lines)) from None
+
+    @property
+    def configures_auth(self) -> bool:
+        """Whether any variable says whose tokens to believe."""
+        is_named = self.better_auth_url or self.auth_jwks_url
+        return self.auth_mode == "shared-secret" or bool(is_named)
+
+    @property
+    def issuer_and_audience(self) -> tuple[str | None, str | None]:
+        """Issuer and audience that tokens have to name; Better Auth uses its origin for both."""
+        return self.auth_issuer or self.better_auth_url, self.auth_audience or self.better_auth_url
+
+    def auth(self) -> JwksAuth | SharedSecretAuth:
+        """Whose tokens are believed. Raises ConfigurationError when that is not said safely."""
+        return self._shared_secret() if self.auth_mode == "shared-secret" else self._jwks()
+
+    def _jwks(self) -> JwksAuth:
+        origin = self.better_auth_url
+        url = self.auth_jwks_url or (origin and f"{origin}/api/auth/jwks")
+        issuer, audience = self.issuer_and_audience
+        if not (url and issuer and audience):
+            raise ConfigurationError(
+                "BETTER_AUTH_URL is missing: set it to your auth server's origin, such as "
+                "https://app.example.com (or AUTH_JWKS_URL, AUTH_ISSUER and AUTH_AUDIENCE)"
+            )
+        return JwksAuth(url, issuer, audience, self.auth_algorithms)
+
+    def _shared_secret(self) -> SharedSecretAuth:
+        secret = self.better_auth_secret
+        if self.auth_jwks_url:
+            raise ConfigurationError(
+                "AUTH_MODE=shared-secret and AUTH_JWKS_URL exclude each other: unset one of them"
+            )
+        if secret is None:
+            raise ConfigurationError(
+                "BETTER_AUTH_SECRET is missing: AUTH_MODE=shared-secret needs the secret that your "
+                "frontend signs its tokens with"
+            )
+        return SharedSecretAuth(secret, self.auth_issuer, self.auth_audience)
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc
+
+
+def _message(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Input should be", "must be")

@@ -1,0 +1,57 @@
+"""Schemathesis against the running service: its own schema, every phase, every check.
+
+``FUZZ_EXAMPLES=200 pytest tests/integration/end_to_end/test_fuzz.py`` tries more than 5,000 cases;
+``FUZZ_SEED`` chooses other ones.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import pytest
+
+from support.frontend import BELIEVED, as_user
+from support.service import Service, workplace
+from todo_adapters.postgres.url import DatabaseUrl
+
+SCHEMATHESIS: Final = str(Path(sys.executable).with_name("st"))
+CONFIGURATION: Final = str(Path(__file__).with_name("schemathesis.toml"))
+EXAMPLES: Final = os.environ.get("FUZZ_EXAMPLES", "25")  # of each operation in each phase
+SEED: Final = os.environ.get("FUZZ_SEED", "1")
+UNLIMITED: Final = {"RATE_LIMIT": "off", "RATE_LIMIT_AUTH_FAILURES": "off"}
+
+
+@pytest.fixture
+async def database_url(server_url: str, branch: Callable[[str], Awaitable[DatabaseUrl]]) -> str:
+    await branch("fuzzed")
+    return urlsplit(server_url)._replace(path="/fuzzed").geturl()
+
+
+@pytest.fixture
+def service(database_url: str) -> Iterator[Service]:
+    with (
+        workplace() as place,
+        place.serving("serve", DATABASE_URL=database_url, **BELIEVED, **UNLIMITED) as service,
+    ):
+        yield service
+
+
+def test_no_case_that_schemathesis_makes_up_finds_anything(
+    service: Service, tmp_path: Path
+) -> None:
+    token = as_user("ada")["Authorization"]
+    command = [
+        *(SCHEMATHESIS, "--config-file", CONFIGURATION, "run", f"{service.url}/openapi.json"),
+        *("--header", f"Authorization: {token}", "--no-color", "--checks", "all"),
+        *("--max-examples", EXAMPLES, "--seed", SEED, "--continue-on-failure"),
+    ]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert re.search(r"Selected: (\d+)/\1\s+Tested: \1\s", result.stdout), result.stdout
+    assert "internal_error" not in service.stdout
+    assert '"status":5' not in service.stdout

@@ -1,0 +1,75 @@
+"""Clients that TypeScript generators make of docs/openapi.json: they compile, and one is used."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from support.programs import require
+from support.service import Workplace, workplace
+
+SCHEMA: Final = Path(__file__).parents[3] / "docs" / "openapi.json"
+PROJECT: Final = Path(__file__).with_name("typescript")
+SOURCES: Final = ("package.json", "tsconfig.json", "life.ts", "mistakes.ts", "lint.mjs")
+
+
+@pytest.fixture(scope="module")
+def installed(pytestconfig: pytest.Config) -> Path:
+    """The locked npm packages, fetched unless they are there."""
+    lock, packages = PROJECT / "package-lock.json", PROJECT / "node_modules"
+    stamp = packages / ".package-lock.json"
+    if stamp.exists() and stamp.stat().st_mtime >= lock.stat().st_mtime:
+        return packages
+    command = [require("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("\nInstalling TypeScript with npm: once, some seconds ...", flush=True)  # noqa: T201
+        npm = subprocess.run(command, cwd=PROJECT, check=False)
+    if npm.returncode != 0:
+        pytest.fail("npm could not install TypeScript; what it said is above")
+    return packages
+
+
+@pytest.fixture(scope="module")
+def project(installed: Path) -> Iterator[Workplace]:
+    """A workplace with the schema, and with the clients that both generators make of it."""
+    require("node")
+    with workplace() as place:
+        for source in SOURCES:
+            shutil.copy(PROJECT / source, place.directory)
+        shutil.copy(SCHEMA, place.directory)
+        (place.directory / "node_modules").symlink_to(installed)
+        done(place, "openapi-typescript", SCHEMA.name, "--output", "schema.ts")
+        done(place, "openapi-ts", "--input", SCHEMA.name, "--output", "hey-api")
+        yield place
+
+
+def done(place: Workplace, program: str, *arguments: str) -> None:
+    """Run a program of the packages, which has to succeed."""
+    result = place.run(require("node"), f"node_modules/.bin/{program}", *arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def compiled(project: Workplace) -> Workplace:
+    done(project, "tsc")
+    return project
+
+
+def test_both_clients_compile_under_strict_and_refuse_mistakes(compiled: Workplace) -> None:
+    built = {path.name for path in (compiled.directory / "build").rglob("*.js")}
+    assert built >= {"life.js", "mistakes.js", "schema.js", "sdk.gen.js"}
+
+
+def test_a_client_lives_the_life_of_a_task(compiled: Workplace) -> None:
+    with compiled.serving("dev") as service:
+        token = compiled.todo_api("token", "ada").stdout.strip()
+        told = compiled.run(require("node"), "build/life.js", API_URL=service.url, TOKEN=token)
+    assert told.returncode == 0, told.stderr
+
+
+def test_a_linter_finds_nothing_in_the_schema(project: Workplace) -> None:
+    told = project.run(require("node"), "lint.mjs")
+    assert (told.returncode, told.stdout) == (0, ""), told.stderr

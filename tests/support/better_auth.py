@@ -1,0 +1,198 @@
+"""A real Better Auth: the npm package behind Node's HTTP server, with users who really sign in."""
+
+import asyncio
+import json
+import os
+import ssl
+import subprocess
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+import httpx
+import pytest
+
+from support.jose_tokens import Json, unb64
+from support.programs import require
+from support.service import free_port
+
+SECRET: Final = "the-secret-of-this-better-auth-and-its-frontend"
+ADA: Final = "ada@example.com"
+PASSWORD: Final = "correct horse battery staple"
+PATIENCE: Final = 60  # seconds after which what should have happened is not going to
+
+_PACKAGE: Final = Path(__file__).parents[1] / "integration" / "end_to_end" / "better_auth"
+# Nothing here speaks TLS, and reading the certificates of the world takes httpx long.
+_NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def install(config: pytest.Config) -> None:
+    """Fetch the locked npm packages unless they are there. Where there is no Node, tests skip."""
+    require("node")
+    lock, installed = _PACKAGE / "package-lock.json", _PACKAGE / "node_modules/.package-lock.json"
+    if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
+        return
+    command = [require("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("\nInstalling better-auth with npm: once, some seconds ...", flush=True)  # noqa: T201
+        npm = subprocess.run(command, cwd=_PACKAGE, check=False)
+    if npm.returncode != 0:
+        pytest.fail("npm could not install better-auth; what it said is above")
+
+
+@asynccontextmanager
+async def better_auth(*, port: int | None = None, **options: Json) -> AsyncIterator["BetterAuth"]:
+    """An auth server with an empty database. ``server.mjs`` says what options there are."""
+    port = port or free_port()
+    node = await asyncio.create_subprocess_exec(
+        require("node"),
+        _PACKAGE / "server.mjs",
+        json.dumps({"port": port, **options}),
+        env=os.environ | {"BETTER_AUTH_SECRET": SECRET},
+        stdin=PIPE,
+        stdout=PIPE,
+    )
+    try:
+        assert node.stdout is not None
+        assert await asyncio.wait_for(node.stdout.readline(), PATIENCE) == b"ready\n"
+        async with AsyncExitStack() as opened, _client(port) as controls:
+            yield BetterAuth(port, options.get("name"), controls, opened)
+    finally:
+        with suppress(ProcessLookupError):
+            node.terminate()
+        await node.wait()
+
+
+@dataclass(frozen=True)
+class Session:
+    """A user who has signed in, with a browser that keeps the cookies.
+
+    ``token`` is the session's opaque one, ``signed_token`` the same with its signature.
+    """
+
+    browser: httpx.AsyncClient
+    user: dict[str, Json]
+    token: str
+    signed_token: str
+
+    async def jwt(self) -> str:
+        """The token that a frontend fetches for its backend."""
+        return await _jwt(self.browser)
+
+    async def jwt_in_header(self) -> str:
+        """The token that comes along when a frontend asks for the session."""
+        answer = await self.browser.get("/api/auth/get-session")
+        return str(answer.headers["set-auth-jwt"])
+
+    @property
+    def cached_in_cookie(self) -> str:
+        """The session as a cookie holds it for a while, to spare the database."""
+        return unquote(self.browser.cookies["better-auth.session_data"])
+
+
+class BetterAuth:
+    """An auth server that listens at ``origin`` and in its tokens calls itself ``name``."""
+
+    def __init__(
+        self, port: int, name: str | None, controls: httpx.AsyncClient, opened: AsyncExitStack
+    ) -> None:
+        self.port = port
+        self.origin = f"http://127.0.0.1:{port}"
+        self.name = name or self.origin
+        self.jwks_url = f"{self.origin}/api/auth/jwks"
+        self._controls = controls
+        self._opened = opened
+
+    async def sign_up(self, email: str = ADA) -> Session:
+        """A new user in a new browser."""
+        account = {"name": "Ada Lovelace", "email": email, "password": PASSWORD}
+        return await self._session("sign-up", account)
+
+    async def sign_in(self, email: str = ADA) -> Session:
+        """A user who has signed up, in a new browser."""
+        return await self._session("sign-in", {"email": email, "password": PASSWORD})
+
+    async def jwt_for(self, session_token: str) -> str:
+        """The JWT that a client without cookies gets for its session's token."""
+        bearer = {"Authorization": f"Bearer {session_token}"}
+        return await _jwt(await self._browser(), bearer)
+
+    async def mailed_token(self, session: Session) -> str:
+        """The token in the mail that lets the user verify their address."""
+        answer = await session.browser.post(
+            "/api/auth/send-verification-email",
+            json={"email": session.user["email"]},
+            headers={"Origin": self.name},
+        )
+        answer.raise_for_status()
+        return str(await self._control("mail"))
+
+    async def install(self, **options: Json) -> None:
+        """Put a new database under it, with the options."""
+        await self._control("install", **options)
+
+    async def configure(self, **options: Json) -> None:
+        """Start it anew on its database, with the options and with keys that are well."""
+        await self._control("configure", **options)
+
+    async def age_keys(self, seconds: int) -> None:
+        """Let time pass for the keys."""
+        await self._control("age", seconds=seconds)
+
+    async def fail(self, how: str) -> None:
+        """Answer the key set ``how`` from now on; ``server.mjs`` says what there is."""
+        await self._control("fail", how=how)
+
+    async def fetches(self) -> int:
+        """How often the key set was asked for since the database is there."""
+        return int(await self._control("fetches"))
+
+    async def sign(self, lifetime: str = "30m", **claims: Json) -> str:
+        """A token that the frontend signs itself, with jose and BETTER_AUTH_SECRET."""
+        return str(await self._control("sign", claims=claims, lifetime=lifetime))
+
+    async def _session(self, entrance: str, account: dict[str, str]) -> Session:
+        browser = await self._browser()
+        answer = await browser.post(f"/api/auth/{entrance}/email", json=account)
+        document = answer.raise_for_status().json()
+        signed_token = unquote(answer.headers["set-auth-token"])
+        return Session(browser, document["user"], document["token"], signed_token)
+
+    async def _control(self, command: str, **arguments: Json) -> Json:
+        answer = await self._controls.post(f"/control/{command}", json=arguments)
+        return answer.raise_for_status().json()
+
+    async def _browser(self) -> httpx.AsyncClient:
+        """A new one, without cookies."""
+        return await self._opened.enter_async_context(_client(self.port))
+
+
+def header(jwt: str) -> dict[str, Json]:
+    """What the token says of its key."""
+    return _members(jwt.split(".")[-3])
+
+
+def claims(jwt: str) -> dict[str, Json]:
+    """What the token says of its user."""
+    return _members(jwt.split(".")[-2])
+
+
+def _members(segment: str) -> dict[str, Json]:
+    members: dict[str, Json] = json.loads(unb64(segment))
+    return members
+
+
+def _client(port: int) -> httpx.AsyncClient:
+    origin = f"http://127.0.0.1:{port}"
+    return httpx.AsyncClient(
+        base_url=origin, timeout=PATIENCE, trust_env=False, verify=_NO_CERTIFICATES
+    )
+
+
+async def _jwt(browser: httpx.AsyncClient, headers: dict[str, str] | None = None) -> str:
+    answer = await browser.get("/api/auth/token", headers=headers)
+    return str(answer.raise_for_status().json()["token"])

@@ -1,0 +1,286 @@
+"""The spellings of a path that real frontends use lead to the one route that they mean.
+
+A trailing slash changes nothing, the user's id may stand in front, HEAD is GET without the body.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+import pytest
+from structlog.typing import EventDict
+
+from fakes import InMemoryTaskRepository
+from support.http_client import Introducing, client, served
+from support.tasks import a_task
+from todo_domain.queries import TaskQuery
+
+TASK: Final = a_task()
+ONE: Final = f"/api/tasks/{TASK.id}"
+GETTABLE: Final = [
+    "/api/tasks",
+    "/api/tasks?limit=1&sort=title",
+    "/api/me",
+    "/api/ada/tasks",
+    "/api/eve/tasks",
+    ONE,
+    "/api/tasks/nothing",
+    "/health/live",
+    "/health/ready",
+    "/docs",
+    "/openapi.json",
+    "/problems/not_found",
+    "/nowhere",
+]
+
+
+@pytest.fixture(autouse=True)
+async def with_tasks(tasks: InMemoryTaskRepository) -> None:
+    for task in (TASK, a_task()):
+        await tasks.add(task)
+
+
+def comparable(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name != "x-request-id"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/api/tasks/", 200),
+        ("GET", "/api/tasks/?limit=1", 200),
+        ("POST", "/api/tasks/", 201),
+        ("GET", f"{ONE}/", 200),
+        ("PUT", f"{ONE}/", 200),
+        ("PATCH", f"{ONE}/", 200),
+        ("PATCH", f"{ONE}/complete/", 200),
+        ("PATCH", f"{ONE}/toggle/", 200),
+        ("DELETE", f"{ONE}/", 200),
+        ("DELETE", "/api/tasks/?status=completed", 200),
+        ("POST", f"{ONE}/restore/", 409),
+        ("GET", "/api/me/", 200),
+        ("GET", "/metrics/", 200),
+        ("GET", "/health/live/", 200),
+        ("GET", "/health/ready/", 200),
+        ("GET", "/docs/", 200),
+        ("GET", "/openapi.json/", 200),
+    ],
+)
+async def test_one_trailing_slash_is_served_without_a_redirect(
+    ada: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
+    body = {"title": "Buy oat milk"} if method in {"POST", "PUT", "PATCH"} else None
+    assert (await ada.request(method, path, json=body)).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/api/tasks//", "//api/tasks", "/api//tasks", "/", "//"])
+async def test_other_slashes_lead_nowhere(ada: httpx.AsyncClient, path: str) -> None:
+    answer = await ada.get(httpx.URL("http://todo.test").copy_with(raw_path=path.encode()))
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("path", GETTABLE)
+async def test_head_tells_what_get_would_without_the_body(
+    ada: httpx.AsyncClient, path: str
+) -> None:
+    got, headed = await ada.get(path), await ada.head(path)
+    assert (headed.status_code, headed.content) == (got.status_code, b"")
+    assert comparable(headed.headers) == comparable(got.headers)
+
+
+async def test_head_needs_a_token_where_get_does(stranger: httpx.AsyncClient) -> None:
+    assert (await stranger.head("/api/tasks")).status_code == 401
+
+
+MILK: Final = {"title": "Buy oat milk"}
+# Every route of tasks: its method, what stands behind ``/tasks``, a body, and the status.
+ROUTES: Final[list[tuple[str, str, dict[str, Any] | None, int]]] = [
+    ("GET", "", None, 200),
+    ("GET", "?limit=1", None, 200),
+    ("POST", "", MILK, 201),
+    ("DELETE", "?status=completed", None, 200),
+    ("DELETE", "", None, 400),
+    ("GET", f"/{TASK.id}", None, 200),
+    ("PUT", f"/{TASK.id}", MILK, 200),
+    ("PATCH", f"/{TASK.id}", MILK, 200),
+    ("PATCH", f"/{TASK.id}/complete", None, 200),
+    ("PATCH", f"/{TASK.id}/complete", {"completed": True}, 200),
+    ("PATCH", f"/{TASK.id}/toggle", None, 200),
+    ("DELETE", f"/{TASK.id}", None, 200),
+    ("POST", f"/{TASK.id}/restore", None, 409),
+    ("GET", "/malformed", None, 404),
+    ("TRACE", "", None, 405),
+]
+every_route = pytest.mark.parametrize(
+    ("method", "rest", "body", "status"), ROUTES, ids=[f"{r[0]} {r[1]} {r[2]}" for r in ROUTES]
+)
+# Ids that auth servers give: random text, UUIDs, numbers, e-mail addresses, and stranger ones.
+USER_IDS: Final = [
+    *("dlMsxWRCI2eyTUbIQ9DUoaji4ROD9Eqh", "0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b", "1"),
+    *("ada@example.com", "ada+todo@example.com", "auth0|5f7c8ec7", "Ada Lovelace", "ада", "👩"),
+    *("a/b", "a%2Fb", "a?b#c", "...", "me", "{user_id}", "a;b=c", "a\\b"),
+]
+every_user_id = pytest.mark.parametrize("user_id", USER_IDS)
+
+
+def asked(path: bytes) -> httpx.URL:
+    """An address that goes over the wire as it is, however odd."""
+    return httpx.URL("http://todo.test").copy_with(raw_path=path)
+
+
+class TestThePathOfAUser:
+    @every_route
+    @pytest.mark.parametrize("slash", ["", "/"])
+    async def test_leads_to_every_route_of_tasks(
+        self,
+        ada: httpx.AsyncClient,
+        method: str,
+        rest: str,
+        body: dict[str, Any] | None,
+        status: int,
+        slash: str,
+    ) -> None:
+        path, question, query = rest.partition("?")
+        url = f"/api/ada/tasks{path}{slash}{question}{query}"
+        assert (await ada.request(method, url, json=body)).status_code == status
+
+    @every_route
+    async def test_is_answered_like_the_path_without(
+        self, method: str, rest: str, body: dict[str, Any] | None, status: int
+    ) -> None:
+        answers = []
+        for prefix in ("/api/tasks", "/api/ada/tasks"):
+            tasks = InMemoryTaskRepository()
+            await tasks.add(TASK)
+            async with served(tasks) as app, client(app, "ada") as ada:
+                answers.append(await ada.request(method, prefix + rest, json=body))
+        assert answers[0].status_code == answers[1].status_code == status
+        shapes = [
+            (sorted(answer.headers), sorted(answer.json()) if method != "GET" else None)
+            for answer in answers
+        ]
+        assert shapes[0] == shapes[1]
+
+    @every_user_id
+    async def test_may_have_any_id_in_it_percent_encoded(self, user_id: str) -> None:
+        path = f"/api/{quote(user_id, safe='')}/tasks"
+        async with served(tokens=Introducing(user_id)) as app, client(app, "any") as somebody:
+            created = await somebody.post(asked(path.encode()), json=MILK)
+            assert (created.status_code, created.json()["user_id"]) == (201, user_id)
+            place = created.headers["Location"]
+            assert place == f"{path}/{created.json()['id']}"
+            found = await somebody.get(asked(place.encode()))
+        assert found.content == created.content
+
+    @pytest.mark.parametrize("user_id", ["ada@example.com", "a+b", "a:b", "a!$&'()*,;=~-._b"])
+    async def test_may_have_an_id_in_it_as_it_is_where_a_path_allows_that(
+        self, user_id: str
+    ) -> None:
+        async with served(tokens=Introducing(user_id)) as app, client(app, "any") as somebody:
+            answer = await somebody.get(asked(f"/api/{user_id}/tasks".encode()))
+        assert answer.status_code == 200
+
+    async def test_may_encode_more_than_it_must(self, ada: httpx.AsyncClient) -> None:
+        assert (await ada.get(asked(b"/api/%61%64%61/tasks"))).status_code == 200
+
+    async def test_leads_to_pages_under_the_same_path(self, ada: httpx.AsyncClient) -> None:
+        first = await ada.get("/api/ada/tasks?limit=1")
+        assert first.links["next"]["url"].startswith("/api/ada/tasks?")
+        second = await ada.get(first.links["next"]["url"])
+        assert (second.status_code, len(second.json())) == (200, 1)
+
+    async def test_is_the_instance_of_a_problem(self, ada: httpx.AsyncClient) -> None:
+        answer = await ada.get("/api/ada/tasks/nothing/")
+        assert answer.json()["instance"] == "/api/ada/tasks/nothing/"
+
+
+class TestThePathOfAnotherUser:
+    @every_route
+    async def test_is_403_on_every_route_and_changes_nothing(
+        self,
+        ada: httpx.AsyncClient,
+        tasks: InMemoryTaskRepository,
+        method: str,
+        rest: str,
+        body: dict[str, Any] | None,
+        status: int,
+    ) -> None:
+        before = (await tasks.find("ada", TaskQuery())).tasks
+        answer = await ada.request(method, f"/api/eve/tasks{rest}", json=body)
+        if status == 405:
+            assert answer.status_code == 405
+        else:
+            assert (answer.status_code, answer.json()["code"]) == (403, "user_mismatch")
+        assert (await tasks.find("ada", TaskQuery())).tasks == before
+        assert (await tasks.find("eve", TaskQuery())).tasks == ()
+
+    @pytest.mark.parametrize(
+        "user_id",
+        ["eve", "Ada", "ADA", "ada%20", "%20ada", "ad", "ada%00", "ada%2f", "%ff", "null"],
+    )
+    async def test_is_that_of_any_id_but_exactly_the_tokens(
+        self, ada: httpx.AsyncClient, user_id: str
+    ) -> None:
+        answer = await ada.get(asked(f"/api/{user_id}/tasks".encode()))
+        assert (answer.status_code, answer.json()["code"]) == (403, "user_mismatch")
+
+    async def test_tells_the_same_whether_that_user_exists(self, ada: httpx.AsyncClient) -> None:
+        ada.headers["X-Request-ID"] = "r1"
+        answers = [await ada.get(f"/api/{name}/tasks") for name in ("eve", "nil")]
+        assert answers[0].content.replace(b"eve", b"nil") == answers[1].content
+
+    async def test_is_judged_before_anything_else_of_the_request(
+        self, ada: httpx.AsyncClient
+    ) -> None:
+        answer = await ada.post(
+            "/api/eve/tasks?limit=none", content=b"{", headers={"Accept": "text/html"}
+        )
+        assert answer.status_code == 403
+
+    async def test_is_401_first_without_a_token(self, stranger: httpx.AsyncClient) -> None:
+        answer = await stranger.get("/api/eve/tasks")
+        assert (answer.status_code, answer.json()["code"]) == (401, "token_missing")
+
+    async def test_is_logged_as_access_that_was_denied(
+        self, ada: httpx.AsyncClient, log: list[EventDict]
+    ) -> None:
+        await ada.get("/api/eve/tasks")
+        (denied,) = [entry for entry in log if entry["event"] == "access.denied"]
+        assert (denied["log_level"], denied["reason"]) == ("warning", "user_mismatch")
+        (line,) = [entry for entry in log if entry["event"] == "request"]
+        assert (line["user"], line["status"]) == ("ada", 403)
+        assert denied["request_id"] == line["request_id"]
+
+
+class TestOtherPaths:
+    @pytest.mark.parametrize(
+        "path",
+        [
+            *("/api/ada", "/api/ada/", "/api/ada/me", "/api/ada/health/live", "/ada/tasks"),
+            *("/api//tasks", "/api/ada/tasks//", "/api/ada//tasks", "/api/ada/eve/tasks"),
+            *("/api/ada/tasksx", "/api/ada/Tasks", f"/api/ada/tasks/{TASK.id}/nothing"),
+            *("/api/users/ada/tasks", "/API/ada/tasks"),
+        ],
+    )
+    async def test_lead_nowhere(self, ada: httpx.AsyncClient, path: str) -> None:
+        answer = await ada.get(asked(path.encode()))
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+    @pytest.mark.parametrize("path", ["/api/tasks/tasks", "/api/tasks/tasks/"])
+    async def test_of_a_task_that_is_called_tasks_are_no_users(
+        self, ada: httpx.AsyncClient, path: str
+    ) -> None:
+        answer = await ada.get(path)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            *(b"/api/%ff/tasks", b"/api/ada/tasks/%ff%fe", b"/api/%/tasks", b"/api/%zz/tasks"),
+            *(b"/api/ada/tasks/%00", b"/api/ada/tasks/%0a", b"/api/a%00/tasks", b"/%ed%a0%80"),
+            *(b"/api/%ed%a0%80/tasks", b"/api/ada/tasks/..%2f..%2fme", b"/api/%2e%2e/tasks"),
+        ],
+    )
+    async def test_of_any_bytes_are_answered(self, ada: httpx.AsyncClient, path: bytes) -> None:
+        assert (await ada.get(asked(path))).status_code in {403, 404}

@@ -1,0 +1,262 @@
+"""Request ids, the one line of each request, and the answer to a bug."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import httpx
+import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.typing import EventDict
+
+from support.http_client import FRONTEND, FailingRepository, Introducing, client, served
+from todo_api.middleware.errors import ErrorMiddleware
+from todo_domain.errors import InvalidTask, Violation
+
+MEMBERS: Final = frozenset(
+    {"event", "method", "route", "status", "ms", "user", "client", "request_id"}
+)
+
+# What nobody may find in a log: of the token, of the tasks, of the user.
+PRIVATE: Final = ("eyJhbGciOi", "Buy milk", "2 litres", "ada@example.com", "Ada Lovelace")
+
+
+def lines(log: list[EventDict], event: str = "request") -> list[EventDict]:
+    return [entry for entry in log if entry["event"] == event]
+
+
+class TestRequestId:
+    @pytest.mark.parametrize("sane", ["1", "0198f3c27d1e7c3a9b1f", "a.B-c_9", "x" * 64])
+    async def test_of_the_client_is_kept_if_it_is_sane(
+        self, ada: httpx.AsyncClient, sane: str
+    ) -> None:
+        answer = await ada.get("/api/tasks", headers={"X-Request-ID": sane})
+        assert answer.headers.get_list("X-Request-ID") == [sane]
+
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            *(b"", b" ", b"x" * 65, b"two words", b"a,b", b"a\nb", b"a\0b"),
+            *(b'{"a": 1}', b"\x1b[31m", b"\xff\xfe", "é".encode(), b"<script>", b"a/b"),
+        ],
+    )
+    async def test_that_is_not_sane_is_replaced(self, ada: httpx.AsyncClient, odd: bytes) -> None:
+        answer = await ada.get("/api/tasks", headers=[(b"X-Request-ID", odd)])
+        assert answer.status_code == 200
+        assert answer.headers["X-Request-ID"].isalnum()
+        assert answer.headers["X-Request-ID"].encode() != odd
+
+    async def test_is_another_one_for_every_request(self, ada: httpx.AsyncClient) -> None:
+        given = {(await ada.get("/api/tasks")).headers["X-Request-ID"] for _ in range(10)}
+        assert len(given) == 10
+
+    async def test_is_the_same_in_answer_problem_and_every_line(
+        self, stranger: httpx.AsyncClient, log: list[EventDict]
+    ) -> None:
+        answer = await stranger.get("/api/tasks", headers={"X-Request-ID": "mine"})
+        assert answer.json()["request_id"] == "mine"
+        assert [(entry["event"], entry["request_id"]) for entry in log] == [
+            ("auth.rejected", "mine"),
+            ("request", "mine"),
+        ]
+
+
+class TestTheLine:
+    async def test_has_these_members_and_no_others(
+        self, ada: httpx.AsyncClient, log: list[EventDict]
+    ) -> None:
+        answer = await ada.get("/api/tasks?q=secret")
+        (line,) = log
+        assert set(line) == MEMBERS | {"log_level"}
+        assert line["ms"] >= 0
+        assert line == {
+            **line,
+            "event": "request",
+            "log_level": "info",
+            "method": "GET",
+            "route": "/api/tasks",
+            "status": 200,
+            "user": "ada",
+            "client": "127.0.0.1",
+            "request_id": answer.headers["X-Request-ID"],
+        }
+
+    @pytest.mark.parametrize(
+        ("asked", "route", "status"),
+        [
+            ("GET /api/tasks", "/api/tasks", 200),
+            ("HEAD /api/tasks", "/api/tasks", 200),
+            ("GET /api/tasks/", "/api/tasks", 200),
+            ("POST /api/tasks", "/api/tasks", 415),
+            ("GET /api/tasks/secret", "/api/tasks/{task_id}", 404),
+            ("PATCH /api/tasks/secret/toggle", "/api/tasks/{task_id}/toggle", 404),
+            ("GET /api/tasks?limit=secret", "/api/tasks", 422),
+            ("TRACE /api/tasks", "/api/tasks", 405),
+            ("GET /secret", None, 404),
+            ("GET /health/live", "/health/live", 200),
+        ],
+    )
+    async def test_names_method_route_template_and_status(
+        self,
+        ada: httpx.AsyncClient,
+        log: list[EventDict],
+        asked: str,
+        route: str | None,
+        status: int,
+    ) -> None:
+        method, path = asked.split()
+        await ada.request(method, path)
+        (line,) = lines(log)
+        assert (line["method"], line["route"], line["status"]) == (method, route, status)
+
+    def test_is_written_once_for_every_answer(
+        self, any_answer: httpx.Response, log: list[EventDict]
+    ) -> None:
+        assert [line["status"] for line in lines(log)] == [any_answer.status_code]
+
+    async def test_is_written_for_a_preflight_too(
+        self, stranger: httpx.AsyncClient, log: list[EventDict]
+    ) -> None:
+        headers = {"Origin": FRONTEND, "Access-Control-Request-Method": "GET"}
+        await stranger.options("/api/tasks", headers=headers)
+        assert [(line["method"], line["status"]) for line in lines(log)] == [("OPTIONS", 204)]
+
+    async def test_names_no_user_for_a_stranger(
+        self, stranger: httpx.AsyncClient, log: list[EventDict]
+    ) -> None:
+        await stranger.get("/api/tasks")
+        assert [line["user"] for line in lines(log)] == [None]
+
+
+async def test_nothing_private_is_logged(log: list[EventDict]) -> None:
+    tokens = Introducing("ada", name="Ada Lovelace", email="ada@example.com")
+    async with served(tokens=tokens) as app, client(app, PRIVATE[0]) as ada:
+        body = {"title": "Buy milk", "description": "2 litres"}
+        created = (await ada.post("/api/tasks", json=body)).json()
+        await ada.patch(f"/api/tasks/{created['id']}", json={**body, "completed": "2 litres"})
+        await ada.get("/api/tasks", params={"q": "Buy milk", "sort": "title", "cursor": "2 litres"})
+        await ada.get("/api/tasks", headers={"X-Request-ID": "Buy milk", "User-Agent": "Buy milk"})
+    assert len(lines(log)) == 4
+    assert not [text for text in PRIVATE if text in str(log)]
+
+
+@pytest.mark.parametrize("token", ["eyJhbGciOi.secret.token", "opaque-session-token"])
+async def test_a_refused_token_is_not_logged_but_why_is(
+    stranger: httpx.AsyncClient, log: list[EventDict], token: str
+) -> None:
+    await stranger.get("/api/tasks", headers={"Authorization": f"Bearer {token}"})
+    (rejection,) = lines(log, "auth.rejected")
+    assert (rejection["log_level"], rejection["code"]) == ("warning", "token_invalid")
+    assert rejection["reason"]
+    assert token not in str(log)
+
+
+class TestABug:
+    @pytest.fixture
+    async def answer(self, log: list[EventDict]) -> AsyncIterator[httpx.Response]:
+        del log
+        bug = RuntimeError("at postgresql://ada:secret@db/todo")
+        async with served(FailingRepository(bug)) as app, client(app, "ada") as ada:
+            yield await ada.get("/api/tasks", headers={"Origin": FRONTEND})
+
+    def test_is_a_500_that_tells_no_internals(self, answer: httpx.Response) -> None:
+        request_id = answer.headers["X-Request-ID"]
+        assert answer.status_code == 500
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.headers["Access-Control-Allow-Origin"] == FRONTEND
+        assert answer.json() == {
+            "type": "/problems/internal_error",
+            "title": "Internal error",
+            "status": 500,
+            "detail": "this is a bug of the service: report it with the request_id",
+            "message": "this is a bug of the service: report it with the request_id",
+            "code": "internal_error",
+            "instance": "/api/tasks",
+            "request_id": request_id,
+        }
+
+    def test_is_logged_with_its_exception_and_the_request_id(
+        self, answer: httpx.Response, log: list[EventDict]
+    ) -> None:
+        (entry,) = lines(log, "internal_error")
+        assert entry["log_level"] == "error"
+        assert entry["exc_info"]
+        assert entry["request_id"] == answer.headers["X-Request-ID"]
+
+    async def test_does_not_harm_the_next_request(self, log: list[EventDict]) -> None:
+        async with served(FailingRepository(RuntimeError())) as app, client(app, "ada") as ada:
+            assert (await ada.get("/api/tasks")).status_code == 500
+            created = await ada.post("/api/tasks", json={"title": "Buy milk"})
+        assert [line["status"] for line in lines(log)] == [500, created.status_code]
+
+    async def test_may_be_that_a_failure_cannot_be_answered(self, log: list[EventDict]) -> None:
+        unwritable: Any = object()
+        failure = InvalidTask([Violation("title", "blank", unwritable)])
+        async with served(FailingRepository(failure)) as app, client(app, "ada") as ada:
+            answer = await ada.get("/api/tasks")
+        assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+        assert len(lines(log, "internal_error")) == 1
+
+    async def test_after_the_answer_has_begun_is_left_to_the_server(self) -> None:
+        async def breaks_off(_scope: Scope, _receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            raise RuntimeError("too late")
+
+        app: ASGIApp = ErrorMiddleware(breaks_off)
+        async with client(app) as stranger:
+            with pytest.raises(RuntimeError, match="too late"):
+                await stranger.get("/")
+
+
+# What a hostile client can put into a request, each with line ends, quotes or escapes in it.
+HOSTILE: Final = '\r\n{"event": "forged"}\u2028\x1b[31m\x00"\\'
+
+PROGRAM: Final = f"""
+import asyncio, sys
+from urllib.parse import quote
+from support.http_client import FailingRepository, client, served
+from todo_api.server.logs import configure_logs
+
+HOSTILE = {HOSTILE!r}
+
+async def ask():
+    bug = RuntimeError(HOSTILE)
+    async with served(FailingRepository(bug)) as app, client(app, "ada") as ada:
+        for path in ("/api/tasks", "/api/tasks/" + HOSTILE, "/" + HOSTILE):
+            await ada.get(quote(path), params={{"sort": HOSTILE, HOSTILE: "x"}})
+        for name in ("X-Request-ID", "User-Agent", "Accept", "Authorization", "Cookie", "Origin"):
+            await ada.post("/api/tasks", headers=[(name.encode(), HOSTILE.encode())])
+        await ada.get("/api/tasks")
+
+configure_logs("info", sys.argv[1])
+asyncio.run(ask())
+"""
+
+
+def written(log_format: str) -> str:
+    """What a process writes that serves ten hostile requests, one of which meets a bug."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    program = [sys.executable, "-W", "error", "-c", PROGRAM, log_format]
+    ended = subprocess.run(
+        program, env=environment, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return ended.stdout
+
+
+class TestWhatIsWritten:
+    def test_as_json_is_one_object_a_line_whatever_clients_send(self) -> None:
+        entries = [json.loads(line) for line in written("json").split("\n")[:-1]]
+        assert len(lines(entries)) == 10
+        assert {frozenset(entry) for entry in lines(entries)} == {MEMBERS | {"level", "time"}}
+        assert len(lines(entries, "internal_error")) == 1
+        assert not lines(entries, "forged")
+
+    def test_for_people_has_one_line_a_request_and_a_bugs_traceback(self) -> None:
+        output = re.sub(r"\x1b\[\d+m", "", written("console"))
+        assert len(re.findall(r"^\[info +\] request .* status=\d+ ", output, re.MULTILINE)) == 10
+        assert output.count("Traceback (most recent call last):\n") == 1

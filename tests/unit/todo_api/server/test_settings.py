@@ -1,0 +1,342 @@
+"""Every variable, its default, and a sentence for each one that is wrong."""
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+from pydantic import SecretStr
+
+from todo_api.server.settings import ConfigurationError, JwksAuth, Settings, SharedSecretAuth
+
+ORIGIN: Final = "https://app.example.com"
+LOCAL: Final = "http://localhost:3000"
+REDIS: Final = "rediss://:hunter2@redis.example.com:6380/0"
+DATABASE: Final = "postgresql://ada:hunter2@db.example.com/todo"
+SECRET: Final = "a-secret-of-the-frontend-and-of-nobody-else"
+
+
+class Variable(NamedTuple):
+    """A variable: what it is when unset, a text to set it to, and what that means."""
+
+    name: str
+    default: object
+    text: str
+    value: object
+
+    def read(self) -> object:
+        return getattr(Settings.read(), self.name.lower())
+
+
+VARIABLES: Final = [
+    Variable("DATABASE_URL", None, DATABASE, SecretStr(DATABASE)),
+    Variable("DATABASE_URL_DIRECT", None, DATABASE, SecretStr(DATABASE)),
+    Variable("DATABASE_POOL_SIZE", 10, "25", 25),
+    Variable("DATABASE_RLS", "off", "on", "on"),
+    Variable("BETTER_AUTH_URL", None, ORIGIN, ORIGIN),
+    Variable("AUTH_JWKS_URL", None, "http://auth:3000/jwks", "http://auth:3000/jwks"),
+    Variable("AUTH_ISSUER", None, "me", "me"),
+    Variable("AUTH_AUDIENCE", None, "you", "you"),
+    Variable("AUTH_ALGORITHMS", ("EdDSA", "ES256", "RS256"), " ES512,PS256 ,", ("ES512", "PS256")),
+    Variable("AUTH_MODE", "jwks", "shared-secret", "shared-secret"),
+    Variable("BETTER_AUTH_SECRET", None, SECRET, SecretStr(SECRET)),
+    Variable("CORS_ORIGINS", (), f"{ORIGIN}, {LOCAL}", (ORIGIN, LOCAL)),
+    Variable("REDIS_URL", None, REDIS, SecretStr(REDIS)),
+    Variable("RATE_LIMIT", "600/minute", "10/second;600/minute", "10/second;600/minute"),
+    Variable("RATE_LIMIT_AUTH_FAILURES", "60/minute", "off", "off"),
+    Variable("MAX_CONCURRENT_REQUESTS", 1000, "100", 100),
+    Variable("RETENTION_DAYS", 30, "7", 7),
+    Variable("FORWARDED_ALLOW_IPS", (), "10.0.0.0/8, ::1", ("10.0.0.0/8", "::1")),
+    Variable("METRICS", "on", "9090", 9090),
+    Variable("HOST", "127.0.0.1", "::", "::"),
+    Variable("PORT", 8000, "80", 80),
+    Variable("WORKERS", 1, "4", 4),
+    Variable("LOG_LEVEL", "info", "debug", "debug"),
+    Variable("LOG_FORMAT", None, "json", "json"),
+    Variable("DATA_DIR", Path(".todo"), "/var/lib/todo", Path("/var/lib/todo")),
+]
+every_variable = pytest.mark.parametrize("variable", VARIABLES, ids=lambda v: v.name)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty environment and an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    for attribute in Settings.model_fields:
+        monkeypatch.delenv(attribute.upper(), raising=False)
+
+
+def set_variables(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    for variable, text in variables.items():
+        monkeypatch.setenv(variable, text)
+
+
+def refusal() -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.read()
+    return str(caught.value)
+
+
+def auth_refusal() -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.read().auth()
+    return str(caught.value)
+
+
+class TestAVariable:
+    def test_is_in_this_table_whichever_it_is(self) -> None:
+        assert [variable.name.lower() for variable in VARIABLES] == list(Settings.model_fields)
+
+    @every_variable
+    def test_has_a_default(self, variable: Variable) -> None:
+        assert variable.read() == variable.default
+
+    @every_variable
+    def test_is_read_from_the_environment(
+        self, monkeypatch: pytest.MonkeyPatch, variable: Variable
+    ) -> None:
+        monkeypatch.setenv(variable.name, variable.text)
+        assert variable.read() == variable.value
+
+    @every_variable
+    def test_is_read_from_a_dotenv_file(self, variable: Variable) -> None:
+        Path(".env").write_text(f"UNKNOWN=1\n{variable.name}={variable.text}\n", "utf-8")
+        assert variable.read() == variable.value
+
+    @every_variable
+    def test_that_is_empty_is_unset(
+        self, monkeypatch: pytest.MonkeyPatch, variable: Variable
+    ) -> None:
+        monkeypatch.setenv(variable.name, "")
+        assert variable.read() == variable.default
+
+    @every_variable
+    def test_that_is_empty_in_a_dotenv_file_is_unset(self, variable: Variable) -> None:
+        Path(".env").write_text(f"{variable.name}=\n", "utf-8")
+        assert variable.read() == variable.default
+
+    def test_of_the_environment_wins_over_the_dotenv_file(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Path(".env").write_text("PORT=1\nHOST=::1\n", "utf-8")
+        set_variables(monkeypatch, PORT="2")
+        settings = Settings.read()
+        assert (settings.port, settings.host) == (2, "::1")
+
+
+class TestABadValue:
+    @pytest.mark.parametrize(
+        ("variable", "text"),
+        [
+            ("DATABASE_POOL_SIZE", "0"),
+            ("DATABASE_POOL_SIZE", "101"),
+            ("DATABASE_RLS", "yes"),
+            ("REDIS_URL", "redis.example.com:6379"),
+            ("REDIS_URL", "https://:hunter2@redis.example.com"),
+            ("MAX_CONCURRENT_REQUESTS", "0"),
+            ("MAX_CONCURRENT_REQUESTS", "100001"),
+            ("RETENTION_DAYS", "0"),
+            ("RETENTION_DAYS", "3651"),
+            ("RETENTION_DAYS", "1.5"),
+            ("FORWARDED_ALLOW_IPS", "*"),
+            ("FORWARDED_ALLOW_IPS", "10.0.0.1,proxy.example.com"),
+            ("FORWARDED_ALLOW_IPS", "10.0.0.1/8"),
+            ("PORT", "eighty"),
+            ("PORT", "80.5"),
+            ("PORT", "0"),
+            ("PORT", "65536"),
+            ("PORT", "-8000"),
+            ("PORT", "8000 8001"),
+            ("WORKERS", "0"),
+            ("WORKERS", "65"),
+            ("WORKERS", "many"),
+            ("LOG_LEVEL", "verbose"),
+            ("LOG_LEVEL", "INFO "),
+            ("LOG_FORMAT", "yaml"),
+            ("AUTH_MODE", "both"),
+            ("AUTH_MODE", "jwks,shared-secret"),
+            ("BETTER_AUTH_URL", "todo.example"),
+            ("BETTER_AUTH_URL", "todo.example:3000"),
+            ("BETTER_AUTH_URL", "ftp://todo.example"),
+            ("BETTER_AUTH_URL", "https://:3000"),
+            ("BETTER_AUTH_URL", "https://todo.example/api/auth"),
+            ("BETTER_AUTH_URL", "https://todo.example//"),
+            ("BETTER_AUTH_URL", "https://todo.example?x=1"),
+            ("BETTER_AUTH_URL", "https://todo.example#x"),
+            ("BETTER_AUTH_URL", "https://ada:hunter2@todo.example"),
+            ("BETTER_AUTH_URL", "https://[todo.example"),
+            ("AUTH_JWKS_URL", "file:///etc/passwd"),
+            ("AUTH_JWKS_URL", "/api/auth/jwks"),
+            ("AUTH_JWKS_URL", "https://ada:hunter2@todo.example/jwks"),
+            ("CORS_ORIGINS", "*"),
+            ("CORS_ORIGINS", f"{ORIGIN},*"),
+            ("CORS_ORIGINS", "https://*.todo.example"),
+            ("CORS_ORIGINS", "todo.example"),
+            ("CORS_ORIGINS", "null"),
+            ("CORS_ORIGINS", "https://todo.example/"),
+            ("CORS_ORIGINS", "https://todo.example/app"),
+            ("CORS_ORIGINS", "https://todo.example?x=1"),
+            ("CORS_ORIGINS", "https://todo.example#x"),
+            ("CORS_ORIGINS", "https://ada:hunter2@todo.example"),
+            ("CORS_ORIGINS", f"{ORIGIN} https://todo.example"),
+        ],
+    )
+    def test_is_told_in_a_sentence_that_names_the_variable_and_not_the_value(
+        self, monkeypatch: pytest.MonkeyPatch, variable: str, text: str
+    ) -> None:
+        monkeypatch.setenv(variable, text)
+        (sentence,) = refusal().splitlines()
+        assert sentence.startswith(f"{variable} must ")
+        assert len(text) < 4 or text not in sentence
+        assert "hunter2" not in sentence
+
+    @pytest.mark.parametrize("text", ["yes", "0", "65536", "9090.5"])
+    def test_of_the_metrics_is_told_in_a_sentence_too(
+        self, monkeypatch: pytest.MonkeyPatch, text: str
+    ) -> None:
+        monkeypatch.setenv("METRICS", text)
+        (sentence,) = refusal().splitlines()
+        assert sentence.startswith("METRICS must ")
+
+    def test_is_told_beside_every_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        set_variables(monkeypatch, PORT="x", WORKERS="0", CORS_ORIGINS="*", LOG_LEVEL="loud")
+        told = [line.partition(" ")[0] for line in refusal().splitlines()]
+        assert sorted(told) == ["CORS_ORIGINS", "LOG_LEVEL", "PORT", "WORKERS"]
+
+    def test_in_a_dotenv_file_is_told_alike(self) -> None:
+        Path(".env").write_text("PORT=eighty\n", "utf-8")
+        assert refusal().startswith("PORT must ")
+
+
+class TestSecrets:
+    def test_are_in_no_repr(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        set_variables(
+            monkeypatch,
+            DATABASE_URL=DATABASE,
+            DATABASE_URL_DIRECT=DATABASE,
+            REDIS_URL=REDIS,
+            AUTH_MODE="shared-secret",
+            BETTER_AUTH_SECRET=SECRET,
+        )
+        settings = Settings.read()
+        shown = f"{settings!r} {settings} {settings.auth()!r} {settings.model_dump()}"
+        assert "hunter2" not in shown
+        assert SECRET not in shown
+
+    def test_are_in_no_refusal_of_something_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        set_variables(monkeypatch, DATABASE_URL=DATABASE, BETTER_AUTH_SECRET=SECRET, PORT="x")
+        assert "hunter2" not in refusal()
+        assert SECRET not in refusal()
+
+
+class TestJwksMode:
+    @pytest.mark.parametrize("url", [ORIGIN, f"{ORIGIN}/"])
+    def test_follows_from_the_auth_servers_origin(
+        self, monkeypatch: pytest.MonkeyPatch, url: str
+    ) -> None:
+        set_variables(monkeypatch, BETTER_AUTH_URL=url)
+        assert Settings.read().auth() == JwksAuth(
+            url=f"{ORIGIN}/api/auth/jwks",
+            issuer=ORIGIN,
+            audience=ORIGIN,
+            algorithms=("EdDSA", "ES256", "RS256"),
+        )
+
+    def test_keeps_the_origins_port(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        set_variables(monkeypatch, BETTER_AUTH_URL=LOCAL)
+        auth = Settings.read().auth()
+        assert (auth.issuer, auth.audience) == (LOCAL, LOCAL)
+
+    @pytest.mark.parametrize(
+        ("variable", "text", "expected"),
+        [
+            (
+                "AUTH_JWKS_URL",
+                "http://auth:3000/keys",
+                JwksAuth("http://auth:3000/keys", ORIGIN, ORIGIN, ("ES256",)),
+            ),
+            (
+                "AUTH_ISSUER",
+                "issuer",
+                JwksAuth(f"{ORIGIN}/api/auth/jwks", "issuer", ORIGIN, ("ES256",)),
+            ),
+            (
+                "AUTH_AUDIENCE",
+                "todo",
+                JwksAuth(f"{ORIGIN}/api/auth/jwks", ORIGIN, "todo", ("ES256",)),
+            ),
+        ],
+    )
+    def test_takes_each_part_from_its_own_variable_if_set(
+        self, monkeypatch: pytest.MonkeyPatch, variable: str, text: str, expected: JwksAuth
+    ) -> None:
+        set_variables(monkeypatch, BETTER_AUTH_URL=ORIGIN, AUTH_ALGORITHMS="ES256")
+        monkeypatch.setenv(variable, text)
+        assert Settings.read().auth() == expected
+
+    def test_needs_no_origin_where_every_part_is_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        keys = "https://keys.example/jwks"
+        set_variables(monkeypatch, AUTH_JWKS_URL=keys, AUTH_ISSUER="me", AUTH_AUDIENCE="you")
+        auth = Settings.read().auth()
+        assert auth == JwksAuth(keys, "me", "you", ("EdDSA", "ES256", "RS256"))
+
+    @pytest.mark.parametrize(
+        "partly",
+        [{}, {"AUTH_JWKS_URL": "https://keys.example"}, {"AUTH_ISSUER": "x", "AUTH_AUDIENCE": "x"}],
+    )
+    def test_without_an_origin_is_refused_in_a_sentence(
+        self, monkeypatch: pytest.MonkeyPatch, partly: dict[str, str]
+    ) -> None:
+        set_variables(monkeypatch, **partly)
+        (sentence,) = auth_refusal().splitlines()
+        assert sentence.startswith("BETTER_AUTH_URL is missing: ")
+
+    def test_leaves_the_secret_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        set_variables(monkeypatch, BETTER_AUTH_URL=ORIGIN, BETTER_AUTH_SECRET=SECRET)
+        assert isinstance(Settings.read().auth(), JwksAuth)
+
+
+class TestSharedSecretMode:
+    def test_believes_whoever_knows_the_secret(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        set_variables(monkeypatch, AUTH_MODE="shared-secret", BETTER_AUTH_SECRET=SECRET)
+        assert Settings.read().auth() == SharedSecretAuth(SecretStr(SECRET), None, None)
+
+    def test_checks_issuer_and_audience_where_they_are_set(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        set_variables(monkeypatch, AUTH_MODE="shared-secret", BETTER_AUTH_SECRET=SECRET)
+        set_variables(monkeypatch, AUTH_ISSUER="me", AUTH_AUDIENCE="you")
+        assert Settings.read().auth() == SharedSecretAuth(SecretStr(SECRET), "me", "you")
+
+    def test_without_a_secret_is_refused_in_a_sentence(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        set_variables(monkeypatch, AUTH_MODE="shared-secret")
+        (sentence,) = auth_refusal().splitlines()
+        assert sentence.startswith("BETTER_AUTH_SECRET is missing: ")
+
+    def test_and_a_key_set_exclude_each_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        set_variables(monkeypatch, AUTH_MODE="shared-secret", BETTER_AUTH_SECRET=SECRET)
+        set_variables(monkeypatch, AUTH_JWKS_URL="https://keys.example/jwks")
+        (sentence,) = auth_refusal().splitlines()
+        assert "AUTH_MODE" in sentence
+        assert "AUTH_JWKS_URL" in sentence
+        assert "exclude each other" in sentence
+
+
+class TestTheIssuer:
+    @pytest.mark.parametrize(
+        ("variables", "is_named"),
+        [
+            ({}, False),
+            ({"AUTH_ISSUER": "me"}, False),
+            ({"BETTER_AUTH_SECRET": SECRET}, False),
+            ({"BETTER_AUTH_URL": ORIGIN}, True),
+            ({"AUTH_JWKS_URL": "https://keys.example/jwks"}, True),
+            ({"AUTH_MODE": "shared-secret"}, True),
+        ],
+    )
+    def test_is_named_by_whatever_says_whose_tokens_to_believe(
+        self, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], *, is_named: bool
+    ) -> None:
+        set_variables(monkeypatch, **variables)
+        assert Settings.read().configures_auth == is_named

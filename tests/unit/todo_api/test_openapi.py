@@ -1,0 +1,298 @@
+"""The schema is a product: clean names, examples that hold, nothing that does not exist."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import httpx
+import pytest
+from pydantic import ConfigDict, TypeAdapter, with_config
+
+from todo_api.problems import PROBLEM_TYPES, Problem
+from todo_api.routes.health import Health
+from todo_api.routes.me import Me
+from todo_api.schemas import Cleared, NewTask, Task, TaskChanges
+
+Json = dict[str, Any]
+
+OPERATIONS: Final = {
+    "listTasks": ("get", "/api/tasks"),
+    "createTask": ("post", "/api/tasks"),
+    "getTask": ("get", "/api/tasks/{task_id}"),
+    "updateTask": ("put", "/api/tasks/{task_id}"),
+    "patchTask": ("patch", "/api/tasks/{task_id}"),
+    "completeTask": ("patch", "/api/tasks/{task_id}/complete"),
+    "deleteTask": ("delete", "/api/tasks/{task_id}"),
+    "clearCompletedTasks": ("delete", "/api/tasks"),
+    "restoreTask": ("post", "/api/tasks/{task_id}/restore"),
+    "getMe": ("get", "/api/me"),
+    "isLive": ("get", "/health/live"),
+    "isReady": ("get", "/health/ready"),
+}
+
+ANYWHERE: Final = {
+    *("token_missing", "token_malformed", "token_not_jwt", "token_expired", "token_invalid"),
+    *("not_acceptable", "rate_limited", "headers_too_large"),
+    *("database_unavailable", "auth_keys_unavailable", "overloaded"),
+    "validation_failed",  # of a parameter that is unknown, to whom prefers handling=strict
+}
+WITH_BODY: Final = {"malformed_json", "body_too_large", "unsupported_media_type"}
+EDIT: Final = {"not_found", "conflict", "stale_version"}
+PROBLEMS: Final = {
+    "listTasks": ANYWHERE | {"bad_cursor"},
+    "createTask": ANYWHERE | WITH_BODY | {"bad_request", "idempotency_key_reused"},
+    "getTask": ANYWHERE | {"not_found"},
+    "updateTask": ANYWHERE | WITH_BODY | EDIT,
+    "patchTask": ANYWHERE | WITH_BODY | EDIT,
+    "completeTask": ANYWHERE | WITH_BODY | EDIT,
+    "deleteTask": ANYWHERE | {"not_found", "stale_version"},
+    "clearCompletedTasks": ANYWHERE | {"filter_required"},
+    "restoreTask": ANYWHERE | {"not_found", "not_deleted"},
+    "getMe": ANYWHERE,
+    "isReady": {"not_ready"},
+}
+CHANGES: Final = ("updateTask", "patchTask", "completeTask", "deleteTask", "restoreTask")
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class StrictTask(Task):
+    """A task with every member and no other."""
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class StrictProblem(Problem):
+    """A problem with its members and no other."""
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class StrictMe(Me):
+    """Who one is, with every member and no other."""
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class StrictCleared(Cleared):
+    """How many tasks were deleted and nothing else."""
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class StrictHealth(Health):
+    """That all is well and nothing else."""
+
+
+MODELS: Final[dict[str, TypeAdapter[Any]]] = {
+    "Task": TypeAdapter(StrictTask),
+    "Problem": TypeAdapter(StrictProblem),
+    "Me": TypeAdapter(StrictMe),
+    "Cleared": TypeAdapter(StrictCleared),
+    "Health": TypeAdapter(StrictHealth),
+}
+
+
+@pytest.fixture
+async def schema(stranger: httpx.AsyncClient) -> Json:
+    answer = await stranger.get("/openapi.json")
+    assert answer.status_code == 200
+    document: Json = answer.json()
+    return document
+
+
+def operations(schema: Json) -> Iterator[tuple[str, str, Json]]:
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def operation(schema: Json, name: str) -> Json:
+    method, path = OPERATIONS[name]
+    found: Json = schema["paths"][path][method]
+    return found
+
+
+def contents(schema: Json) -> Iterator[tuple[str, Json]]:
+    """Every response that has a body: where it is, and its media type object."""
+    for _, _, op in operations(schema):
+        for status, answer in op["responses"].items():
+            for media_type, content in answer.get("content", {}).items():
+                yield f"{op['operationId']} {status} {media_type}", content
+
+
+def examples(content: Json) -> list[Any]:
+    several = [example["value"] for example in content.get("examples", {}).values()]
+    return [*several, content["example"]] if "example" in content else several
+
+
+def references(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        for value in node.values():
+            yield from references(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from references(item)
+
+
+class TestTheSchema:
+    def test_is_of_openapi_3_1(self, schema: Json) -> None:
+        assert schema["openapi"].startswith("3.1.")
+
+    def test_has_these_operations_under_clean_names(self, schema: Json) -> None:
+        found = {op["operationId"]: (method, path) for path, method, op in operations(schema)}
+        assert found == OPERATIONS
+
+    def test_describes_every_operation(self, schema: Json) -> None:
+        assert all(op["summary"] and op["description"] for _, _, op in operations(schema))
+
+    def test_asks_for_a_bearer_token_wherever_the_app_does(self, schema: Json) -> None:
+        for path, _, op in operations(schema):
+            is_protected = path.startswith("/api/")
+            assert op.get("security") == ([{"bearer": []}] if is_protected else None)
+        scheme = schema["components"]["securitySchemes"]["bearer"]
+        assert (scheme["type"], scheme["scheme"], scheme["bearerFormat"]) == (
+            "http",
+            "bearer",
+            "JWT",
+        )
+
+    def test_knows_no_phantoms_and_no_twins(self, schema: Json) -> None:
+        text = str(schema)
+        phantoms = ("HTTPValidationError", "ValidationError", "-Input", "-Output", "__")
+        assert [name for name in phantoms if name in text] == []
+
+    def test_defines_what_it_refers_to_and_nothing_else(self, schema: Json) -> None:
+        defined = {
+            f"#/components/{kind}/{name}"
+            for kind in ("schemas", "headers")
+            for name in schema["components"][kind]
+        }
+        assert defined == set(references(schema))
+
+
+class TestResponses:
+    @pytest.mark.parametrize("name", PROBLEMS)
+    def test_have_every_problem_that_the_operation_can_answer(
+        self, schema: Json, name: str
+    ) -> None:
+        documented = {
+            (int(status), code)
+            for status, answer in operation(schema, name)["responses"].items()
+            for code in answer.get("content", {})
+            .get("application/problem+json", {})
+            .get("examples", {})
+        }
+        assert documented >= {(PROBLEM_TYPES[code].status, code) for code in PROBLEMS[name]}
+
+    def test_have_an_example_each(self, schema: Json) -> None:
+        assert [where for where, content in contents(schema) if not examples(content)] == []
+
+    def test_have_examples_that_are_what_their_schema_says(self, schema: Json) -> None:
+        for where, content in contents(schema):
+            described = content["schema"]
+            items = described.get("items")
+            name = (items or described)["$ref"].rpartition("/")[2]
+            for example in examples(content):
+                for document in example if items else [example]:
+                    assert MODELS[name].validate_python(document) == document, where
+
+    def test_have_examples_of_problems_that_say_what_the_app_says(self, schema: Json) -> None:
+        for where, content in contents(schema):
+            if where.endswith("application/problem+json"):
+                for code, example in content["examples"].items():
+                    problem = example["value"]
+                    assert problem["code"] == code
+                    assert where.split()[1] == str(problem["status"])
+                    assert problem["detail"] == problem["message"] != ""
+
+    @pytest.mark.parametrize("name", ["listTasks", "getTask"])
+    def test_of_what_can_be_cached_have_the_304(self, schema: Json, name: str) -> None:
+        assert "content" not in operation(schema, name)["responses"]["304"]
+
+    def test_of_readiness_have_the_503_too(self, schema: Json) -> None:
+        assert set(operation(schema, "isReady")["responses"]) == {"200", "503"}
+
+
+class TestBodies:
+    @pytest.mark.parametrize("model", [NewTask, TaskChanges])
+    def test_have_every_member_that_can_be_written(self, schema: Json, model: type) -> None:
+        members = schema["components"]["schemas"][model.__name__]["properties"]
+        assert set(members) == set(model.__annotations__)
+
+    @pytest.mark.parametrize("name", ["NewTask", "TaskChanges"])
+    @pytest.mark.parametrize(
+        ("member", "nullable"),
+        [
+            ("title", False),
+            ("description", True),
+            ("completed", False),
+            ("priority", True),
+            ("due_date", True),
+            ("tags", True),
+        ],
+    )
+    def test_are_nullable_where_null_clears_and_nowhere_else(
+        self, schema: Json, name: str, member: str, *, nullable: bool
+    ) -> None:
+        described = schema["components"]["schemas"][name]["properties"][member]
+        variants = [*described.get("anyOf", ()), described]
+        types = [kind for v in variants for kind in (v.get("type"), *as_list(v.get("type")))]
+        assert ("null" in types) == nullable
+
+    def test_require_a_title_of_a_new_task_alone(self, schema: Json) -> None:
+        schemas = schema["components"]["schemas"]
+        assert schemas["NewTask"]["required"] == ["title"]
+        assert "required" not in schemas["TaskChanges"]
+        assert "required" not in schemas["Completion"]
+
+    @pytest.mark.parametrize(
+        ("name", "required"),
+        [("createTask", True), ("updateTask", True), ("patchTask", True), ("completeTask", False)],
+    )
+    def test_are_required_but_to_toggle(self, schema: Json, name: str, *, required: bool) -> None:
+        assert operation(schema, name)["requestBody"].get("required", False) == required
+
+    def test_tell_the_bounds_that_the_domain_keeps(self, schema: Json) -> None:
+        members = schema["components"]["schemas"]["NewTask"]["properties"]
+        assert (members["title"]["minLength"], members["title"]["maxLength"]) == (1, 200)
+        assert members["description"]["anyOf"][0]["maxLength"] == 2000
+        assert (members["tags"]["maxItems"], members["tags"]["items"]["maxLength"]) == (20, 50)
+
+
+class TestParameters:
+    @pytest.mark.parametrize(
+        ("name", "fields"),
+        [
+            ("listTasks", {"Prefer", "If-None-Match"}),
+            ("createTask", {"Prefer", "Idempotency-Key"}),
+            ("getTask", {"If-None-Match"}),
+            *((name, {"Prefer", "If-Match"}) for name in CHANGES if name != "restoreTask"),
+            ("restoreTask", {"Prefer"}),
+            ("getMe", set()),
+        ],
+    )
+    def test_have_the_header_fields_that_the_operation_heeds(
+        self, schema: Json, name: str, fields: set[str]
+    ) -> None:
+        found = {
+            p["name"]: p
+            for p in operation(schema, name).get("parameters", ())
+            if p["in"] == "header"
+        }
+        assert {field.lower() for field in found} == {field.lower() for field in fields}
+        assert all(p["description"] and not p["required"] for p in found.values())
+
+    def test_of_the_list_are_the_contracts(self, schema: Json) -> None:
+        found = [
+            p["name"] for p in operation(schema, "listTasks")["parameters"] if p["in"] == "query"
+        ]
+        assert found == [
+            *("status", "completed", "priority", "tag", "due_before", "due_after"),
+            *("q", "sort", "order", "limit", "cursor"),
+        ]
+
+    def test_of_a_path_are_uuids(self, schema: Json) -> None:
+        for path, _, op in operations(schema):
+            in_path = [p for p in op.get("parameters", ()) if p["in"] == "path"]
+            assert [p["schema"]["format"] for p in in_path] == ["uuid"] * path.count("{")
+
+
+def as_list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,326 @@
+"""What each member of a task may look like on the wire, and what it becomes."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from support.tasks import HOSTILE_TEXTS, a_task
+from todo_api.problems import field_errors
+from todo_api.schemas import (
+    Completion,
+    ListQuery,
+    NewTask,
+    TaskChanges,
+    serialize_task,
+    to_json,
+    utc,
+)
+from todo_domain.queries import Sort, SortBy
+from todo_domain.task import Priority, Task
+
+NEW: Final[TypeAdapter[Any]] = TypeAdapter(NewTask)
+CHANGES: Final[TypeAdapter[Any]] = TypeAdapter(TaskChanges)
+COMPLETION: Final[TypeAdapter[Any]] = TypeAdapter(Completion)
+
+JAN_31: Final = date(2026, 1, 31)
+HALF_PAST_NINE: Final = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+MAX_TITLE: Final = "x" * 200
+
+
+def refusals(adapter: TypeAdapter[Any], sent: object) -> list[tuple[str, str]]:
+    """Field and code of everything that is wrong with what is sent."""
+    with pytest.raises(ValidationError) as caught:
+        adapter.validate_python(sent)
+    errors = field_errors(caught.value.errors(include_url=False, include_input=False))
+    assert all(error["message"] for error in errors)
+    return [(error["field"], error["code"]) for error in errors]
+
+
+class TestAMember:
+    @pytest.mark.parametrize(
+        ("member", "sent", "kept"),
+        [
+            ("title", "Buy milk", "Buy milk"),
+            ("title", "  Buy  milk\n", "Buy  milk"),
+            ("title", f" {MAX_TITLE} ", MAX_TITLE),
+            ("title", "😀" * 100, "😀" * 100),
+            *(("title", text, text) for text in HOSTILE_TEXTS),
+            ("description", None, None),
+            ("description", "", ""),
+            ("description", " \n2 litres ", " \n2 litres "),
+            ("description", "é" * 2000, "é" * 2000),
+            ("completed", True, True),
+            ("completed", False, False),
+            ("priority", None, None),
+            ("priority", "low", Priority.LOW),
+            ("priority", "Medium", Priority.MEDIUM),
+            ("priority", "HIGH", Priority.HIGH),
+            ("due_date", None, None),
+            ("due_date", "2026-01-31", JAN_31),
+            ("due_date", "0001-01-01", date.min),
+            ("due_date", "9999-12-31", date.max),
+            ("due_date", "2024-02-29", date(2024, 2, 29)),
+            ("due_date", "2026-01-31T09:30:00Z", HALF_PAST_NINE),
+            ("due_date", "2026-01-31t09:30:00z", HALF_PAST_NINE),
+            ("due_date", "2026-01-31 09:30:00Z", HALF_PAST_NINE),
+            ("due_date", "2026-01-31T09:30:00.000Z", HALF_PAST_NINE),
+            ("due_date", "2026-01-31T09:30:00+00:00", HALF_PAST_NINE),
+            ("due_date", "2026-01-31T09:30:00-00:00", HALF_PAST_NINE),
+            ("due_date", "2026-01-31T11:30:00+02:00", HALF_PAST_NINE),
+            ("due_date", "2026-01-30T23:30:00-10:00", HALF_PAST_NINE),
+            ("due_date", "2026-01-31T15:15:00+05:45", HALF_PAST_NINE),
+            ("due_date", "2026-01-31T09:30:00.1Z", HALF_PAST_NINE.replace(microsecond=100_000)),
+            (
+                "due_date",
+                "2026-01-31T09:30:00.123456789Z",
+                HALF_PAST_NINE.replace(microsecond=123_456),
+            ),
+            ("tags", [], ()),
+            ("tags", None, ()),
+            ("tags", ["home", " work ", "home"], ("home", "work")),
+            ("tags", ["Home", "home"], ("Home", "home")),
+            ("tags", ["x" * 50] * 30, ("x" * 50,)),
+            ("tags", [str(n) for n in range(20)], tuple(str(n) for n in range(20))),
+        ],
+    )
+    def test_that_is_right_is_kept_as(self, member: str, sent: object, kept: object) -> None:
+        assert CHANGES.validate_python({member: sent}) == {member: kept}
+        assert NEW.validate_python({"title": "x", member: sent}) == {"title": "x", member: kept}
+
+    @pytest.mark.parametrize(
+        ("member", "sent", "code"),
+        [
+            ("title", "", "blank"),
+            ("title", " \t\n\u00a0\u3000", "blank"),
+            ("title", "x" * 201, "too_long"),
+            ("title", "a\0b", "bad_character"),
+            ("title", "\ud83d", "bad_character"),
+            ("title", None, "wrong_type"),
+            ("title", 1, "wrong_type"),
+            ("title", True, "wrong_type"),
+            ("title", ["Buy milk"], "wrong_type"),
+            ("title", {}, "wrong_type"),
+            ("description", "x" * 2001, "too_long"),
+            ("description", "\0", "bad_character"),
+            ("description", 1, "wrong_type"),
+            ("description", {}, "wrong_type"),
+            ("completed", None, "wrong_type"),
+            ("completed", "true", "wrong_type"),
+            ("completed", "", "wrong_type"),
+            ("completed", 1, "wrong_type"),
+            ("completed", 0.0, "wrong_type"),
+            ("completed", [], "wrong_type"),
+            ("priority", "urgent", "unknown_value"),
+            ("priority", "", "unknown_value"),
+            ("priority", " low", "unknown_value"),
+            ("priority", 1, "wrong_type"),
+            ("priority", False, "wrong_type"),
+            ("priority", ["low"], "wrong_type"),
+            ("due_date", "", "bad_date"),
+            ("due_date", "tomorrow", "bad_date"),
+            ("due_date", "31.01.2026", "bad_date"),
+            ("due_date", "2026-1-31", "bad_date"),
+            ("due_date", "20260131", "bad_date"),
+            ("due_date", "2026-W05-6", "bad_date"),
+            ("due_date", "2026-02-30", "bad_date"),
+            ("due_date", "2025-02-29", "bad_date"),
+            ("due_date", "0000-01-01", "bad_date"),
+            ("due_date", "10000-01-01", "bad_date"),
+            ("due_date", " 2026-01-31", "bad_date"),
+            ("due_date", "2026-01-31\n", "bad_date"),
+            ("due_date", "\u0662\u0660\u0662\u0666-01-31", "bad_date"),
+            ("due_date", "2026-01-31T09:30:00", "bad_date"),
+            ("due_date", "2026-01-31T09:30Z", "bad_date"),
+            ("due_date", "2026-01-31T09:30:00+0200", "bad_date"),
+            ("due_date", "2026-01-31T09:30:00,5Z", "bad_date"),
+            ("due_date", "2026-01-31T09:30:00.Z", "bad_date"),
+            ("due_date", "2026-01-31T24:30:00Z", "bad_date"),
+            ("due_date", "2026-01-31T09:60:00Z", "bad_date"),
+            ("due_date", "2026-01-31T09:30:61Z", "bad_date"),
+            ("due_date", "2026-01-31T09:30:00+24:00", "bad_date"),
+            ("due_date", "2026-01-31T09:30:00+02:60", "bad_date"),
+            ("due_date", "0001-01-01T00:00:00+02:00", "out_of_range"),
+            ("due_date", "9999-12-31T23:59:59-02:00", "out_of_range"),
+            ("due_date", 1769817600, "wrong_type"),
+            ("due_date", True, "wrong_type"),
+            ("due_date", {}, "wrong_type"),
+            ("tags", "home", "wrong_type"),
+            ("tags", {}, "wrong_type"),
+            ("tags", 1, "wrong_type"),
+            ("tags", [str(n) for n in range(21)], "too_many"),
+        ],
+    )
+    def test_that_is_wrong_is_refused_as(self, member: str, sent: object, code: str) -> None:
+        assert refusals(CHANGES, {member: sent}) == [(member, code)]
+        assert refusals(NEW, {"title": "x", member: sent}) == [(member, code)]
+
+    @pytest.mark.parametrize(
+        ("tag", "code"),
+        [
+            ("", "blank"),
+            (" \u2003", "blank"),
+            ("x" * 51, "too_long"),
+            ("a\0", "bad_character"),
+            ("\udc00", "bad_character"),
+            (None, "wrong_type"),
+            (1, "wrong_type"),
+            (["home"], "wrong_type"),
+        ],
+    )
+    def test_that_is_a_list_is_refused_for_each_of_its_items(self, tag: object, code: str) -> None:
+        assert refusals(CHANGES, {"tags": ["home", tag]}) == [("tags.1", code)]
+
+    @pytest.mark.parametrize("adapter", [NEW, CHANGES], ids=["new", "changes"])
+    def test_may_be_spelled_in_camel_case(self, adapter: TypeAdapter[Any]) -> None:
+        sent = {"title": "x", "dueDate": "2026-01-31"}
+        assert adapter.validate_python(sent) == {"title": "x", "due_date": JAN_31}
+
+    @pytest.mark.parametrize("spelling", ["due_date", "dueDate"])
+    def test_is_blamed_in_the_spelling_in_which_it_came(self, spelling: str) -> None:
+        assert refusals(CHANGES, {spelling: "soon"}) == [(spelling, "bad_date")]
+
+    @pytest.mark.parametrize(
+        "ignored",
+        [
+            *("id", "user_id", "userId", "created_at", "updated_at", "completed_at", "version"),
+            *("unknown", "", "__proto__", "constructor", "Title", "COMPLETED", "\ud800"),
+        ],
+    )
+    def test_that_is_read_only_or_unknown_is_ignored(self, ignored: str) -> None:
+        values: list[object] = [None, "x", 7, {"deep": []}]
+        for value in values:
+            assert CHANGES.validate_python({ignored: value}) == {}
+            assert NEW.validate_python({"title": "x", ignored: value}) == {"title": "x"}
+            assert COMPLETION.validate_python({ignored: value}) == {}
+
+
+class TestAWhole:
+    def test_new_task_needs_its_title_and_nothing_else(self) -> None:
+        assert NEW.validate_python({"title": "Buy milk"}) == {"title": "Buy milk"}
+        assert refusals(NEW, {}) == [("title", "required")]
+
+    def test_set_of_changes_may_be_empty(self) -> None:
+        assert CHANGES.validate_python({}) == {}
+
+    def test_completion_may_be_left_open(self) -> None:
+        assert COMPLETION.validate_python({}) == {}
+        assert COMPLETION.validate_python({"completed": True}) == {"completed": True}
+
+    @pytest.mark.parametrize("value", [None, "true", 1])
+    def test_completion_is_true_or_false(self, value: object) -> None:
+        assert refusals(COMPLETION, {"completed": value}) == [("completed", "wrong_type")]
+
+    def test_refusal_names_everything_that_is_wrong(self) -> None:
+        sent = {"title": "", "completed": 1, "priority": "x", "due_date": "x", "tags": [1, ""]}
+        assert refusals(CHANGES, sent) == [
+            ("title", "blank"),
+            ("completed", "wrong_type"),
+            ("priority", "unknown_value"),
+            ("due_date", "bad_date"),
+            ("tags.0", "wrong_type"),
+            ("tags.1", "blank"),
+        ]
+
+    def test_pointer_leads_to_the_value_that_is_wrong(self) -> None:
+        with pytest.raises(ValidationError) as caught:
+            CHANGES.validate_python({"title": 1, "tags": ["home", ""]})
+        pointers = [error.get("pointer") for error in field_errors(caught.value.errors())]
+        assert pointers == ["/title", "/tags/1"]
+
+
+def told_of(task: Task) -> Any:  # noqa: ANN401 - JSON
+    """The document as a client reads it."""
+    return orjson.loads(to_json(serialize_task(task)))
+
+
+class TestTheDocument:
+    def test_is_the_contracts_to_the_byte(self) -> None:
+        task = a_task(
+            id=UUID("0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b"),
+            owner="dlMsxWRCI2eyTUbIQ9DUoaji4ROD9Eqh",
+        )
+        assert to_json(serialize_task(task)) == (
+            b'{"id":"0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b",'
+            b'"user_id":"dlMsxWRCI2eyTUbIQ9DUoaji4ROD9Eqh","title":"Buy milk",'
+            b'"description":null,"completed":false,"priority":null,"due_date":null,"tags":[],'
+            b'"created_at":"2026-01-18T09:30:00.000000Z",'
+            b'"updated_at":"2026-01-18T09:30:00.000000Z","completed_at":null,"version":1}'
+        )
+
+    def test_tells_what_is_set(self) -> None:
+        later = HALF_PAST_NINE + timedelta(microseconds=1)
+        task = a_task(priority=Priority.HIGH, tags=("home",), completed_at=later, version=7)
+        document = told_of(task)
+        assert (document["priority"], document["tags"], document["version"]) == (
+            "high",
+            ["home"],
+            7,
+        )
+        assert document["completed"]
+        assert document["completed_at"] == "2026-01-31T09:30:00.000001Z"
+
+    @pytest.mark.parametrize(
+        ("due", "told"),
+        [
+            (JAN_31, "2026-01-31"),
+            (date.min, "0001-01-01"),
+            (date.max, "9999-12-31"),
+            (HALF_PAST_NINE, "2026-01-31T09:30:00.000000Z"),
+            (HALF_PAST_NINE + 10 * timedelta(milliseconds=1), "2026-01-31T09:30:00.010000Z"),
+            (datetime.max.replace(tzinfo=UTC), "9999-12-31T23:59:59.999999Z"),
+            (datetime.min.replace(tzinfo=UTC), "0001-01-01T00:00:00.000000Z"),
+        ],
+    )
+    def test_tells_a_date_as_a_date_and_a_date_time_in_utc(
+        self, due: date | datetime, told: str
+    ) -> None:
+        assert told_of(a_task(due_date=due))["due_date"] == told
+
+    @given(st.datetimes(timezones=st.just(UTC)))
+    def test_tells_any_time_in_six_digits_and_utc(self, moment: datetime) -> None:
+        assert told_of(a_task(updated_at=moment))["updated_at"] == utc(moment)
+
+
+class TestTheQuery:
+    @pytest.mark.parametrize(
+        ("sent", "sort"),
+        [
+            ({}, Sort(SortBy.CREATED_AT, descending=True)),
+            ({"sort": "title"}, Sort(SortBy.TITLE, descending=False)),
+            ({"sort": "-due_date"}, Sort(SortBy.DUE_DATE, descending=True)),
+            ({"sort": "priority", "order": "desc"}, Sort(SortBy.PRIORITY, descending=True)),
+            ({"sort": "-updated_at", "order": "asc"}, Sort(SortBy.UPDATED_AT, descending=False)),
+            ({"order": "asc"}, Sort(SortBy.CREATED_AT, descending=False)),
+        ],
+    )
+    def test_sorts_by(self, sent: dict[str, str], sort: Sort) -> None:
+        assert ListQuery.model_validate(sent).sorting() == sort
+
+    @pytest.mark.parametrize(
+        ("sent", "completed"),
+        [
+            ({}, None),
+            ({"status": "all"}, None),
+            ({"status": "pending"}, False),
+            ({"status": "completed"}, True),
+            ({"completed": "true"}, True),
+            ({"completed": "false"}, False),
+            ({"status": "all", "completed": "true"}, None),
+            ({"status": "pending", "completed": "true"}, False),
+        ],
+    )
+    def test_wants_of_completion(self, sent: dict[str, str], *, completed: bool | None) -> None:
+        assert ListQuery.model_validate(sent).filter().completed == completed
+
+    def test_bound_that_is_a_date_is_its_midnight_in_utc(self) -> None:
+        listed = ListQuery.model_validate({"due_before": "2026-01-31"}).filter()
+        assert listed.due_before == datetime(2026, 1, 31, tzinfo=UTC)
+
+    def test_text_to_look_for_is_trimmed(self) -> None:
+        assert ListQuery.model_validate({"q": " milk "}).filter().text == "milk"

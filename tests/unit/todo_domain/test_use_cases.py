@@ -1,0 +1,387 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import FrozenInstanceError, fields
+from datetime import datetime
+from typing import Final, Unpack
+from uuid import UUID, uuid4
+
+import pytest
+
+from fakes import InMemoryTaskRepository
+from support.tasks import LATER, NOW, a_task
+from todo_domain.errors import (
+    EditConflict,
+    IdempotencyKeyReused,
+    InvalidTask,
+    StaleVersion,
+    TaskNotFound,
+)
+from todo_domain.ownership import Principal
+from todo_domain.ports import KEY_LIFETIME, RETENTION, TaskRepository
+from todo_domain.queries import TaskCounts, TaskFilter, TaskPage, TaskQuery
+from todo_domain.task import Priority, Task, TaskChanges
+from todo_domain.use_cases import (
+    EDIT_ATTEMPTS,
+    change_task,
+    complete_task,
+    count_tasks,
+    create_task,
+    delete_completed,
+    delete_task,
+    get_task,
+    list_tasks,
+    restore_task,
+    toggle_task,
+)
+
+ADA: Final = Principal("ada", expires_at=LATER)
+EVE: Final = Principal("eve", expires_at=LATER)
+
+OnTask = Callable[[TaskRepository, Principal, UUID], Awaitable[object]]
+ON_ANY_VERSION: Final[dict[str, OnTask]] = {
+    "get": get_task,
+    "change": lambda tasks, who, id_: change_task(tasks, who, id_, now=LATER, title="Mine"),
+    "toggle": lambda tasks, who, id_: toggle_task(tasks, who, id_, now=LATER),
+    "complete": lambda tasks, who, id_: complete_task(tasks, who, id_, completed=True, now=LATER),
+    "delete": lambda tasks, who, id_: delete_task(tasks, who, id_, now=LATER),
+    "restore": lambda tasks, who, id_: restore_task(tasks, who, id_, now=LATER),
+}
+ON_THE_FIRST_VERSION: Final[dict[str, OnTask]] = {
+    "change the first version": lambda tasks, who, id_: change_task(
+        tasks, who, id_, now=LATER, versions={1}, title="Mine"
+    ),
+    "toggle the first version": lambda tasks, who, id_: toggle_task(
+        tasks, who, id_, now=LATER, versions={1}
+    ),
+    "complete the first version": lambda tasks, who, id_: complete_task(
+        tasks, who, id_, completed=True, now=LATER, versions={1}
+    ),
+    "delete the first version": lambda tasks, who, id_: delete_task(
+        tasks, who, id_, now=LATER, versions={1}
+    ),
+}
+ON_ONE_TASK: Final = ON_ANY_VERSION | ON_THE_FIRST_VERSION
+on_the_first_version = pytest.mark.parametrize(
+    "use_case", ON_THE_FIRST_VERSION.values(), ids=ON_THE_FIRST_VERSION
+)
+on_one_task = pytest.mark.parametrize("use_case", ON_ONE_TASK.values(), ids=ON_ONE_TASK)
+
+
+class OwnerBlindRepository(InMemoryTaskRepository):
+    """A fake with a hole: it finds everybody's tasks for everybody."""
+
+    async def find(self, owner: str, query: TaskQuery) -> TaskPage:
+        del owner
+        return await super().find("ada", query)
+
+    async def restore(self, owner: str, task_id: UUID, *, now: datetime) -> Task:
+        del now
+        return await self.get(owner, task_id)
+
+    def _own(self, owner: str, task_id: UUID) -> Task:
+        del owner
+        return super()._own("ada", task_id)
+
+
+class ContestedRepository(InMemoryTaskRepository):
+    """A fake in which a rival changes the description just before each of the first writes."""
+
+    def __init__(self, *, rival_saves: int) -> None:
+        super().__init__()
+        self._rival_saves = rival_saves
+
+    async def save(self, task: Task) -> None:
+        await self._let_rival_save(task.owner, task.id)
+        await super().save(task)
+
+    async def change(
+        self, owner: str, task_id: UUID, *, now: datetime, **changes: Unpack[TaskChanges]
+    ) -> Task:
+        await self._let_rival_save(owner, task_id)
+        return await super().change(owner, task_id, now=now, **changes)
+
+    async def delete(
+        self, owner: str, task_id: UUID, *, now: datetime, version: int | None = None
+    ) -> Task:
+        await self._let_rival_save(owner, task_id)
+        return await super().delete(owner, task_id, now=now, version=version)
+
+    async def _let_rival_save(self, owner: str, task_id: UUID) -> None:
+        if self._rival_saves:
+            self._rival_saves -= 1
+            latest = self._own(owner, task_id)
+            await super().save(latest.changed(LATER, description=f"rival {latest.version}"))
+
+
+@pytest.fixture
+def tasks() -> InMemoryTaskRepository:
+    return InMemoryTaskRepository()
+
+
+def test_deletes_and_keys_are_remembered_for_as_long_as_is_promised() -> None:
+    assert (RETENTION.days, KEY_LIFETIME.total_seconds() / 3600) == (30, 24)
+
+
+def test_an_actor_shows_nothing_that_they_chose_and_is_never_altered() -> None:
+    actor = Principal("ada", expires_at=LATER, name="private", email="private")
+    assert "private" not in repr(actor)
+    assert "ada" in repr(actor)
+    for member in fields(actor):
+        with pytest.raises(FrozenInstanceError):
+            setattr(actor, member.name, None)
+
+
+async def test_a_created_task_is_the_actors_and_stored(tasks: InMemoryTaskRepository) -> None:
+    created = await create_task(tasks, ADA, uuid4(), now=NOW, title="Buy milk", tags=["home"])
+    assert (created.owner, created.tags) == ("ada", ("home",))
+    assert await get_task(tasks, ADA, created.id) == created
+
+
+async def test_an_invalid_task_is_not_stored(tasks: InMemoryTaskRepository) -> None:
+    with pytest.raises(InvalidTask):
+        await create_task(tasks, ADA, uuid4(), now=NOW, title=" ")
+    assert (await list_tasks(tasks, ADA, TaskQuery())).tasks == ()
+
+
+async def test_a_list_holds_the_actors_tasks_that_the_query_describes(
+    tasks: InMemoryTaskRepository,
+) -> None:
+    pending, completed, eves = a_task(), a_task(completed_at=NOW), a_task(owner="eve")
+    for task in (pending, completed, eves):
+        await tasks.add(task)
+    page = await list_tasks(tasks, ADA, TaskQuery(TaskFilter(completed=False)))
+    assert page == TaskPage((pending,), has_more=False, total=1)
+
+
+async def test_a_change_is_stored_and_returned(tasks: InMemoryTaskRepository) -> None:
+    task = a_task()
+    await tasks.add(task)
+    changed = await change_task(tasks, ADA, task.id, now=LATER, priority=Priority.HIGH)
+    assert changed == task.changed(LATER, priority=Priority.HIGH)
+    assert await get_task(tasks, ADA, task.id) == changed
+
+
+@pytest.mark.parametrize("versions", [None, {1}], ids=["any version", "this version"])
+async def test_a_change_that_alters_nothing_leaves_the_task_as_it_is(
+    tasks: InMemoryTaskRepository, versions: set[int] | None
+) -> None:
+    task = a_task()
+    await tasks.add(task)
+    changed = await change_task(tasks, ADA, task.id, now=LATER, versions=versions, title="Buy milk")
+    assert changed == await get_task(tasks, ADA, task.id) == task
+
+
+async def test_a_change_that_breaks_a_rule_stores_nothing(tasks: InMemoryTaskRepository) -> None:
+    task = a_task()
+    await tasks.add(task)
+    with pytest.raises(InvalidTask):
+        await change_task(tasks, ADA, task.id, now=LATER, title="")
+    assert await get_task(tasks, ADA, task.id) == task
+
+
+async def test_a_change_keeps_what_a_rival_changed_meanwhile() -> None:
+    tasks = ContestedRepository(rival_saves=1)
+    task = a_task()
+    await tasks.add(task)
+    changed = await change_task(tasks, ADA, task.id, now=LATER, title="Buy oat milk")
+    assert (changed.title, changed.description) == ("Buy oat milk", "rival 1")
+    assert await get_task(tasks, ADA, task.id) == changed
+
+
+async def test_an_idle_change_meant_for_a_version_saves_nothing() -> None:
+    tasks = ContestedRepository(rival_saves=1)
+    task = a_task()
+    await tasks.add(task)
+    await change_task(tasks, ADA, task.id, now=LATER, versions={1}, title="Buy milk")
+    assert await get_task(tasks, ADA, task.id) == task
+
+
+async def test_a_toggle_keeps_what_rivals_changed_meanwhile() -> None:
+    tasks = ContestedRepository(rival_saves=EDIT_ATTEMPTS - 1)
+    task = a_task()
+    await tasks.add(task)
+    toggled = await toggle_task(tasks, ADA, task.id, now=LATER)
+    assert (toggled.completed, toggled.description) == (True, f"rival {EDIT_ATTEMPTS - 1}")
+    assert await get_task(tasks, ADA, task.id) == toggled
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda tasks, id_: toggle_task(tasks, ADA, id_, now=LATER),
+        lambda tasks, id_: change_task(
+            tasks, ADA, id_, now=LATER, versions=range(1, 99), title="Mine"
+        ),
+    ],
+    ids=["toggle", "change of any of many versions"],
+)
+async def test_an_edit_that_rivals_beat_every_time_gives_up_and_writes_nothing(
+    edit: Callable[[TaskRepository, UUID], Awaitable[object]],
+) -> None:
+    tasks = ContestedRepository(rival_saves=EDIT_ATTEMPTS)
+    task = a_task()
+    await tasks.add(task)
+    with pytest.raises(EditConflict):
+        await edit(tasks, task.id)
+    stored = await get_task(tasks, ADA, task.id)
+    assert (stored.title, stored.completed) == (task.title, task.completed)
+
+
+async def test_every_one_of_several_toggles_at_once_counts(tasks: InMemoryTaskRepository) -> None:
+    task = a_task()
+    await tasks.add(task)
+    toggles = (toggle_task(tasks, ADA, task.id, now=LATER) for _ in range(EDIT_ATTEMPTS))
+    toggled = await asyncio.gather(*toggles)
+    assert sorted(each.version for each in toggled) == list(range(2, EDIT_ATTEMPTS + 2))
+
+
+async def test_completion_is_set_whatever_it_was(tasks: InMemoryTaskRepository) -> None:
+    task = a_task()
+    await tasks.add(task)
+    for completed in (True, True, False, False):
+        stored = await complete_task(tasks, ADA, task.id, completed=completed, now=LATER)
+        assert stored.completed == completed
+    assert stored.version == 3
+
+
+async def test_a_deleted_task_is_returned_as_it_was_and_gone(tasks: InMemoryTaskRepository) -> None:
+    task = a_task()
+    await tasks.add(task)
+    assert await delete_task(tasks, ADA, task.id, now=LATER) == task
+    with pytest.raises(TaskNotFound):
+        await get_task(tasks, ADA, task.id)
+
+
+async def test_a_restored_task_is_back_as_it_was(tasks: InMemoryTaskRepository) -> None:
+    task = a_task()
+    await tasks.add(task)
+    await delete_task(tasks, ADA, task.id, now=LATER)
+    assert await restore_task(tasks, ADA, task.id, now=LATER) == task
+    assert await get_task(tasks, ADA, task.id) == task
+
+
+async def test_of_all_tasks_the_actors_completed_ones_are_deleted_and_counted(
+    tasks: InMemoryTaskRepository,
+) -> None:
+    pending = a_task()
+    for task in (pending, *(a_task(completed_at=NOW, owner=o) for o in ("ada", "ada", "eve"))):
+        await tasks.add(task)
+    assert await delete_completed(tasks, ADA, now=LATER) == 2
+    assert (await list_tasks(tasks, ADA, TaskQuery())).tasks == (pending,)
+    assert await count_tasks(tasks, ADA) == TaskCounts(pending=1, completed=0)
+    assert await count_tasks(tasks, EVE) == TaskCounts(pending=0, completed=1)
+
+
+async def test_a_repeated_key_gives_the_first_task_and_stores_no_other(
+    tasks: InMemoryTaskRepository,
+) -> None:
+    first, second = [
+        await create_task(tasks, ADA, uuid4(), now=now, key="k", title="Buy milk")
+        for now in (NOW, LATER)
+    ]
+    assert second == first
+    assert (await list_tasks(tasks, ADA, TaskQuery())).tasks == (first,)
+
+
+async def test_a_key_is_not_taken_by_a_task_that_is_invalid(
+    tasks: InMemoryTaskRepository,
+) -> None:
+    with pytest.raises(InvalidTask):
+        await create_task(tasks, ADA, uuid4(), now=NOW, key="k", title="")
+    created = await create_task(tasks, ADA, uuid4(), now=NOW, key="k", title="Buy milk")
+    with pytest.raises(IdempotencyKeyReused):
+        await create_task(tasks, ADA, uuid4(), now=NOW, key="k", title="Buy oat milk")
+    assert (await list_tasks(tasks, ADA, TaskQuery())).tasks == (created,)
+
+
+@on_the_first_version
+@pytest.mark.parametrize("version", [2, 3])
+async def test_what_is_meant_for_another_version_is_stale_and_changes_nothing(
+    tasks: InMemoryTaskRepository, use_case: OnTask, version: int
+) -> None:
+    task = a_task(version=version)
+    await tasks.add(task)
+    with pytest.raises(StaleVersion):
+        await use_case(tasks, ADA, task.id)
+    assert await get_task(tasks, ADA, task.id) == task
+
+
+@pytest.mark.parametrize("versions", [{1}, {3, 1, 2}], ids=str)
+async def test_what_is_meant_for_this_version_is_done(
+    tasks: InMemoryTaskRepository, versions: set[int]
+) -> None:
+    task = a_task()
+    await tasks.add(task)
+    changed = await change_task(tasks, ADA, task.id, now=LATER, versions=versions, title="x")
+    assert changed == task.changed(LATER, title="x")
+
+
+@pytest.mark.parametrize("completed", [False, True])
+async def test_completion_that_is_meant_for_this_version_is_set(
+    tasks: InMemoryTaskRepository, *, completed: bool
+) -> None:
+    task = a_task(completed_at=None if completed else NOW)
+    await tasks.add(task)
+    stored = await complete_task(
+        tasks, ADA, task.id, completed=completed, now=LATER, versions={task.version}
+    )
+    assert stored == task.changed(LATER, completed=completed)
+
+
+async def test_a_change_meant_for_a_version_does_not_outlive_a_rival() -> None:
+    tasks = ContestedRepository(rival_saves=1)
+    task = a_task()
+    await tasks.add(task)
+    with pytest.raises(StaleVersion):
+        await change_task(tasks, ADA, task.id, now=LATER, versions={1}, title="Mine")
+    assert await get_task(tasks, ADA, task.id) == task.changed(LATER, description="rival 1")
+
+
+async def test_a_delete_meant_for_a_version_does_not_outlive_a_rival() -> None:
+    tasks = ContestedRepository(rival_saves=1)
+    task = a_task()
+    await tasks.add(task)
+    with pytest.raises(StaleVersion):
+        await delete_task(tasks, ADA, task.id, now=LATER, versions={1})
+    assert await get_task(tasks, ADA, task.id) == task.changed(LATER, description="rival 1")
+
+
+async def test_a_delete_meant_for_any_version_is_not_beaten_by_a_rival() -> None:
+    tasks = ContestedRepository(rival_saves=1)
+    task = a_task()
+    await tasks.add(task)
+    deleted = await delete_task(tasks, ADA, task.id, now=LATER)
+    assert deleted == task.changed(LATER, description="rival 1")
+
+
+@on_one_task
+async def test_a_missing_task_is_not_found(tasks: InMemoryTaskRepository, use_case: OnTask) -> None:
+    with pytest.raises(TaskNotFound):
+        await use_case(tasks, ADA, uuid4())
+
+
+@on_one_task
+async def test_a_foreign_task_is_not_found_and_stays_as_it_was(
+    tasks: InMemoryTaskRepository, use_case: OnTask
+) -> None:
+    task = a_task()
+    await tasks.add(task)
+    with pytest.raises(TaskNotFound):
+        await use_case(tasks, EVE, task.id)
+    assert await get_task(tasks, ADA, task.id) == task
+
+
+@on_one_task
+async def test_a_foreign_task_is_not_told_even_by_a_repository_that_leaks(use_case: OnTask) -> None:
+    tasks = OwnerBlindRepository()
+    task = a_task()
+    await tasks.add(task)
+    with pytest.raises(TaskNotFound):
+        await use_case(tasks, EVE, task.id)
+
+
+async def test_a_list_is_not_told_even_by_a_repository_that_leaks() -> None:
+    tasks = OwnerBlindRepository()
+    await tasks.add(a_task())
+    with pytest.raises(TaskNotFound):
+        await list_tasks(tasks, EVE, TaskQuery())
