@@ -1,6 +1,5 @@
 """The wheel, installed where there is no checkout: the whole service is in it, on every Python."""
 
-import re
 import subprocess
 import sys
 import sysconfig
@@ -65,14 +64,6 @@ def test_the_same_source_makes_the_same_bytes(tmp_path: Path, kind: str) -> None
         directory.mkdir()
         digests.add(sha256(build(directory, kind).read_bytes()).hexdigest())
     assert len(digests) == 1
-
-
-def test_the_forge_runs_what_contributors_run() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    workflows = "".join(path.read_text() for path in (ROOT / ".github/workflows").glob("*.yml"))
-    commands = re.findall(r"- run: (.+)", workflows)
-    assert commands
-    assert {c.removeprefix("make ") for c in commands} <= targets | {"bash .ci/run"}
 
 
 def test_it_says_its_version(place: Workplace, wheel: Path) -> None:
