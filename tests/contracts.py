@@ -1,6 +1,6 @@
-"""What every implementation of a port must do, as suites to inherit from.
+"""Contract suites: what every implementation of a port must do.
 
-A subclass named ``Test…`` provides the fixtures that the suite's docstring asks for.
+A subclass named ``Test…`` provides the fixtures that the docstring of its suite names.
 """
 
 import asyncio
@@ -46,8 +46,8 @@ from todo_domain.task import (
     TaskChanges,
 )
 
-LOST: Final = (StaleVersion, TaskNotFound, TaskNotDeleted, IdempotencyKeyReused)
-MANY: Final = 100  # more pages than any list here has
+LOST_RACE: Final = (StaleVersion, TaskNotFound, TaskNotDeleted, IdempotencyKeyReused)
+MAX_PAGES: Final = 100  # more than any list here has
 INSTANT: Final = timedelta(microseconds=1)
 MIDNIGHT: Final = datetime(2026, 1, 20, tzinfo=UTC)
 
@@ -68,7 +68,7 @@ EVERY_FILTER: Final = [
     )
 ]
 
-# Two tasks of which each member differs from the other's, in value or in kind.
+# The content of a task, and contents that differ from it in one member each.
 CONTENT: Final[Members] = {
     "title": "Buy milk",
     "description": "2 litres",
@@ -88,7 +88,7 @@ OTHER_CONTENT: Final[dict[str, Members]] = {
     "completion": {"completed_at": None},
 }
 
-# Each member alone, set and cleared, and several at once; beside ``CONTENT`` some alter nothing.
+# Each member alone, set and cleared, and several at once. Some do not alter a task with CONTENT.
 EVERY_CHANGE: Final[list[TaskChanges]] = [
     {},
     {"title": "Buy milk"},
@@ -122,33 +122,33 @@ EVERY_CHANGE: Final[list[TaskChanges]] = [
 
 OnTask = Callable[[TaskRepository, Task], Awaitable[object]]
 MEANWHILE: Final[dict[str, OnTask]] = {
-    "nothing": lambda tasks, task: tasks.get("ada", task.id),
+    "a read": lambda tasks, task: tasks.get("ada", task.id),
     "a change": lambda tasks, task: tasks.save(task.changed(LATER, title="x", tags=[])),
     "a completion": lambda tasks, task: tasks.change(
         "ada", task.id, completed=not task.completed, now=LATER
     ),
-    "a removal": lambda tasks, task: tasks.delete("ada", task.id, now=LATER),
+    "a delete": lambda tasks, task: tasks.delete("ada", task.id, now=LATER),
 }
 
-# Each of these has to find a task that is there, and to miss one that is not.
-REACHES: Final[dict[str, OnTask]] = {
+# Calls that find a live task and do not find a deleted one.
+CALLS_ON_LIVE_TASKS: Final[dict[str, OnTask]] = {
     "get": lambda tasks, task: tasks.get("ada", task.id),
-    "save": lambda tasks, task: tasks.save(task.changed(LATER, title="revived")),
+    "save": lambda tasks, task: tasks.save(task.changed(LATER, title="undeleted")),
     "complete": lambda tasks, task: tasks.change("ada", task.id, completed=True, now=LATER),
     "reopen": lambda tasks, task: tasks.change("ada", task.id, completed=False, now=LATER),
-    "remove": lambda tasks, task: tasks.delete("ada", task.id, now=LATER),
-    "remove the version": lambda tasks, task: tasks.delete(
+    "delete": lambda tasks, task: tasks.delete("ada", task.id, now=LATER),
+    "delete a version": lambda tasks, task: tasks.delete(
         "ada", task.id, now=LATER, version=task.version
     ),
 }
 
 
 class TaskRepositoryContract:
-    """A todo_domain.ports.TaskRepository. Fixture: ``tasks``, a repository that is empty."""
+    """A todo_domain.ports.TaskRepository. Fixture: ``tasks``, an empty repository."""
 
-    # --- Storing ---
+    # --- Adding and getting ---
 
-    async def test_an_added_task_is_got_back_as_it_was(self, tasks: TaskRepository) -> None:
+    async def test_an_added_task_is_returned_as_it_was(self, tasks: TaskRepository) -> None:
         task = Task(
             id=uuid4(),
             owner="ada",
@@ -165,19 +165,19 @@ class TaskRepositoryContract:
         await tasks.add(task)
         assert await tasks.get("ada", task.id) == task
 
-    async def test_members_that_are_missing_stay_missing(self, tasks: TaskRepository) -> None:
+    async def test_members_that_are_not_set_stay_unset(self, tasks: TaskRepository) -> None:
         task = a_task(description=None, priority=None, due_date=None, tags=(), completed_at=None)
         await tasks.add(task)
         assert await tasks.get("ada", task.id) == task
 
     @pytest.mark.parametrize("text", HOSTILE_TEXTS)
-    async def test_any_text_is_kept_to_the_letter(self, tasks: TaskRepository, text: str) -> None:
+    async def test_any_text_is_kept_exactly(self, tasks: TaskRepository, text: str) -> None:
         task = a_task(owner=text, title=text, description=f" {text}\n", tags=(text[:TAG_MAX],))
         await tasks.add(task)
         assert await tasks.get(text, task.id) == task
         assert (await tasks.find(text, TaskQuery())).tasks == (task,)
 
-    async def test_the_longest_texts_are_kept(self, tasks: TaskRepository) -> None:
+    async def test_texts_of_the_maximal_length_are_kept(self, tasks: TaskRepository) -> None:
         task = a_task(
             title="😀" * TITLE_MAX,
             description="é\n" * (DESCRIPTION_MAX // 2),
@@ -215,7 +215,9 @@ class TaskRepositoryContract:
         stored = await tasks.get("ada", task.id)
         assert (stored.due_date, type(stored.due_date)) == (due, type(due))
 
-    async def test_the_first_tasks_of_a_user_may_come_at_once(self, tasks: TaskRepository) -> None:
+    async def test_the_first_tasks_of_a_user_can_be_added_concurrently(
+        self, tasks: TaskRepository
+    ) -> None:
         new = [a_task() for _ in range(10)]
         await asyncio.gather(*(tasks.add(task) for task in new))
         assert set((await tasks.find("ada", TaskQuery())).tasks) == set(new)
@@ -226,12 +228,12 @@ class TaskRepositoryContract:
 
     # --- Ownership ---
 
-    async def test_a_foreign_task_cannot_be_got(self, tasks: TaskRepository) -> None:
+    async def test_a_task_of_another_user_is_not_found(self, tasks: TaskRepository) -> None:
         task = await added(tasks, a_task())
         with pytest.raises(TaskNotFound):
             await tasks.get("eve", task.id)
 
-    async def test_foreign_tasks_are_neither_listed_nor_counted(
+    async def test_tasks_of_another_user_are_neither_listed_nor_counted(
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
@@ -239,19 +241,19 @@ class TaskRepositoryContract:
         for query in (TaskQuery(), TaskQuery(with_total=True)):
             assert await tasks.find("ada", query) == TaskPage((task,), has_more=False, total=1)
 
-    async def test_a_foreign_task_cannot_be_saved(self, tasks: TaskRepository) -> None:
+    async def test_a_task_of_another_user_cannot_be_saved(self, tasks: TaskRepository) -> None:
         task = await added(tasks, a_task())
         with pytest.raises(StaleVersion):
             await tasks.save(replace(task.changed(LATER, title="Mine"), owner="eve"))
         assert await tasks.get("ada", task.id) == task
 
-    async def test_a_foreign_task_cannot_be_changed(self, tasks: TaskRepository) -> None:
+    async def test_a_task_of_another_user_cannot_be_changed(self, tasks: TaskRepository) -> None:
         task = await added(tasks, a_task())
         with pytest.raises(TaskNotFound):
             await tasks.change("eve", task.id, title="mine", completed=True, now=LATER)
         assert await tasks.get("ada", task.id) == task
 
-    async def test_a_foreign_task_cannot_be_removed(self, tasks: TaskRepository) -> None:
+    async def test_a_task_of_another_user_cannot_be_deleted(self, tasks: TaskRepository) -> None:
         task = await added(tasks, a_task())
         with pytest.raises(TaskNotFound):
             await tasks.delete("eve", task.id, now=NOW)
@@ -269,7 +271,7 @@ class TaskRepositoryContract:
     # --- Lists ---
 
     @every_sort
-    async def test_pages_of_any_size_give_each_task_once_and_in_order(
+    async def test_pages_of_any_size_have_each_task_once_and_in_order(
         self, tasks: TaskRepository, sort: Sort
     ) -> None:
         expected = ordered(sort, await all_added(tasks, mixed_tasks()))
@@ -280,24 +282,24 @@ class TaskRepositoryContract:
             assert all(len(page.tasks) == limit for page in pages[:-1])
 
     @every_sort
-    async def test_pages_give_what_stays_once_while_other_tasks_come_and_go(
+    async def test_pages_have_each_remaining_task_once_while_others_are_added_and_deleted(
         self, tasks: TaskRepository, sort: Sort
     ) -> None:
         everything = ordered(sort, mixed_tasks())
         initial, newcomers = everything[::2], everything[1::2]
         await all_added(tasks, initial[::-1])
-        given: list[Task] = []
+        listed: list[Task] = []
         async for page in walk(tasks, TaskQuery(sort=sort, limit=2)):
-            given += page.tasks
-            # The next page begins after a task that is no more.
+            listed += page.tasks
+            # The next page starts after a task that is deleted now.
             await tasks.delete("ada", page.tasks[-1].id, now=NOW)
             if len(newcomers) > 1:
                 await all_added(tasks, [newcomers.pop(0), newcomers.pop()])
-        assert [task for task in given if task in initial] == initial
-        assert given == ordered(sort, set(given))
+        assert [task for task in listed if task in initial] == initial
+        assert listed == ordered(sort, set(listed))
 
     @pytest.mark.parametrize("descending", [False, True])
-    async def test_titles_are_ordered_by_the_characters_of_their_lower_case(
+    async def test_titles_are_ordered_by_the_code_points_of_their_lower_case(
         self, tasks: TaskRepository, *, descending: bool
     ) -> None:
         expected = [a_task(title=title) for title in ("1", "Z_", "zA", "É", "ω")]
@@ -306,16 +308,16 @@ class TaskRepositoryContract:
         assert list(page.tasks) == (expected[::-1] if descending else expected)
 
     @every_sort
-    async def test_a_page_may_begin_where_no_task_is(
+    async def test_a_page_can_start_at_a_position_without_a_task(
         self, tasks: TaskRepository, sort: Sort
     ) -> None:
         expected = ordered(sort, await all_added(tasks, mixed_tasks()))
-        for place in (sort.position(expected[0]), sort.position(expected[-1])):
-            for nowhere in (replace(place, id=uuid4()) for _ in range(3)):
-                page = await tasks.find("ada", TaskQuery(sort=sort, after=nowhere))
-                assert list(page.tasks) == [t for t in expected if follows(sort, t, nowhere)]
+        for task in (expected[0], expected[-1]):
+            for position in (replace(sort.position(task), id=uuid4()) for _ in range(3)):
+                page = await tasks.find("ada", TaskQuery(sort=sort, after=position))
+                assert list(page.tasks) == [t for t in expected if follows(sort, t, position)]
 
-    async def test_each_filter_alone_and_with_every_other_gives_what_it_matches(
+    async def test_every_combination_of_filters_returns_the_tasks_that_match(
         self, tasks: TaskRepository
     ) -> None:
         everything = ordered(Sort(), await all_added(tasks, mixed_tasks()))
@@ -324,7 +326,7 @@ class TaskRepositoryContract:
             assert page.tasks == tuple(filter(wanted.matches, everything)), wanted
 
     @every_sort
-    async def test_pages_of_a_filtered_list_give_each_match_once_and_in_order(
+    async def test_pages_of_a_filtered_list_have_each_match_once_and_in_order(
         self, tasks: TaskRepository, sort: Sort
     ) -> None:
         stored = await all_added(tasks, mixed_tasks())
@@ -335,8 +337,8 @@ class TaskRepositoryContract:
             assert [task for page in pages for task in page.tasks] == expected
             assert {page.total for page in pages} == {len(expected)}
 
-    # Characters whose case folds to several or by context (İ, ß, final ς) are left out: there
-    # Python's and a database's notion of case may differ, and either answer will do.
+    # Without characters whose lower case has several characters or depends on the context (İ, ß,
+    # final ς): Python and a database may differ there, and both results are acceptable.
     @pytest.mark.parametrize(
         ("text", "title"),
         [
@@ -354,32 +356,26 @@ class TaskRepositoryContract:
             ("a\nb", "a\nb"),
         ],
     )
-    async def test_text_is_found_in_title_and_description_in_any_case_and_as_it_is(
+    async def test_text_is_found_literally_in_title_and_description_in_any_case(
         self, tasks: TaskRepository, text: str, title: str
     ) -> None:
         titled, described = a_task(title=title), a_task(title="-", description=f"- {title} -")
-        await all_added(tasks, [titled, described, a_task(title="Nothing of it, but $ and x")])
+        await all_added(tasks, [titled, described, a_task(title="No match, but $ and x")])
         found = await tasks.find("ada", TaskQuery(TaskFilter(text=text)))
         assert set(found.tasks) == {titled, described}
 
-    async def test_the_total_is_told_when_the_page_holds_every_match(
-        self, tasks: TaskRepository
-    ) -> None:
+    async def test_a_page_with_every_match_has_the_total(self, tasks: TaskRepository) -> None:
         await all_added(tasks, [a_task(), a_task(), a_task(completed_at=NOW)])
         query = TaskQuery(TaskFilter(completed=False), limit=2)
         page = await tasks.find("ada", query)
         assert (page.has_more, page.total) == (False, 2)
 
-    async def test_the_total_of_an_incomplete_page_is_not_told_unasked(
-        self, tasks: TaskRepository
-    ) -> None:
+    async def test_an_incomplete_page_has_no_total_by_default(self, tasks: TaskRepository) -> None:
         await all_added(tasks, [a_task(), a_task()])
         page = await tasks.find("ada", TaskQuery(limit=1))
         assert (page.has_more, page.total) == (True, None)
 
-    async def test_the_total_is_told_on_any_page_when_asked_for(
-        self, tasks: TaskRepository
-    ) -> None:
+    async def test_every_page_has_the_total_on_request(self, tasks: TaskRepository) -> None:
         await all_added(tasks, [a_task() for _ in range(5)])
         pages = [page async for page in walk(tasks, TaskQuery(limit=2, with_total=True))]
         assert [(len(page.tasks), page.has_more, page.total) for page in pages] == [
@@ -388,7 +384,7 @@ class TaskRepositoryContract:
             (1, False, 5),
         ]
 
-    async def test_the_total_is_told_even_by_an_empty_page_after_the_last(
+    async def test_an_empty_page_after_the_last_has_the_total_on_request(
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
@@ -399,7 +395,7 @@ class TaskRepositoryContract:
         for query in (TaskQuery(), TaskQuery(with_total=True)):
             assert await tasks.find("ada", query) == TaskPage((), has_more=False, total=0)
 
-    async def test_a_page_of_exactly_its_limit_says_that_nothing_follows(
+    async def test_a_page_with_as_many_tasks_as_its_limit_can_be_the_last(
         self, tasks: TaskRepository
     ) -> None:
         await all_added(tasks, [a_task(), a_task()])
@@ -421,7 +417,7 @@ class TaskRepositoryContract:
         await tasks.save(changed)
         assert await tasks.get("ada", task.id) == changed
 
-    async def test_a_saved_change_touches_no_other_task(self, tasks: TaskRepository) -> None:
+    async def test_a_save_leaves_other_tasks_alone(self, tasks: TaskRepository) -> None:
         task, other = await all_added(tasks, [a_task(), a_task()])
         await tasks.save(task.changed(LATER, title="Buy oat milk"))
         assert await tasks.get("ada", other.id) == other
@@ -440,40 +436,40 @@ class TaskRepositoryContract:
             await tasks.save(replace(task, title="from the future", version=3))
         assert await tasks.get("ada", task.id) == task
 
-    async def test_a_save_of_a_removed_task_is_stale_and_does_not_revive_it(
+    async def test_a_save_of_a_deleted_task_is_stale_and_does_not_undelete_it(
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
         await tasks.delete("ada", task.id, now=NOW)
         with pytest.raises(StaleVersion):
-            await tasks.save(task.changed(LATER, title="revived"))
+            await tasks.save(task.changed(LATER, title="undeleted"))
         with pytest.raises(TaskNotFound):
             await tasks.get("ada", task.id)
 
-    @pytest.mark.parametrize("rivals", [2, 10, 20])
-    async def test_of_rivals_that_save_the_same_version_exactly_one_wins(
-        self, tasks: TaskRepository, rivals: int
+    @pytest.mark.parametrize("count", [2, 10, 20])
+    async def test_of_concurrent_saves_of_one_version_exactly_one_succeeds(
+        self, tasks: TaskRepository, count: int
     ) -> None:
         task = await added(tasks, a_task())
-        changes = [task.changed(LATER, title=f"rival {number}") for number in range(rivals)]
+        changes = [task.changed(LATER, title=f"save {number}") for number in range(count)]
         won = await successes(tasks.save(change) for change in changes)
         assert [change for change, win in zip(changes, won, strict=True) if win] == [
             await tasks.get("ada", task.id)
         ]
 
-    # --- Completing ---
+    # --- Changing ---
 
     @pytest.mark.parametrize("clock", [NOW - INSTANT, NOW, LATER], ids=["back", "same", "later"])
     @pytest.mark.parametrize("content", [{}, CONTENT], ids=["title alone", "everything"])
     @pytest.mark.parametrize("changes", EVERY_CHANGE, ids=str)
-    async def test_a_change_is_the_domains(
+    async def test_a_change_has_the_result_of_task_changed(
         self, tasks: TaskRepository, changes: TaskChanges, content: Members, clock: datetime
     ) -> None:
         task = await added(tasks, a_task(**content))
         expected = task.changed(clock, **changes)
         assert await tasks.change("ada", task.id, now=clock, **changes) == expected
         assert await tasks.get("ada", task.id) == expected
-        # Once more it alters nothing.
+        # The second time it alters nothing.
         assert await tasks.change("ada", task.id, now=LATER, **changes) == expected
         assert await tasks.get("ada", task.id) == expected
 
@@ -490,7 +486,7 @@ class TaskRepositoryContract:
         with pytest.raises((InvalidTask, TaskNotFound)):
             await tasks.change("ada", uuid4(), now=LATER, title="")
 
-    async def test_a_change_touches_no_other_task(self, tasks: TaskRepository) -> None:
+    async def test_a_change_leaves_other_tasks_alone(self, tasks: TaskRepository) -> None:
         task, other = await all_added(tasks, [a_task(), a_task()])
         await tasks.change("ada", task.id, completed=True, title="x", now=LATER)
         assert await tasks.get("ada", other.id) == other
@@ -502,7 +498,7 @@ class TaskRepositoryContract:
         with pytest.raises(TaskNotFound):
             await tasks.change("ada", uuid4(), now=LATER, **changes)
 
-    async def test_rivals_that_change_different_members_all_succeed_and_revert_nobody(
+    async def test_concurrent_changes_of_different_members_are_all_applied(
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
@@ -514,42 +510,42 @@ class TaskRepositoryContract:
             {"priority": Priority.HIGH},
             {"due_date": MIDNIGHT},
         ]
-        answers = await asyncio.gather(
+        results = await asyncio.gather(
             *(tasks.change("ada", task.id, now=LATER, **each) for each in changes)
         )
-        assert {answer.version for answer in answers} == set(range(2, 2 + len(changes)))
+        assert {result.version for result in results} == set(range(2, 2 + len(changes)))
         merged: TaskChanges = {}
         for each in changes:
             merged |= each
         all_changed = replace(task.changed(LATER, **merged), version=1 + len(changes))
         assert await tasks.get("ada", task.id) == all_changed
 
-    async def test_of_rivals_that_complete_a_task_one_does_and_all_get_its_answer(
+    async def test_of_concurrent_completions_one_is_applied_and_all_return_its_result(
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
         clocks = [LATER + number * INSTANT for number in range(10)]
-        answers = await asyncio.gather(
+        results = await asyncio.gather(
             *(tasks.change("ada", task.id, completed=True, now=clock) for clock in clocks)
         )
         stored = await tasks.get("ada", task.id)
         assert stored.version == 2
-        assert answers == [stored] * len(clocks)
+        assert results == [stored] * len(clocks)
 
-    async def test_a_completion_among_saves_is_never_lost_and_never_undoes_one(
+    async def test_a_completion_among_concurrent_saves_is_not_lost_and_reverts_none(
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
-        changes = [task.changed(LATER, title=f"rival {number}") for number in range(10)]
+        changes = [task.changed(LATER, title=f"save {number}") for number in range(10)]
         saves = [tasks.save(change) for change in changes]
         completion = tasks.change("ada", task.id, completed=True, now=LATER)
         won = await successes([*saves[:5], completion, *saves[5:]])
         stored = await tasks.get("ada", task.id)
         assert stored.completed
         assert stored.version == 1 + sum(won)
-        assert stored.title.startswith("rival") == (stored.version == 3)
+        assert stored.title.startswith("save") == (stored.version == 3)
 
-    # --- Adding once ---
+    # --- Adding with an idempotency key ---
 
     @pytest.mark.parametrize("key", [None, "k"])
     async def test_an_add_returns_the_task_that_it_stores(
@@ -561,7 +557,7 @@ class TaskRepositoryContract:
 
     @pytest.mark.parametrize("content", [{}, CONTENT], ids=["title alone", "everything"])
     @pytest.mark.parametrize("meanwhile", MEANWHILE.values(), ids=MEANWHILE)
-    async def test_a_repeated_key_returns_the_first_task_as_it_was_added_whatever_came_between(
+    async def test_a_repeated_key_returns_the_first_task_as_it_was_added(
         self, tasks: TaskRepository, meanwhile: OnTask, content: Members
     ) -> None:
         first = a_task(**content)
@@ -571,7 +567,7 @@ class TaskRepositoryContract:
             assert await tasks.add(repeated(first, LATER), key="k") == first
 
     @pytest.mark.parametrize("meanwhile", MEANWHILE.values(), ids=MEANWHILE)
-    async def test_a_repeated_key_stores_nothing_and_undoes_nothing(
+    async def test_a_repeated_key_changes_nothing(
         self, tasks: TaskRepository, meanwhile: OnTask
     ) -> None:
         first = a_task()
@@ -582,7 +578,7 @@ class TaskRepositoryContract:
         assert await tasks.find("ada", TaskQuery()) == before
 
     @pytest.mark.parametrize("other", OTHER_CONTENT.values(), ids=OTHER_CONTENT)
-    async def test_a_key_of_a_task_with_other_content_is_refused_and_stores_nothing(
+    async def test_a_repeated_key_with_other_content_is_refused_and_stores_nothing(
         self, tasks: TaskRepository, other: Members
     ) -> None:
         first = a_task(**CONTENT)
@@ -592,7 +588,7 @@ class TaskRepositoryContract:
         assert (await tasks.find("ada", TaskQuery())).tasks == (first,)
         assert await tasks.add(repeated(first, LATER), key="k") == first
 
-    async def test_a_key_is_its_owners_alone(self, tasks: TaskRepository) -> None:
+    async def test_users_can_have_equal_keys(self, tasks: TaskRepository) -> None:
         adas, eves = a_task(), a_task(owner="eve", title="Buy oat milk")
         assert await tasks.add(adas, key="k") == adas
         assert await tasks.add(eves, key="k") == eves
@@ -604,35 +600,34 @@ class TaskRepositoryContract:
         other = a_task()
         assert await tasks.add(other, key=lookalike) == other
 
-    async def test_the_longest_key_is_kept_whole(self, tasks: TaskRepository) -> None:
+    async def test_a_key_of_the_maximal_length_is_compared_completely(
+        self, tasks: TaskRepository
+    ) -> None:
         first, other = a_task(), a_task()
         await tasks.add(first, key="x" * 255)
         assert await tasks.add(other, key="x" * 254) == other
         assert await tasks.add(repeated(first, LATER), key="x" * 255) == first
 
-    async def test_of_rivals_with_one_key_one_stores_and_all_get_its_task(
+    async def test_of_concurrent_adds_with_one_key_one_stores_and_all_return_its_task(
         self, tasks: TaskRepository
     ) -> None:
-        rivals = [a_task(created_at=NOW + n * INSTANT, updated_at=NOW) for n in range(20)]
-        rivals = [repeated(task, task.created_at) for task in rivals]
-        answers = await asyncio.gather(*(tasks.add(task, key="k") for task in rivals))
+        new = [repeated(a_task(), NOW + number * INSTANT) for number in range(20)]
+        results = await asyncio.gather(*(tasks.add(task, key="k") for task in new))
         (stored,) = (await tasks.find("ada", TaskQuery())).tasks
-        assert stored in rivals
-        assert answers == [stored] * len(rivals)
+        assert stored in new
+        assert results == [stored] * len(new)
 
-    async def test_of_rivals_with_one_key_for_different_tasks_one_stores_and_no_other_gets_it(
+    async def test_of_concurrent_adds_with_one_key_and_other_content_exactly_one_succeeds(
         self, tasks: TaskRepository
     ) -> None:
-        rivals = [a_task(title=f"rival {number}") for number in range(10)]
-        won = await successes(tasks.add(task, key="k") for task in rivals)
+        new = [a_task(title=f"task {number}") for number in range(10)]
+        won = await successes(tasks.add(task, key="k") for task in new)
         assert (await tasks.find("ada", TaskQuery())).tasks == tuple(
-            task for task, win in zip(rivals, won, strict=True) if win
+            task for task, win in zip(new, won, strict=True) if win
         )
         assert sum(won) == 1
 
-    async def test_a_key_is_remembered_for_its_lifetime_and_then_forgotten(
-        self, tasks: TaskRepository
-    ) -> None:
+    async def test_a_key_is_valid_for_its_lifetime(self, tasks: TaskRepository) -> None:
         first = a_task()
         await tasks.add(first, key="k")
         assert await tasks.add(repeated(first, NOW + KEY_LIFETIME), key="k") == first
@@ -640,7 +635,7 @@ class TaskRepositoryContract:
         assert await tasks.add(second, key="k") == second
         assert set((await tasks.find("ada", TaskQuery())).tasks) == {first, second}
 
-    async def test_a_forgotten_key_that_is_used_again_is_remembered_again(
+    async def test_an_expired_key_that_is_used_again_is_valid_again(
         self, tasks: TaskRepository
     ) -> None:
         first = a_task()
@@ -651,18 +646,18 @@ class TaskRepositoryContract:
         with pytest.raises(IdempotencyKeyReused):
             await tasks.add(replace(repeated(second, second.created_at), title="x"), key="k")
 
-    async def test_of_rivals_with_one_forgotten_key_one_stores_and_all_get_its_task(
+    async def test_of_concurrent_adds_with_one_expired_key_one_stores_and_all_return_its_task(
         self, tasks: TaskRepository
     ) -> None:
         first = a_task()
         await tasks.add(first, key="k")
-        rivals = [repeated(first, NOW + 2 * KEY_LIFETIME) for _ in range(10)]
-        answers = await asyncio.gather(*(tasks.add(task, key="k") for task in rivals))
+        new = [repeated(first, NOW + 2 * KEY_LIFETIME) for _ in range(10)]
+        results = await asyncio.gather(*(tasks.add(task, key="k") for task in new))
         assert len((await tasks.find("ada", TaskQuery())).tasks) == 2
-        assert answers == [answers[0]] * len(rivals)
-        assert answers[0] in rivals
+        assert results == [results[0]] * len(new)
+        assert results[0] in new
 
-    async def test_many_forgotten_keys_may_be_used_again_at_once(
+    async def test_many_expired_keys_can_be_used_again_concurrently(
         self, tasks: TaskRepository
     ) -> None:
         keys = [f"k{number}" for number in range(10)]
@@ -672,9 +667,9 @@ class TaskRepositoryContract:
         pairs = zip(new, keys, strict=True)
         assert await asyncio.gather(*(tasks.add(task, key=key) for task, key in pairs)) == new
 
-    # --- Removing ---
+    # --- Deleting ---
 
-    async def test_a_removed_task_is_returned_as_it_was_and_is_gone(
+    async def test_a_deleted_task_is_returned_as_it_was_and_is_missing_then(
         self, tasks: TaskRepository
     ) -> None:
         task, other = await all_added(tasks, [mixed_tasks()[1], a_task()])
@@ -683,19 +678,19 @@ class TaskRepositoryContract:
             await tasks.get("ada", task.id)
         assert (await tasks.find("ada", TaskQuery())).tasks == (other,)
 
-    @pytest.mark.parametrize("reach", REACHES.values(), ids=REACHES)
-    async def test_a_removed_task_is_missing_to_every_call(
-        self, tasks: TaskRepository, reach: OnTask
+    @pytest.mark.parametrize("call", CALLS_ON_LIVE_TASKS.values(), ids=CALLS_ON_LIVE_TASKS)
+    async def test_a_deleted_task_is_not_found_by_any_other_call(
+        self, tasks: TaskRepository, call: OnTask
     ) -> None:
-        task = await removed(tasks, a_task(completed_at=NOW))
+        task = await deleted(tasks, a_task(completed_at=NOW))
         with pytest.raises((TaskNotFound, StaleVersion)):
-            await reach(tasks, task)
+            await call(tasks, task)
         assert await tasks.restore("ada", task.id, now=LATER) == task
 
-    async def test_removed_tasks_are_neither_listed_nor_counted_nor_cleared(
+    async def test_deleted_tasks_are_neither_listed_nor_counted_nor_deleted_again(
         self, tasks: TaskRepository
     ) -> None:
-        task = await removed(tasks, a_task(completed_at=NOW))
+        task = await deleted(tasks, a_task(completed_at=NOW))
         for wanted in (TaskFilter(), TaskFilter(completed=True), TaskFilter(text="milk")):
             page = await tasks.find("ada", TaskQuery(wanted, with_total=True))
             assert page == TaskPage((), has_more=False, total=0)
@@ -703,29 +698,27 @@ class TaskRepositoryContract:
         assert await tasks.delete_completed("ada", now=LATER) == 0
         assert await tasks.restore("ada", task.id, now=LATER) == task
 
-    @pytest.mark.parametrize("reach", REACHES.values(), ids=REACHES)
-    async def test_a_task_that_is_there_is_missing_to_no_call(
-        self, tasks: TaskRepository, reach: OnTask
+    @pytest.mark.parametrize("call", CALLS_ON_LIVE_TASKS.values(), ids=CALLS_ON_LIVE_TASKS)
+    async def test_a_live_task_is_found_by_every_call(
+        self, tasks: TaskRepository, call: OnTask
     ) -> None:
-        await reach(tasks, await added(tasks, a_task()))
+        await call(tasks, await added(tasks, a_task()))
 
-    async def test_of_rivals_that_remove_a_task_exactly_one_gets_it(
-        self, tasks: TaskRepository
-    ) -> None:
+    async def test_of_concurrent_deletes_exactly_one_succeeds(self, tasks: TaskRepository) -> None:
         task = await added(tasks, a_task())
         won = await successes(tasks.delete("ada", task.id, now=LATER) for _ in range(10))
         assert sum(won) == 1
 
-    # --- Removing a version ---
+    # --- Deleting a version ---
 
-    async def test_the_version_that_is_there_can_be_removed(self, tasks: TaskRepository) -> None:
+    async def test_the_stored_version_can_be_deleted(self, tasks: TaskRepository) -> None:
         task = await added(tasks, a_task(version=3))
         assert await tasks.delete("ada", task.id, now=LATER, version=3) == task
         with pytest.raises(TaskNotFound):
             await tasks.get("ada", task.id)
 
     @pytest.mark.parametrize("version", [0, 2, 4, 999_999_999])
-    async def test_another_version_is_stale_and_stays(
+    async def test_a_delete_of_another_version_is_stale_and_deletes_nothing(
         self, tasks: TaskRepository, version: int
     ) -> None:
         task = await added(tasks, a_task(version=3))
@@ -733,7 +726,7 @@ class TaskRepositoryContract:
             await tasks.delete("ada", task.id, now=LATER, version=version)
         assert await tasks.get("ada", task.id) == task
 
-    async def test_a_version_of_a_foreign_or_unknown_task_is_stale(
+    async def test_a_delete_of_a_version_of_another_users_or_an_unknown_task_is_stale(
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
@@ -742,20 +735,20 @@ class TaskRepositoryContract:
                 await tasks.delete(owner, task_id, now=LATER, version=1)
         assert await tasks.get("ada", task.id) == task
 
-    async def test_of_rivals_that_save_and_remove_a_version_exactly_one_wins(
+    async def test_of_concurrent_saves_and_deletes_of_one_version_exactly_one_succeeds(
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
-        saves = [tasks.save(task.changed(LATER, title=f"rival {number}")) for number in range(5)]
-        removals = [tasks.delete("ada", task.id, now=LATER, version=1) for _ in range(5)]
-        won = await successes([call for pair in zip(saves, removals, strict=True) for call in pair])
+        saves = [tasks.save(task.changed(LATER, title=f"save {number}")) for number in range(5)]
+        deletes = [tasks.delete("ada", task.id, now=LATER, version=1) for _ in range(5)]
+        won = await successes([call for pair in zip(saves, deletes, strict=True) for call in pair])
         assert sum(won) == 1
-        is_there = (await tasks.find("ada", TaskQuery())).tasks != ()
-        assert is_there == any(won[::2])
+        is_live = (await tasks.find("ada", TaskQuery())).tasks != ()
+        assert is_live == any(won[::2])
 
-    # --- Removing what is completed ---
+    # --- Deleting completed tasks ---
 
-    async def test_all_completed_tasks_are_removed_and_counted_and_no_other(
+    async def test_all_completed_tasks_and_no_others_are_deleted_and_counted(
         self, tasks: TaskRepository
     ) -> None:
         stored = await all_added(tasks, mixed_tasks())
@@ -767,44 +760,42 @@ class TaskRepositoryContract:
         assert set((await tasks.find("eve", TaskQuery())).tasks) == set(eves)
         assert await tasks.delete_completed("ada", now=LATER) == 0
 
-    async def test_each_completed_task_that_was_removed_can_be_restored(
-        self, tasks: TaskRepository
-    ) -> None:
+    async def test_each_deleted_completed_task_can_be_restored(self, tasks: TaskRepository) -> None:
         stored = await all_added(tasks, [a_task(completed_at=NOW) for _ in range(3)])
         await tasks.delete_completed("ada", now=LATER)
         for task in stored:
             assert await tasks.restore("ada", task.id, now=LATER) == task
         assert set((await tasks.find("ada", TaskQuery())).tasks) == set(stored)
 
-    async def test_rivals_that_remove_what_is_completed_remove_and_count_each_once(
+    async def test_concurrent_deletes_of_completed_tasks_count_each_task_once(
         self, tasks: TaskRepository
     ) -> None:
         await all_added(tasks, [a_task(completed_at=NOW) for _ in range(10)])
-        counted = await asyncio.gather(
+        deleted = await asyncio.gather(
             *(tasks.delete_completed("ada", now=LATER) for _ in range(5))
         )
-        assert sum(counted) == 10
+        assert sum(deleted) == 10
 
     # --- Restoring ---
 
-    async def test_a_restored_task_is_back_as_it_was(self, tasks: TaskRepository) -> None:
+    async def test_a_restored_task_is_as_it_was(self, tasks: TaskRepository) -> None:
         task, other = await all_added(tasks, [mixed_tasks()[1], a_task()])
         await tasks.delete("ada", task.id, now=LATER)
         assert await tasks.restore("ada", task.id, now=LATER) == task
         assert await tasks.get("ada", task.id) == task
         assert set((await tasks.find("ada", TaskQuery())).tasks) == {task, other}
 
-    async def test_a_restored_task_can_be_saved_removed_and_restored_again(
+    async def test_a_restored_task_can_be_saved_deleted_and_restored_again(
         self, tasks: TaskRepository
     ) -> None:
-        task = await removed(tasks, a_task())
+        task = await deleted(tasks, a_task())
         await tasks.restore("ada", task.id, now=LATER)
         changed = task.changed(LATER, title="Buy oat milk")
         await tasks.save(changed)
         assert await tasks.delete("ada", task.id, now=LATER) == changed
         assert await tasks.restore("ada", task.id, now=LATER) == changed
 
-    async def test_a_task_that_was_not_removed_cannot_be_restored(
+    async def test_a_task_that_is_not_deleted_cannot_be_restored(
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
@@ -812,63 +803,63 @@ class TaskRepositoryContract:
             await tasks.restore("ada", task.id, now=LATER)
         assert await tasks.get("ada", task.id) == task
 
-    async def test_a_task_can_be_restored_once(self, tasks: TaskRepository) -> None:
-        task = await removed(tasks, a_task())
+    async def test_a_task_cannot_be_restored_twice(self, tasks: TaskRepository) -> None:
+        task = await deleted(tasks, a_task())
         await tasks.restore("ada", task.id, now=LATER)
         with pytest.raises(TaskNotDeleted):
             await tasks.restore("ada", task.id, now=LATER)
 
-    @pytest.mark.parametrize("is_removed", [False, True], ids=["there", "removed"])
-    async def test_a_foreign_task_is_not_found_to_restore(
-        self, tasks: TaskRepository, *, is_removed: bool
+    @pytest.mark.parametrize("is_deleted", [False, True], ids=["live", "deleted"])
+    async def test_a_task_of_another_user_cannot_be_restored(
+        self, tasks: TaskRepository, *, is_deleted: bool
     ) -> None:
-        task = await (removed if is_removed else added)(tasks, a_task())
+        task = await (deleted if is_deleted else added)(tasks, a_task())
         with pytest.raises(TaskNotFound):
             await tasks.restore("eve", task.id, now=LATER)
         assert (await tasks.find("eve", TaskQuery())).tasks == ()
-        assert (await tasks.count("ada")).total == (not is_removed)
+        assert (await tasks.count("ada")).total == (not is_deleted)
 
-    async def test_an_unknown_task_is_not_found_to_restore(self, tasks: TaskRepository) -> None:
+    async def test_an_unknown_task_cannot_be_restored(self, tasks: TaskRepository) -> None:
         with pytest.raises(TaskNotFound):
             await tasks.restore("ada", uuid4(), now=LATER)
 
-    async def test_a_task_can_be_restored_until_its_retention_ends(
+    async def test_a_task_can_be_restored_within_the_retention_time(
         self, tasks: TaskRepository
     ) -> None:
-        task = await removed(tasks, a_task())
+        task = await deleted(tasks, a_task())
         assert await tasks.restore("ada", task.id, now=LATER + RETENTION - INSTANT) == task
 
     @pytest.mark.parametrize("after", [timedelta(0), INSTANT, RETENTION])
-    async def test_a_task_cannot_be_restored_once_its_retention_has_ended(
+    async def test_a_task_cannot_be_restored_after_the_retention_time(
         self, tasks: TaskRepository, after: timedelta
     ) -> None:
-        task = await removed(tasks, a_task())
+        task = await deleted(tasks, a_task())
         with pytest.raises(TaskNotFound):
             await tasks.restore("ada", task.id, now=LATER + RETENTION + after)
         assert (await tasks.find("ada", TaskQuery())).tasks == ()
 
-    async def test_retention_begins_anew_with_each_removal(self, tasks: TaskRepository) -> None:
-        task = await removed(tasks, a_task())
+    async def test_the_retention_time_starts_again_with_each_delete(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await deleted(tasks, a_task())
         again = LATER + RETENTION - INSTANT
         await tasks.restore("ada", task.id, now=again)
         await tasks.delete("ada", task.id, now=again)
         assert await tasks.restore("ada", task.id, now=again + RETENTION - INSTANT) == task
 
-    async def test_of_rivals_that_restore_a_task_exactly_one_does(
-        self, tasks: TaskRepository
-    ) -> None:
-        task = await removed(tasks, a_task())
+    async def test_of_concurrent_restores_exactly_one_succeeds(self, tasks: TaskRepository) -> None:
+        task = await deleted(tasks, a_task())
         won = await successes(tasks.restore("ada", task.id, now=LATER) for _ in range(10))
         assert sum(won) == 1
         assert await tasks.get("ada", task.id) == task
 
-    async def test_rivals_that_remove_and_restore_never_lose_a_task(
+    async def test_concurrent_deletes_and_restores_do_not_lose_the_task(
         self, tasks: TaskRepository
     ) -> None:
         task = await added(tasks, a_task())
-        removals = [tasks.delete("ada", task.id, now=LATER) for _ in range(5)]
-        restorations = [tasks.restore("ada", task.id, now=LATER) for _ in range(5)]
-        calls = [call for pair in zip(removals, restorations, strict=True) for call in pair]
+        deletes = [tasks.delete("ada", task.id, now=LATER) for _ in range(5)]
+        restores = [tasks.restore("ada", task.id, now=LATER) for _ in range(5)]
+        calls = [call for pair in zip(deletes, restores, strict=True) for call in pair]
         won = await successes(calls)
         assert sum(won[::2]) - sum(won[1::2]) in {0, 1}
         if sum(won[::2]) > sum(won[1::2]):
@@ -877,7 +868,7 @@ class TaskRepositoryContract:
 
     # --- Counting ---
 
-    async def test_tasks_are_counted_by_their_completion(self, tasks: TaskRepository) -> None:
+    async def test_pending_and_completed_tasks_are_counted(self, tasks: TaskRepository) -> None:
         stored = await all_added(tasks, mixed_tasks())
         await all_added(tasks, [a_task(owner="eve", completed_at=NOW), a_task(owner="eve")])
         completed = sum(task.completed for task in stored)
@@ -885,7 +876,7 @@ class TaskRepositoryContract:
         assert await tasks.count("ada") == counts
         assert counts.total == len(stored)
 
-    async def test_a_user_who_is_unknown_has_no_tasks(self, tasks: TaskRepository) -> None:
+    async def test_an_unknown_user_has_no_tasks(self, tasks: TaskRepository) -> None:
         await added(tasks, a_task())
         assert await tasks.count("eve") == TaskCounts(pending=0, completed=0)
 
@@ -893,11 +884,11 @@ class TaskRepositoryContract:
 class TokenVerifierContract:
     """A todo_domain.ports.TokenVerifier.
 
-    Fixtures: ``verifier``; ``token``, valid at NOW and speaking for ``user_id``; and
-    ``keyless_verifier``, which has no key to judge by.
+    Fixtures: ``verifier``; ``token``, a token of ``user_id`` that is valid at NOW; and
+    ``keyless_verifier``, which has no key to verify tokens with.
     """
 
-    async def test_a_valid_token_speaks_for_its_user(
+    async def test_a_valid_token_authenticates_its_user(
         self, verifier: TokenVerifier, token: str, user_id: str
     ) -> None:
         actor = await verifier.verify(token, NOW)
@@ -906,13 +897,13 @@ class TokenVerifierContract:
         assert actor.expires_at > NOW
 
     @pytest.mark.parametrize(
-        "text", ["", " ", "nobody", "a.b.c", "....", "\0", "\ud800", "é", "=" * 10_000]
+        "text", ["", " ", "unknown", "a.b.c", "....", "\0", "\ud800", "é", "=" * 10_000]
     )
-    async def test_any_other_text_is_rejected(self, verifier: TokenVerifier, text: str) -> None:
+    async def test_every_other_text_is_rejected(self, verifier: TokenVerifier, text: str) -> None:
         with pytest.raises(TokenRejected):
             await verifier.verify(text, NOW)
 
-    async def test_a_rejection_repeats_nothing_of_the_token(
+    async def test_a_rejection_contains_no_part_of_the_token(
         self, verifier: TokenVerifier, token: str
     ) -> None:
         with pytest.raises(TokenRejected) as caught:
@@ -920,7 +911,7 @@ class TokenVerifierContract:
         assert token not in str(caught.value)
         assert "tampered" not in str(caught.value)
 
-    async def test_without_keys_no_valid_token_is_judged(
+    async def test_without_keys_a_valid_token_is_neither_accepted_nor_rejected(
         self, keyless_verifier: TokenVerifier, token: str
     ) -> None:
         with pytest.raises(AuthKeysUnavailable):
@@ -930,57 +921,57 @@ class TokenVerifierContract:
 class RateLimiterContract:
     """A todo_api.rate_limits.RateLimiter.
 
-    Fixture: ``limiter``, which has counted nothing yet, with three policies: ``few`` allows 5 an
-    hour, ``both`` 2 a minute and 5 an hour, ``none`` whatever there is.
+    Fixture: ``limiter``, a new one with three policies: ``few`` allows 5 hits per hour, ``both``
+    allows 2 per minute and 5 per hour, ``none`` has no quota.
     """
 
-    async def test_each_hit_within_the_quota_tells_how_many_are_left(
+    async def test_each_hit_within_the_quota_returns_how_many_remain(
         self, limiter: RateLimiter
     ) -> None:
         for remaining in (4, 3, 2, 1, 0):
-            (standing,) = await limiter.hit("few", "ada")
-            assert (standing.quota, standing.window) == (5, 3600)
-            assert (standing.remaining, standing.is_exceeded) == (remaining, False)
-            assert 0 < standing.reset <= standing.window
+            (status,) = await limiter.hit("few", "ada")
+            assert (status.quota, status.window) == (5, 3600)
+            assert (status.remaining, status.is_exceeded) == (remaining, False)
+            assert 0 < status.reset <= status.window
 
-    async def test_each_hit_beyond_the_quota_exceeds_it(self, limiter: RateLimiter) -> None:
+    async def test_each_hit_above_the_quota_exceeds_it(self, limiter: RateLimiter) -> None:
         for _ in range(5):
             await limiter.hit("few", "ada")
         for _ in range(3):
-            (standing,) = await limiter.hit("few", "ada")
-            assert (standing.remaining, standing.is_exceeded) == (0, True)
-            assert 0 < standing.reset <= standing.window
+            (status,) = await limiter.hit("few", "ada")
+            assert (status.remaining, status.is_exceeded) == (0, True)
+            assert 0 < status.reset <= status.window
 
-    async def test_every_key_is_counted_by_itself(self, limiter: RateLimiter) -> None:
+    async def test_every_key_is_counted_separately(self, limiter: RateLimiter) -> None:
         for key in ("ada", "Ada", "ada ", "", "few/ada", "a:b", *HOSTILE_TEXTS):
-            (standing,) = await limiter.hit("few", key)
-            assert standing.remaining == 4, key
+            (status,) = await limiter.hit("few", key)
+            assert status.remaining == 4, key
 
-    async def test_every_policy_is_counted_by_itself(self, limiter: RateLimiter) -> None:
+    async def test_every_policy_is_counted_separately(self, limiter: RateLimiter) -> None:
         for _ in range(6):
             await limiter.hit("few", "ada")
-        assert [standing.remaining for standing in await limiter.hit("both", "ada")] == [1, 4]
+        assert [status.remaining for status in await limiter.hit("both", "ada")] == [1, 4]
 
-    async def test_of_several_quotas_each_is_counted(self, limiter: RateLimiter) -> None:
-        standings = [await limiter.hit("both", "ada") for _ in range(6)]
-        assert [(s.quota, s.window) for s in standings[0]] == [(2, 60), (5, 3600)]
-        assert [[s.remaining for s in both] for both in standings] == [
+    async def test_every_quota_of_a_policy_is_counted(self, limiter: RateLimiter) -> None:
+        results = [await limiter.hit("both", "ada") for _ in range(6)]
+        assert [(s.quota, s.window) for s in results[0]] == [(2, 60), (5, 3600)]
+        assert [[s.remaining for s in both] for both in results] == [
             *([1, 4], [0, 3], [0, 2], [0, 1], [0, 0], [0, 0]),
         ]
-        assert [[s.is_exceeded for s in both] for both in standings] == [
+        assert [[s.is_exceeded for s in both] for both in results] == [
             *([False, False], [False, False]),
             *([True, False], [True, False], [True, False]),
             [True, True],
         ]
 
-    async def test_a_policy_without_a_quota_allows_everything(self, limiter: RateLimiter) -> None:
+    async def test_a_policy_without_a_quota_never_limits(self, limiter: RateLimiter) -> None:
         assert [len(await limiter.hit("none", "ada")) for _ in range(100)] == [0] * 100
 
-    async def test_of_fifty_rivals_exactly_the_quota_is_within_it(
+    async def test_of_fifty_concurrent_hits_exactly_the_quota_is_allowed(
         self, limiter: RateLimiter
     ) -> None:
-        standings = await asyncio.gather(*(limiter.hit("few", "ada") for _ in range(50)))
-        assert sum(not standing.is_exceeded for (standing,) in standings) == 5
+        results = await asyncio.gather(*(limiter.hit("few", "ada") for _ in range(50)))
+        assert sum(not status.is_exceeded for (status,) in results) == 5
 
 
 async def added(tasks: TaskRepository, task: Task) -> Task:
@@ -988,13 +979,13 @@ async def added(tasks: TaskRepository, task: Task) -> Task:
     return task
 
 
-async def removed(tasks: TaskRepository, task: Task) -> Task:
+async def deleted(tasks: TaskRepository, task: Task) -> Task:
     await tasks.add(task)
     return await tasks.delete(task.owner, task.id, now=LATER)
 
 
 def repeated(task: Task, now: datetime) -> Task:
-    """What a client makes of the same members when it tries again at that time."""
+    """The task of a client that repeats its request at that time."""
     completed_at = now if task.completed else None
     return replace(task, id=uuid4(), created_at=now, updated_at=now, completed_at=completed_at)
 
@@ -1009,26 +1000,26 @@ def ordered(sort: Sort, tasks: Iterable[Task]) -> list[Task]:
     return sorted(tasks, key=lambda task: sort.key(sort.position(task)), reverse=sort.descending)
 
 
-def follows(sort: Sort, task: Task, place: SeekPosition) -> bool:
-    key, start = sort.key(sort.position(task)), sort.key(place)
+def follows(sort: Sort, task: Task, position: SeekPosition) -> bool:
+    key, start = sort.key(sort.position(task)), sort.key(position)
     return key < start if sort.descending else key > start
 
 
 async def walk(tasks: TaskRepository, query: TaskQuery) -> AsyncIterator[TaskPage]:
-    """Ada's pages from the query's on, each beginning where the one before ended."""
-    for _ in range(MANY):
+    """The pages of Ada's list, starting with the page that the query describes."""
+    for _ in range(MAX_PAGES):
         page = await tasks.find("ada", query)
         yield page
         if not page.has_more:
             return
         query = replace(query, after=query.sort.position(page.tasks[-1]))
-    pytest.fail("the pages come to no end")
+    pytest.fail("the list has too many pages")
 
 
 async def successes(calls: Iterable[Awaitable[object]]) -> list[bool]:
-    """Which of the calls, made at once, succeeded; the others have lost to them as they should."""
+    """Run the calls concurrently. Return which succeeded; the others must have lost a race."""
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     for outcome in outcomes:
-        if isinstance(outcome, BaseException) and not isinstance(outcome, LOST):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, LOST_RACE):
             raise outcome
     return [not isinstance(outcome, BaseException) for outcome in outcomes]

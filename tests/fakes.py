@@ -1,4 +1,4 @@
-"""In-memory fakes of the ports. They pass the suites of ``contracts.py``."""
+"""In-memory fakes of the ports. They pass the contract suites of ``contracts.py``."""
 
 import asyncio
 from collections import Counter
@@ -27,9 +27,10 @@ TOKEN_LIFETIME: Final = timedelta(minutes=15)
 
 
 class InMemoryTaskRepository:
-    """A fake of todo_domain.ports.TaskRepository: a dict that is gone with the test.
+    """A fake of todo_domain.ports.TaskRepository.
 
-    Every call first lets others run, as one to a database would, so that rivals really meet.
+    Every call first yields to the event loop, as a database call does, so that concurrent calls
+    interleave.
     """
 
     def __init__(self) -> None:
@@ -38,7 +39,7 @@ class InMemoryTaskRepository:
         self._first_added: dict[tuple[str, str], Task] = {}
 
     async def add(self, task: Task, *, key: str | None = None) -> Task:
-        await _others_run()
+        await _yield_to_others()
         first = self._first_added.get((task.owner, key)) if key else None
         if first is not None and first.created_at >= task.created_at - KEY_LIFETIME:
             if first.content != task.content:
@@ -50,21 +51,21 @@ class InMemoryTaskRepository:
         return task
 
     async def get(self, owner: str, task_id: UUID) -> Task:
-        await _others_run()
+        await _yield_to_others()
         return self._own(owner, task_id)
 
     async def find(self, owner: str, query: TaskQuery) -> TaskPage:
-        await _others_run()
+        await _yield_to_others()
         own = (task for task in self._tasks.values() if task.owner == owner)
         matching = _ordered(filter(query.filter.matches, own), query)
         following = [task for task in matching if _follows(task, query)]
-        more = len(following) > query.limit
-        whole = query.after is None and not more
-        total = len(matching) if query.with_total or whole else None
-        return TaskPage(tuple(following[: query.limit]), more, total)
+        has_more = len(following) > query.limit
+        is_complete = query.after is None and not has_more
+        total = len(matching) if query.with_total or is_complete else None
+        return TaskPage(tuple(following[: query.limit]), has_more, total)
 
     async def save(self, task: Task) -> None:
-        await _others_run()
+        await _yield_to_others()
         if not self._is_at(task.owner, task.id, task.version - 1):
             raise StaleVersion
         self._tasks[task.id] = task
@@ -72,7 +73,7 @@ class InMemoryTaskRepository:
     async def change(
         self, owner: str, task_id: UUID, *, now: datetime, **changes: Unpack[TaskChanges]
     ) -> Task:
-        await _others_run()
+        await _yield_to_others()
         task = self._own(owner, task_id).changed(now, **changes)
         self._tasks[task_id] = task
         return task
@@ -80,36 +81,36 @@ class InMemoryTaskRepository:
     async def delete(
         self, owner: str, task_id: UUID, *, now: datetime, version: int | None = None
     ) -> Task:
-        await _others_run()
+        await _yield_to_others()
         if version is not None and not self._is_at(owner, task_id, version):
             raise StaleVersion
-        return self._remove(self._own(owner, task_id), now)
+        return self._delete(self._own(owner, task_id), now)
 
     async def delete_completed(self, owner: str, *, now: datetime) -> int:
-        await _others_run()
+        await _yield_to_others()
         completed = [t for t in self._tasks.values() if t.owner == owner and t.completed]
         for task in completed:
-            self._remove(task, now)
+            self._delete(task, now)
         return len(completed)
 
     async def restore(self, owner: str, task_id: UUID, *, now: datetime) -> Task:
-        await _others_run()
-        removed_at, task = self._deleted.get(task_id, (None, None))
+        await _yield_to_others()
+        deleted_at, task = self._deleted.get(task_id, (None, None))
         if task is None or task.owner != owner:
             self._own(owner, task_id)
             raise TaskNotDeleted
-        if removed_at is None or removed_at <= now - RETENTION:
+        if deleted_at is None or deleted_at <= now - RETENTION:
             raise TaskNotFound
         del self._deleted[task_id]
         self._tasks[task_id] = task
         return task
 
     async def count(self, owner: str) -> TaskCounts:
-        await _others_run()
-        done = [task.completed for task in self._tasks.values() if task.owner == owner]
-        return TaskCounts(pending=done.count(False), completed=done.count(True))
+        await _yield_to_others()
+        completed = [task.completed for task in self._tasks.values() if task.owner == owner]
+        return TaskCounts(pending=completed.count(False), completed=completed.count(True))
 
-    def _remove(self, task: Task, now: datetime) -> Task:
+    def _delete(self, task: Task, now: datetime) -> Task:
         self._deleted[task.id] = (now, self._tasks.pop(task.id))
         return task
 
@@ -125,9 +126,9 @@ class InMemoryTaskRepository:
 
 
 class FakeTokenVerifier:
-    """A fake of todo_domain.ports.TokenVerifier: a token is the id of the user it speaks for.
+    """A fake of todo_domain.ports.TokenVerifier: the id of a known user is that user's token.
 
-    It proves nothing. It knows the given users; with ``has_keys=False`` it can judge no token.
+    With ``has_keys=False`` it cannot verify any token.
     """
 
     def __init__(self, *user_ids: str, has_keys: bool = True) -> None:
@@ -143,15 +144,15 @@ class FakeTokenVerifier:
 
 
 class UnlimitedRateLimiter:
-    """A fake of todo_api.rate_limits.RateLimiter: it has no quota for anybody."""
+    """A fake of todo_api.rate_limits.RateLimiter that has no quotas."""
 
     async def hit(self, _policy: str, _key: str) -> Sequence[QuotaStatus]:
         return ()
 
 
 @dataclass(frozen=True, slots=True)
-class FakeStanding:
-    """Where a key stands in a window that does not end."""
+class FakeQuotaStatus:
+    """A fake of todo_api.rate_limits.QuotaStatus: its window does not end."""
 
     quota: int
     window: int
@@ -171,9 +172,9 @@ class FakeStanding:
 
 
 class InMemoryRateLimiter:
-    """A fake of todo_api.rate_limits.RateLimiter: its windows do not end.
+    """A fake of todo_api.rate_limits.RateLimiter whose windows do not end.
 
-    It knows the given policies, each with its quotas by the seconds of their windows.
+    A policy is a mapping from the seconds of a window to its quota.
     """
 
     def __init__(self, policies: Mapping[str, Mapping[int, int]]) -> None:
@@ -181,11 +182,11 @@ class InMemoryRateLimiter:
         self._hits: Counter[tuple[str, str]] = Counter()
 
     async def hit(self, policy: str, key: str) -> Sequence[QuotaStatus]:
-        await _others_run()
+        await _yield_to_others()
         self._hits[policy, key] += 1
         hits = self._hits[policy, key]
         quotas = self._policies.get(policy, {})
-        return [FakeStanding(quota, window, hits) for window, quota in quotas.items()]
+        return [FakeQuotaStatus(quota, window, hits) for window, quota in quotas.items()]
 
 
 def _ordered(tasks: Iterable[Task], query: TaskQuery) -> list[Task]:
@@ -200,5 +201,5 @@ def _follows(task: Task, query: TaskQuery) -> bool:
     return key < start if query.sort.descending else key > start
 
 
-async def _others_run() -> None:
+async def _yield_to_others() -> None:
     await asyncio.sleep(0)

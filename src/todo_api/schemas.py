@@ -47,7 +47,7 @@ def few_tags(tags: object) -> object:
 
 def parse_search_text(text: str) -> str:
     """Text to look for; an empty search box looks for none. Raises InvalidValue."""
-    return domain.clean_title(text) if text.strip() else ""
+    return domain.Title(text) if text.strip() else ""
 
 
 def parse_sort(text: str) -> Sort:
@@ -83,8 +83,8 @@ def _of_text(rule: Callable[[str], object], **schema: object) -> tuple[Any, Any]
     return PlainValidator(validated), WithJsonSchema({"type": "string", **schema})
 
 
-Title = Annotated[str, *_of_text(domain.clean_title, minLength=1, maxLength=domain.TITLE_MAX)]
-Description = Annotated[str, *_of_text(domain.clean_description, maxLength=domain.DESCRIPTION_MAX)]
+Title = Annotated[str, *_of_text(domain.Title, minLength=1, maxLength=domain.TITLE_MAX)]
+Description = Annotated[str, *_of_text(domain.Description, maxLength=domain.DESCRIPTION_MAX)]
 SearchText = Annotated[str, *_of_text(parse_search_text, maxLength=domain.TITLE_MAX)]
 _PRIORITY: Final[JsonDict] = {"enum": [priority.value for priority in domain.Priority]}
 Priority = Annotated[domain.Priority, *_of_text(parse_priority, **_PRIORITY)]
@@ -98,7 +98,7 @@ DueBound = Annotated[
 SortOrder = Annotated[
     Sort, *_of_text(parse_sort, enum=[sign + by for by in SortBy for sign in ("", "-")])
 ]
-Tag = Annotated[str, *_of_text(domain.clean_tag, minLength=1, maxLength=domain.TAG_MAX)]
+Tag = Annotated[str, *_of_text(domain.Tag, minLength=1, maxLength=domain.TAG_MAX)]
 Tags = Annotated[
     list[Tag],
     AfterValidator(domain.clean_tags),

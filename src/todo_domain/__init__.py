@@ -1,4 +1,4 @@
-"""The heart of the service: tasks, who owns them, and what can be done with them.
+"""The domain: tasks, their rules, who may use them, and the use cases.
 
-Nothing here knows of HTTP, SQL or tokens' formats; it needs the standard library alone.
+It imports the standard library only and contains nothing about HTTP, SQL or token formats.
 """

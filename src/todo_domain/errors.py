@@ -1,7 +1,4 @@
-"""Everything the application can refuse or fail at, as facts.
-
-What each becomes on the wire is the affair of the API.
-"""
+"""The errors of the application. The API maps each to a problem document."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +6,11 @@ from enum import StrEnum
 
 
 class TodoError(Exception):
-    """The root of the family: anything else that escapes is a bug."""
+    """Base class of all expected errors. Any other exception that reaches the API is a bug."""
 
 
 class InvalidValue(ValueError):
-    """One value that a task cannot have: a code for programs, a sentence for people."""
+    """A value that a task cannot have: ``code`` is for programs, ``message`` for people."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -23,7 +20,7 @@ class InvalidValue(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A broken rule and the field that broke it."""
+    """A broken rule and the field whose value breaks it."""
 
     field: str
     code: str
@@ -31,7 +28,7 @@ class Violation:
 
 
 class InvalidTask(TodoError):
-    """A task was about to break its own rules; ``violations`` names every one."""
+    """A new or changed task would break its rules. ``violations`` has every broken rule."""
 
     def __init__(self, violations: Sequence[Violation]) -> None:
         super().__init__("; ".join(f"{v.field}: {v.message}" for v in violations))
@@ -39,31 +36,31 @@ class InvalidTask(TodoError):
 
 
 class TaskNotFound(TodoError):
-    """The task is missing, deleted or somebody else's: the three are not told apart."""
+    """The task is missing, deleted or owned by another user; a client cannot tell which."""
 
 
 class StaleVersion(TodoError):
-    """The task has changed, or gone, since it was read; nothing was written."""
+    """The task was changed or deleted after it was read. Nothing was written."""
 
 
 class TaskNotDeleted(TodoError):
-    """A task that was to be restored has not been deleted."""
+    """The task to restore is not deleted."""
 
 
 class IdempotencyKeyReused(TodoError):
-    """An idempotency key came back with another task than it was first used for."""
+    """An idempotency key was sent again, but with different content."""
 
 
 class UserMismatch(TodoError):
-    """Somebody asked for another user's tasks by that user's id."""
+    """The user id in the path is not the authenticated user's."""
 
 
 class EditConflict(TodoError):
-    """Others kept changing the task while this edit was tried; nothing was written."""
+    """Concurrent edits won against every attempt of this edit. Nothing was written."""
 
 
 class TokenErrorCode(StrEnum):
-    """What is wrong with a token, as far as its bearer is told."""
+    """Codes that tell the client why a token was rejected."""
 
     MISSING = "token_missing"
     MALFORMED = "token_malformed"
@@ -73,7 +70,7 @@ class TokenErrorCode(StrEnum):
 
 
 class TokenRejected(TodoError):
-    """A token proves nothing. ``reason`` is a short code for the log, never a part of the token."""
+    """The token is invalid. ``reason`` is a code for the log and contains no part of the token."""
 
     def __init__(self, code: TokenErrorCode, reason: str) -> None:
         super().__init__(f"{code}: {reason}")
@@ -82,7 +79,7 @@ class TokenRejected(TodoError):
 
 
 class AuthKeysUnavailable(TodoError):
-    """No key to verify tokens with can be had, so no token can be judged either way."""
+    """There is no key to verify tokens with, so no token can be accepted or rejected."""
 
 
 class DatabaseUnavailable(TodoError):
@@ -90,4 +87,4 @@ class DatabaseUnavailable(TodoError):
 
 
 class Overloaded(TodoError):
-    """More work is waiting than can be done in time; this piece was refused before it began."""
+    """Too many requests are waiting. This one was refused before it changed anything."""

@@ -1,4 +1,4 @@
-"""Who is acting, and the one rule about whose tasks they may touch."""
+"""The authenticated user, and the rule that users reach only their own tasks."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,10 +9,10 @@ from todo_domain.task import Task
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The user that a verified token speaks for.
+    """The authenticated user, from a verified token that expires at ``expires_at``.
 
-    ``user_id`` is compared and stored as it came, never parsed. ``name`` and ``email`` are display
-    text that the user chose: nothing may be decided by them. The token ends at ``expires_at``.
+    ``user_id`` is the token's ``sub``, compared and stored as text and never parsed. ``name`` and
+    ``email`` are text that the user chose: show them, but never authorize by them.
     """
 
     user_id: str
@@ -22,7 +22,7 @@ class Principal:
 
 
 def require_owner(actor: Principal, task: Task) -> Task:
-    """The task, if it is the actor's. Raises TaskNotFound, so that a stranger learns nothing."""
+    """Return the task if the actor owns it. Raises TaskNotFound, as for a task that is missing."""
     if task.owner != actor.user_id:
         raise TaskNotFound
     return task

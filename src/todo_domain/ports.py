@@ -1,6 +1,6 @@
-"""What the domain needs from outside, as protocols whose docstrings are the contract.
+"""The ports of the domain: protocols whose docstrings are the contract.
 
-``tests/contracts.py`` turns each into a suite that every implementation has to pass.
+``tests/contracts.py`` has a contract suite for each port, which every implementation must pass.
 """
 
 from datetime import datetime, timedelta
@@ -16,75 +16,75 @@ KEY_LIFETIME: Final = timedelta(hours=24)
 
 
 class TaskRepository(Protocol):
-    """Where tasks live. Each call is atomic and lasts once it has returned.
+    """Stores tasks. Each call is atomic, and durable once it has returned.
 
-    Every call names the owner and can neither read nor change anybody else's task. Any call may
-    raise DatabaseUnavailable or Overloaded; the latter has changed nothing.
+    A call reads and changes only the tasks of the owner that it names. Every call may raise
+    DatabaseUnavailable, or Overloaded if it was refused before it changed anything.
     """
 
     async def add(self, task: Task, *, key: str | None = None) -> Task:
-        """Store a new task, note that its owner was seen, and return the task.
+        """Store a new task, record that its owner was seen, and return the task.
 
-        With an idempotency ``key`` this happens once: while the key is remembered (KEY_LIFETIME),
-        the same owner's next call with it stores nothing. It returns the task of the first call, as
-        that call did, or raises IdempotencyKeyReused if the two tasks differ
-        in what their author wrote. Of rivals with one key, one stores.
+        An idempotency ``key`` is valid for its owner and for KEY_LIFETIME. A second call with the
+        same key stores nothing: it returns the task that the first call returned, or raises
+        IdempotencyKeyReused if the ``content`` of the two tasks differs. Of concurrent calls with
+        one key exactly one stores its task.
         """
 
     async def get(self, owner: str, task_id: UUID) -> Task:
-        """The owner's task. Raises TaskNotFound."""
+        """Return the owner's task. Raises TaskNotFound."""
 
     async def find(self, owner: str, query: TaskQuery) -> TaskPage:
-        """The page of the owner's tasks that the query describes.
+        """Return the page of the owner's tasks that the query describes.
 
-        ``total`` is set when it was asked for and when the page holds every match.
+        ``total`` is set if the query has ``with_total`` or if the page holds every match.
         """
 
     async def save(self, task: Task) -> None:
-        """Replace the stored task if it is still at the version before this one.
+        """Replace the stored task if its version is the one before this task's version.
 
-        Raises StaleVersion when it is at another version or gone: of rivals that read the same
-        version exactly one succeeds.
+        Raises StaleVersion otherwise, also if the task is missing or deleted. Of concurrent calls
+        for one version exactly one succeeds.
         """
 
     async def change(
         self, owner: str, task_id: UUID, *, now: datetime, **changes: Unpack[TaskChanges]
     ) -> Task:
-        """Apply ``Task.changed(now, **changes)`` to the task at its latest version.
+        """Apply ``Task.changed(now, **changes)`` to the latest version of the task and return it.
 
-        Returns the task as it is now stored. Raises TaskNotFound or InvalidTask; either, where
-        both are so.
+        Raises TaskNotFound and InvalidTask; if both apply, either of them.
         """
 
     async def delete(
         self, owner: str, task_id: UUID, *, now: datetime, version: int | None = None
     ) -> Task:
-        """Take the owner's task away, restorable for RETENTION, and return it as it was.
+        """Delete the owner's task and return it as it was.
 
-        To every other call but ``restore`` it is then missing. Raises TaskNotFound; with a
-        ``version``, StaleVersion when the task is at another one or gone.
+        ``restore`` can undo this for RETENTION; for every other call the task is missing. Raises
+        TaskNotFound. With a ``version`` it raises StaleVersion instead, also if the task is at
+        another version.
         """
 
     async def delete_completed(self, owner: str, *, now: datetime) -> int:
-        """Take all of the owner's completed tasks away like ``remove``; return how many."""
+        """Delete all completed tasks of the owner as ``delete`` does; return how many."""
 
     async def restore(self, owner: str, task_id: UUID, *, now: datetime) -> Task:
-        """Bring a removed task back as it was, and return it.
+        """Undo a delete and return the task as it was.
 
-        Raises TaskNotDeleted when it was not removed, TaskNotFound when it is missing or was
-        removed longer than RETENTION ago.
+        Raises TaskNotDeleted if the task is not deleted, TaskNotFound if it is missing or was
+        deleted RETENTION ago or earlier.
         """
 
     async def count(self, owner: str) -> TaskCounts:
-        """How many tasks the owner has. May cost as much as reading them."""
+        """Count the owner's tasks, which may cost as much as reading them."""
 
 
 class TokenVerifier(Protocol):
-    """The judge of bearer tokens."""
+    """Verifies bearer tokens."""
 
     async def verify(self, token: str, now: datetime) -> Principal:
-        """The user for whom the token speaks at ``now`` (aware, UTC).
+        """Return the user of a token that is valid at ``now`` (aware, UTC).
 
-        Raises TokenRejected for any text that is not a valid token, whatever it contains, and
-        AuthKeysUnavailable when there is no key to judge it by.
+        Raises TokenRejected for every other text, and AuthKeysUnavailable if there is no key to
+        verify the token with.
         """

@@ -1,7 +1,7 @@
-"""What a list of tasks asks for (filter, order, page) and what it gets, as plain values.
+"""Queries for lists of tasks (filter, order, page) and their results, as plain values.
 
-``TaskFilter.matches`` and ``Sort.key`` define what each question means; a repository may answer
-it in any way that gives the same tasks in the same order.
+``TaskFilter.matches`` and ``Sort.key`` define the result. A repository may compute it in any way
+that gives the same tasks in the same order.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ SortValue = datetime | str | int | None
 
 @dataclass(frozen=True, slots=True)
 class SeekPosition:
-    """A place in a sorted list: where a task with this value of the sorted field and this id is."""
+    """A position in a sorted list: the sorted field's value and the id of a task."""
 
     value: SortValue
     id: UUID
@@ -36,17 +36,17 @@ class SeekPosition:
 
 @dataclass(frozen=True, slots=True)
 class Sort:
-    """An order of tasks, made total by the id in the same direction.
+    """An order of tasks. The id breaks ties, in the same direction.
 
-    Titles compare without regard to case, priorities by rank; tasks that lack the value come last
-    in both directions.
+    Titles are compared in lower case, priorities by rank. Tasks without the value come last in both
+    directions.
     """
 
     by: SortBy = SortBy.CREATED_AT
     descending: bool = True
 
     def position(self, task: Task) -> SeekPosition:
-        """Where the task stands in this order."""
+        """The position of the task in this order."""
         match self.by:
             case SortBy.CREATED_AT:
                 return SeekPosition(task.created_at, task.id)
@@ -62,7 +62,7 @@ class Sort:
                 return SeekPosition(task.priority and task.priority.rank, task.id)
 
     def key(self, position: SeekPosition) -> tuple[bool, SortValue, UUID]:
-        """What positions compare by: ascending keys ascending, descending keys descending."""
+        """The sort key of a position. With ``descending``, sort the keys in reverse."""
         value = position.value
         comparable = value.lower() if isinstance(value, str) else value
         return ((value is None) != self.descending, comparable, position.id)
@@ -70,10 +70,10 @@ class Sort:
 
 @dataclass(frozen=True, slots=True)
 class TaskFilter:
-    """Which tasks are wanted; every part that is set must hold.
+    """The conditions for tasks in a list. A task matches if it meets every condition that is set.
 
-    ``tags`` must all be on the task. The due bounds are exclusive, and a task without a due date is
-    within none. ``text`` is looked for in title and description without regard to case.
+    ``tags``: the task has all of them. ``due_before`` and ``due_after`` are exclusive and exclude
+    tasks without a due date. ``text`` is found in the title or description, in any case.
     """
 
     completed: bool | None = None
@@ -84,7 +84,7 @@ class TaskFilter:
     text: str | None = None
 
     def matches(self, task: Task) -> bool:
-        """Whether the task is among the wanted ones."""
+        """Whether the task meets every condition."""
         return (
             (self.completed is None or task.completed == self.completed)
             and (self.priority is None or task.priority == self.priority)
@@ -112,9 +112,9 @@ class TaskFilter:
 
 @dataclass(frozen=True, slots=True)
 class TaskQuery:
-    """One page of an owner's tasks: at most ``limit`` (1 to PAGE_MAX) of them, from ``after`` on.
+    """A query for one page: at most ``limit`` tasks (1 to PAGE_MAX) that follow ``after``.
 
-    ``with_total`` asks for the number of all that match, which may cost as much as reading them.
+    ``with_total`` requests the number of all matches, which may cost as much as reading them.
     """
 
     filter: TaskFilter = TaskFilter()
@@ -126,7 +126,7 @@ class TaskQuery:
 
 @dataclass(frozen=True, slots=True)
 class TaskPage:
-    """The tasks of a page in order, whether more follow, and how many match if that is known."""
+    """The tasks of one page in order. ``total`` is the number of all matches, None if unknown."""
 
     tasks: tuple[Task, ...]
     has_more: bool

@@ -1,14 +1,14 @@
-"""The Task aggregate: what a task is, the rules it keeps, and how it changes.
+"""The Task aggregate: what a task is, its rules, and how it changes.
 
-A ``Task`` is a value: every transition returns a new one. A transition that alters nothing returns
-the task itself, so that an idle edit leaves version and times alone.
+A ``Task`` is a value: every change returns a new one. A change that alters nothing returns the same
+task, so that its version and times stay as they are.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time
 from enum import StrEnum
-from typing import Any, Final, TypedDict, Unpack
+from typing import Any, ClassVar, Final, Self, TypedDict, Unpack, cast
 from uuid import UUID
 
 from todo_domain.errors import InvalidTask, InvalidValue, Violation
@@ -26,7 +26,7 @@ class Priority(StrEnum):
 
     @property
     def rank(self) -> int:
-        """1 for low to 3 for high: the order that people mean."""
+        """1 for low to 3 for high: the number that priorities are stored and sorted by."""
         return _RANKS[self]
 
     @classmethod
@@ -41,45 +41,66 @@ class Priority(StrEnum):
 _RANKS: Final = {priority: rank for rank, priority in enumerate(Priority, 1)}
 
 
-def clean_title(text: str) -> str:
-    """The title without outer white space. Raises InvalidValue when blank or too long."""
-    title = text.strip()
-    if not title:
-        raise InvalidValue("blank", "must not be empty")
-    return _check_text(title, TITLE_MAX)
+class _CheckedText(str):
+    """Text that keeps the rule of its class. An instance is not checked a second time.
 
-
-def clean_description(text: str) -> str:
-    """The description exactly as it came. Raises InvalidValue when too long."""
-    return _check_text(text, DESCRIPTION_MAX)
-
-
-def clean_tag(text: str) -> str:
-    """The tag without outer white space. Raises InvalidValue when blank or too long."""
-    tag = text.strip()
-    if not tag:
-        raise InvalidValue("blank", "must not be empty")
-    return _check_text(tag, TAG_MAX)
-
-
-def clean_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """Clean tags in their first order, each once; those that are clean, themselves.
-
-    Raises InvalidValue for a bad tag or too many.
+    Lengths are code points. JavaScript's ``length`` is never smaller, so text that passes a length
+    check there passes here too.
     """
-    unique = tuple(dict.fromkeys(map(clean_tag, tags)))
+
+    __slots__ = ()
+    _max_length: ClassVar[int]
+    _is_trimmed: ClassVar[bool] = True
+
+    def __new__(cls, text: str) -> Self:
+        """The text, trimmed if its class says so. Raises InvalidValue."""
+        if isinstance(text, cls):
+            return text
+        if cls._is_trimmed:
+            text = text.strip()
+            if not text:
+                raise InvalidValue("blank", "must not be empty")
+        _check_text(text, cls._max_length)
+        return super().__new__(cls, text)
+
+
+class Title(_CheckedText):
+    """A title: 1 to TITLE_MAX characters without outer white space."""
+
+    __slots__ = ()
+    _max_length = TITLE_MAX
+
+
+class Description(_CheckedText):
+    """A description: up to DESCRIPTION_MAX characters, kept exactly as they are."""
+
+    __slots__ = ()
+    _max_length = DESCRIPTION_MAX
+    _is_trimmed = False
+
+
+class Tag(_CheckedText):
+    """A tag: 1 to TAG_MAX characters without outer white space."""
+
+    __slots__ = ()
+    _max_length = TAG_MAX
+
+
+def clean_tags(tags: Iterable[str]) -> tuple[Tag, ...]:
+    """The tags in their order, without duplicates. Raises InvalidValue."""
+    unique = tuple(dict.fromkeys(map(Tag, tags)))
     if len(unique) > TAGS_MAX:
         raise InvalidValue("too_many", f"must be at most {TAGS_MAX} tags")
-    return tags if isinstance(tags, tuple) and tags == unique else unique
+    return unique
 
 
 def clean_due_date(due: date | datetime) -> date | datetime:
-    """A date as it is, a date-time in UTC. Raises InvalidValue for one that names no instant."""
+    """A date as it is, a date-time in UTC. Raises InvalidValue."""
     return in_utc(due) if isinstance(due, datetime) else due
 
 
 def in_utc(moment: datetime) -> datetime:
-    """The same instant in UTC. Raises InvalidValue for a time that names none, or none in range."""
+    """The same instant in UTC. Raises InvalidValue without an offset or outside UTC's range."""
     if moment.tzinfo is None:
         raise InvalidValue("no_offset", "must have an offset from UTC, such as Z or +02:00")
     if moment.tzinfo is UTC:
@@ -91,33 +112,20 @@ def in_utc(moment: datetime) -> datetime:
 
 
 def due_instant(due: date | datetime) -> datetime:
-    """The instant that a due date sorts and compares by: a plain date is its midnight in UTC."""
+    """The instant by which due dates are sorted and compared: for a date its midnight in UTC."""
     return due if isinstance(due, datetime) else datetime.combine(due, time.min, UTC)
 
 
-def _check_text(text: str, longest: int) -> str:
-    """Text that PostgreSQL can hold.
-
-    Lengths are code points: never more than JavaScript counts, so what passes there passes here.
-    """
-    if len(text) > longest:
-        raise InvalidValue("too_long", f"must be at most {longest} characters")
+def _check_text(text: str, max_length: int) -> None:
+    """Raise InvalidValue if the text is too long or PostgreSQL cannot store it."""
+    if len(text) > max_length:
+        raise InvalidValue("too_long", f"must be at most {max_length} characters")
     if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
         raise InvalidValue("bad_character", "must not contain NUL or a lone surrogate")
-    return text
-
-
-# Each member's rule, and what it is when nothing is said, which breaks none.
-_VALIDATORS: Final[dict[str, tuple[Callable[[Any], object], object]]] = {
-    "title": (clean_title, ...),  # has to be said
-    "description": (clean_description, None),
-    "due_date": (clean_due_date, None),
-    "tags": (clean_tags, ()),
-}
 
 
 class TaskChanges(TypedDict, total=False):
-    """The members an edit may name; the absent ones keep their value."""
+    """The members to set in a new or existing task. Absent members keep their value."""
 
     title: str
     description: str | None
@@ -127,13 +135,36 @@ class TaskChanges(TypedDict, total=False):
     tags: Iterable[str]
 
 
+_VALIDATORS: Final[dict[str, Callable[[Any], object]]] = {
+    "title": Title,
+    "description": lambda text: None if text is None else Description(text),
+    "due_date": lambda due: None if due is None else clean_due_date(due),
+    "tags": clean_tags,
+}
+
+
+def clean_changes(changes: TaskChanges) -> TaskChanges:
+    """The changes as a task holds them. Raises InvalidTask with every broken rule."""
+    clean: dict[str, Any] = dict(changes)
+    violations = []
+    for name, validate in _VALIDATORS.items():
+        if name in clean:
+            try:
+                clean[name] = validate(clean[name])
+            except InvalidValue as invalid:
+                violations.append(Violation(name, invalid.code, invalid.message))
+    if violations:
+        raise InvalidTask(violations)
+    return cast("TaskChanges", clean)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One thing to do, belonging to one user. An instance that breaks a rule cannot exist.
+    """One thing to do, owned by one user.
 
-    ``owner`` is the user's id exactly as the token's ``sub`` has it. Times are aware and in UTC.
-    ``version`` counts the changes, from 1. Its ``repr`` has nothing that its author wrote. Raises
-    InvalidTask, naming every broken rule.
+    ``new`` and ``changed`` check the rules. The constructor does not: repositories make stored
+    tasks with it. ``owner`` is the user's id exactly as in the token's ``sub``. Times are aware and
+    in UTC. ``version`` counts the changes, from 1. The ``repr`` contains no text of the user's.
     """
 
     id: UUID
@@ -148,28 +179,15 @@ class Task:
     completed_at: datetime | None = None
     version: int = 1
 
-    def __post_init__(self) -> None:
-        violations = []
-        for name, (rule, unsaid) in _VALIDATORS.items():
-            value = getattr(self, name)
-            if value == unsaid:
-                continue
-            try:
-                clean = rule(value)
-            except InvalidValue as broken:
-                violations.append(Violation(name, broken.code, broken.message))
-            else:
-                if clean is not value:
-                    object.__setattr__(self, name, clean)
-        if violations:
-            raise InvalidTask(violations)
-
     @classmethod
     def new(
         cls, task_id: UUID, owner: str, now: datetime, **members: Unpack[TaskChanges]
     ) -> "Task":
-        """A task that begins at ``now``, completed already if its members say so."""
-        fields: dict[str, Any] = dict(members)
+        """A task created at ``now``, and completed at ``now`` if its members say so.
+
+        Raises InvalidTask with every broken rule.
+        """
+        fields: dict[str, Any] = {**clean_changes(members)}
         completed_at = now if fields.pop("completed", False) else None
         return cls(
             id=task_id,
@@ -182,7 +200,7 @@ class Task:
 
     @property
     def content(self) -> dict[str, object]:
-        """What its author wrote, by name: equal for two tasks made from the same members."""
+        """The members that the user wrote, by name: equal for tasks made from equal members."""
         return {name: getattr(self, name) for name in TaskChanges.__annotations__}
 
     @property
@@ -190,15 +208,18 @@ class Task:
         return self.completed_at is not None
 
     def changed(self, now: datetime, **changes: Unpack[TaskChanges]) -> "Task":
-        """This task with the given members replaced; itself when they alter nothing."""
-        fields: dict[str, Any] = dict(changes)
+        """This task with the given members replaced; the same task if they alter nothing.
+
+        Raises InvalidTask with every broken rule.
+        """
+        fields: dict[str, Any] = {**clean_changes(changes)}
         if fields.pop("completed", self.completed) != self.completed:
             fields["completed_at"] = None if self.completed else now
-        # A clock that was set back must not make a task look older than it was.
+        # The clock may have been set back; ``updated_at`` never decreases.
         updated_at = max(now, self.updated_at)
         changed = replace(self, **fields, updated_at=updated_at, version=self.version + 1)
         return self if changed.content == self.content else changed
 
     def toggled(self, now: datetime) -> "Task":
-        """This task completed if it was pending, pending if it was completed."""
+        """This task with its completion inverted."""
         return self.changed(now, completed=not self.completed)

@@ -1,7 +1,8 @@
-"""What a user can do: ports first, then who acts, then the rest; time is an argument.
+"""The use cases: one function for each thing that a user can do with tasks.
 
-Each returns tasks as they are now stored, unless it says otherwise. Besides what their docstrings
-name they raise what the ports raise.
+The arguments are the ports, the actor, and the data of the request; the time is an argument too.
+A returned task is as it is now stored, unless the docstring says otherwise. Every use case also
+raises what the ports raise.
 """
 
 from collections.abc import Callable, Collection
@@ -17,12 +18,12 @@ from todo_domain.task import Task, TaskChanges
 
 EDIT_ATTEMPTS: Final = 8
 
-# The versions of a task that a change is meant for; None for any.
+# The versions of the task that the edit may be applied to (``If-Match``); None for any version.
 Versions = Collection[int] | None
 
 
 async def list_tasks(tasks: TaskRepository, actor: Principal, query: TaskQuery) -> TaskPage:
-    """One page of the actor's tasks."""
+    """Return one page of the actor's tasks."""
     page = await tasks.find(actor.user_id, query)
     for task in page.tasks:
         require_owner(actor, task)
@@ -38,7 +39,7 @@ async def create_task(
     key: str | None = None,
     **members: Unpack[TaskChanges],
 ) -> Task:
-    """A new task of the actor's; with an idempotency key, the one that it was first used for.
+    """Create a task. A repeated idempotency key returns the task of the first call.
 
     Raises InvalidTask and IdempotencyKeyReused.
     """
@@ -47,7 +48,7 @@ async def create_task(
 
 
 async def get_task(tasks: TaskRepository, actor: Principal, task_id: UUID) -> Task:
-    """The actor's task: the one gate through which a single task is read. Raises TaskNotFound."""
+    """Return the actor's task. Raises TaskNotFound."""
     return require_owner(actor, await tasks.get(actor.user_id, task_id))
 
 
@@ -60,10 +61,10 @@ async def change_task(
     versions: Versions = None,
     **changes: Unpack[TaskChanges],
 ) -> Task:
-    """Apply the changes to the latest state, so that what others changed meanwhile stays.
+    """Apply the changes to the latest version, so that concurrent changes of other members stay.
 
-    Raises TaskNotFound, InvalidTask and StaleVersion; with several ``versions`` also EditConflict,
-    when rivals win every attempt.
+    Raises TaskNotFound, InvalidTask and StaleVersion. With several ``versions`` it also raises
+    EditConflict if concurrent edits win every attempt.
     """
     if versions is not None:
         return await _edit(
@@ -80,9 +81,9 @@ async def toggle_task(
     now: datetime,
     versions: Versions = None,
 ) -> Task:
-    """Complete the task if it is pending, reopen it if it is completed.
+    """Complete a pending task, or reopen a completed one.
 
-    Raises TaskNotFound, StaleVersion, and EditConflict when rivals win every attempt.
+    Raises TaskNotFound, StaleVersion, and EditConflict if concurrent edits win every attempt.
     """
     return await _edit(tasks, actor, task_id, versions, lambda task: task.toggled(now))
 
@@ -96,7 +97,7 @@ async def complete_task(
     now: datetime,
     versions: Versions = None,
 ) -> Task:
-    """Set the task's completion, whatever it was. Raises what ``change_task`` raises."""
+    """Set the task's completion. Raises what ``change_task`` raises."""
     return await change_task(tasks, actor, task_id, now=now, versions=versions, completed=completed)
 
 
@@ -111,14 +112,14 @@ async def delete_task(
     """Delete the task and return it as it was. Raises TaskNotFound and StaleVersion."""
     version = None
     if versions is not None:
-        version = _meant(await get_task(tasks, actor, task_id), versions).version
+        version = _require_version(await get_task(tasks, actor, task_id), versions).version
     return require_owner(
         actor, await tasks.delete(actor.user_id, task_id, now=now, version=version)
     )
 
 
 async def delete_completed(tasks: TaskRepository, actor: Principal, *, now: datetime) -> int:
-    """Delete all completed tasks of the actor's; return how many."""
+    """Delete all completed tasks of the actor; return how many."""
     return await tasks.delete_completed(actor.user_id, now=now)
 
 
@@ -130,7 +131,7 @@ async def restore_task(
 
 
 async def count_tasks(tasks: TaskRepository, actor: Principal) -> TaskCounts:
-    """How many tasks the actor has."""
+    """Count the actor's tasks."""
     return await tasks.count(actor.user_id)
 
 
@@ -141,22 +142,22 @@ async def _edit(
     versions: Versions,
     transition: Callable[[Task], Task],
 ) -> Task:
-    """Read, apply, write if nobody else has written meanwhile; else again from the start."""
+    """Read, apply and save the task; start again if it was changed in between."""
     for _ in range(EDIT_ATTEMPTS):
-        task = _meant(await get_task(tasks, actor, task_id), versions)
+        task = _require_version(await get_task(tasks, actor, task_id), versions)
         edited = transition(task)
-        if edited is task or await _saved(tasks, edited):
+        if edited is task or await _try_save(tasks, edited):
             return edited
     raise EditConflict
 
 
-def _meant(task: Task, versions: Versions) -> Task:
+def _require_version(task: Task, versions: Versions) -> Task:
     if versions is not None and task.version not in versions:
         raise StaleVersion
     return task
 
 
-async def _saved(tasks: TaskRepository, task: Task) -> bool:
+async def _try_save(tasks: TaskRepository, task: Task) -> bool:
     try:
         await tasks.save(task)
     except StaleVersion:

@@ -16,7 +16,7 @@ import orjson
 
 from todo_api.problems import ProblemError
 from todo_domain.queries import SeekPosition, Sort, SortBy, SortValue, TaskFilter, TaskQuery
-from todo_domain.task import Priority, clean_title, in_utc
+from todo_domain.task import Priority, Title, in_utc
 
 _CHECKSUM: Final = 8  # bytes
 
@@ -45,7 +45,7 @@ def _sort_value(sort: Sort, value: object) -> SortValue:
     """The value, if a task can have it. Raises ValueError."""
     match sort.by, value:
         case SortBy.TITLE, str():
-            return clean_title(value)
+            return Title(value)
         case SortBy.PRIORITY, int() | None:
             return value if value is None else Priority.of_rank(value).rank
         case SortBy.DUE_DATE, None:

@@ -26,7 +26,7 @@ def in_order(sort: Sort, tasks: Sequence[Task]) -> list[Task]:
 
 
 class TestSort:
-    def test_is_newest_first_unless_asked_otherwise(self) -> None:
+    def test_is_newest_first_by_default(self) -> None:
         old, new = a_task(), a_task(created_at=LATER)
         assert in_order(TaskQuery().sort, [old, new]) == [new, old]
 
@@ -43,7 +43,7 @@ class TestSort:
             (SortBy.PRIORITY, Members(priority=Priority.MEDIUM), Members(priority=Priority.HIGH)),
         ],
     )
-    def test_compares_values_as_people_mean(
+    def test_puts_a_smaller_value_before_a_greater_one(
         self, by: SortBy, smaller: Members, greater: Members
     ) -> None:
         tasks = [a_task(**smaller), a_task(**greater)]
@@ -58,24 +58,25 @@ class TestSort:
             (SortBy.PRIORITY, Members(priority=Priority.LOW)),
         ],
     )
-    def test_puts_tasks_that_lack_the_value_last(
+    def test_puts_tasks_without_the_value_last(
         self, by: SortBy, present: Members, *, descending: bool
     ) -> None:
-        lacking, having = a_task(), a_task(**present)
-        assert in_order(Sort(by, descending=descending), [lacking, having]) == [having, lacking]
+        without, with_value = a_task(), a_task(**present)
+        order = in_order(Sort(by, descending=descending), [without, with_value])
+        assert order == [with_value, without]
 
     @pytest.mark.parametrize("descending", [False, True])
     @pytest.mark.parametrize("by", SortBy)
-    def test_breaks_ties_by_id_in_its_own_direction(self, by: SortBy, *, descending: bool) -> None:
+    def test_breaks_ties_by_id_in_the_same_direction(self, by: SortBy, *, descending: bool) -> None:
         tasks = sorted((a_task() for _ in range(5)), key=lambda task: task.id, reverse=descending)
         assert in_order(Sort(by, descending=descending), tasks[::-1]) == tasks
 
 
 class TestQuery:
-    def test_names_what_it_sorts_by_as_is_promised(self) -> None:
+    def test_has_the_documented_sort_fields(self) -> None:
         assert list(SortBy) == ["created_at", "updated_at", "title", "due_date", "priority"]
 
-    def test_asks_for_a_thousand_tasks_at_most(self) -> None:
+    def test_has_a_page_of_at_most_a_thousand_tasks(self) -> None:
         assert (TaskQuery().limit, PAGE_MAX) == (1000, 1000)
 
     @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ class TestQuery:
         ],
         ids=lambda value: type(value).__name__,
     )
-    def test_and_all_it_is_about_are_values_that_nobody_alters(
+    def test_and_its_parts_and_results_are_immutable(
         self, value: TaskQuery | Sort | TaskFilter | SeekPosition | Task | TaskPage | TaskCounts
     ) -> None:
         for member in fields(value):
@@ -95,50 +96,48 @@ class TestQuery:
 
 
 class TestFilter:
-    def test_that_asks_for_nothing_matches_everything(self) -> None:
+    def test_without_conditions_matches_everything(self) -> None:
         assert TaskFilter().matches(a_task())
 
-    def test_tells_completed_from_pending(self) -> None:
+    def test_by_completion_matches_pending_or_completed_tasks(self) -> None:
         pending, completed = a_task(), a_task(completed_at=NOW)
         assert TaskFilter(completed=True).matches(completed)
         assert TaskFilter(completed=False).matches(pending)
         assert not TaskFilter(completed=True).matches(pending)
         assert not TaskFilter(completed=False).matches(completed)
 
-    def test_by_priority_passes_over_tasks_without_one(self) -> None:
+    def test_by_priority_does_not_match_tasks_without_one(self) -> None:
         wanted = TaskFilter(priority=Priority.LOW)
         assert wanted.matches(a_task(priority=Priority.LOW))
         assert not wanted.matches(a_task(priority=Priority.HIGH))
         assert not wanted.matches(a_task())
 
-    def test_by_tags_wants_every_one_of_them(self) -> None:
+    def test_by_tags_matches_tasks_that_have_them_all(self) -> None:
         wanted = TaskFilter(tags=("home", "work"))
         assert wanted.matches(a_task(tags=("work", "urgent", "home")))
         assert not wanted.matches(a_task(tags=("work",)))
 
-    def test_by_tag_takes_case_seriously(self) -> None:
+    def test_by_tag_is_case_sensitive(self) -> None:
         assert not TaskFilter(tags=("Home",)).matches(a_task(tags=("home",)))
 
-    def test_by_due_bounds_leaves_the_bounds_out(self) -> None:
+    def test_by_due_date_excludes_the_bounds(self) -> None:
         task = a_task(due_date=NOON)
         assert TaskFilter(due_after=NOON - INSTANT, due_before=NOON + INSTANT).matches(task)
         assert not TaskFilter(due_after=NOON).matches(task)
         assert not TaskFilter(due_before=NOON).matches(task)
 
-    def test_by_due_bounds_takes_a_date_as_its_midnight(self) -> None:
+    def test_by_due_date_compares_a_date_by_its_midnight(self) -> None:
         midnight = datetime(2026, 1, 20, tzinfo=UTC)
         task = a_task(due_date=midnight.date())
         assert TaskFilter(due_after=midnight - INSTANT).matches(task)
         assert not TaskFilter(due_after=midnight).matches(task)
 
-    def test_by_due_bounds_never_finds_a_task_without_a_due_date(self) -> None:
+    def test_by_due_date_does_not_match_tasks_without_one(self) -> None:
         assert not TaskFilter(due_before=NOON).matches(a_task())
         assert not TaskFilter(due_after=NOON).matches(a_task())
 
     @pytest.mark.parametrize("text", ["MILK", "y m", "école", "É", "100%"])
-    def test_by_text_looks_into_title_and_description_without_regard_to_case(
-        self, text: str
-    ) -> None:
+    def test_by_text_finds_it_in_title_and_description_in_any_case(self, text: str) -> None:
         titled = a_task(title="Buy milk for the ÉCOLE, 100%")
         described = a_task(title="-", description="buy MILK\nfor the école, 100%")
         assert TaskFilter(text=text).matches(titled)
@@ -146,10 +145,10 @@ class TestFilter:
         assert not TaskFilter(text=text).matches(a_task(title="-"))
 
     @pytest.mark.parametrize("text", ["none", "x", "-"])
-    def test_by_text_finds_nothing_where_no_description_is(self, text: str) -> None:
+    def test_by_text_does_not_find_text_in_a_missing_description(self, text: str) -> None:
         assert not TaskFilter(text=text).matches(a_task(description=None))
 
-    def test_wants_all_of_its_parts_to_hold(self) -> None:
+    def test_matches_tasks_that_meet_every_condition(self) -> None:
         wanted = TaskFilter(completed=False, priority=Priority.LOW, text="milk")
         assert wanted.matches(a_task(priority=Priority.LOW))
         assert not wanted.matches(a_task(priority=Priority.LOW, completed_at=NOW))

@@ -68,7 +68,7 @@ on_one_task = pytest.mark.parametrize("use_case", ON_ONE_TASK.values(), ids=ON_O
 
 
 class OwnerBlindRepository(InMemoryTaskRepository):
-    """A fake with a hole: it finds everybody's tasks for everybody."""
+    """A faulty fake: it returns Ada's tasks to every user."""
 
     async def find(self, owner: str, query: TaskQuery) -> TaskPage:
         del owner
@@ -84,33 +84,33 @@ class OwnerBlindRepository(InMemoryTaskRepository):
 
 
 class ContestedRepository(InMemoryTaskRepository):
-    """A fake in which a rival changes the description just before each of the first writes."""
+    """A fake in which another client changes the task just before each of the first writes."""
 
-    def __init__(self, *, rival_saves: int) -> None:
+    def __init__(self, *, other_saves: int) -> None:
         super().__init__()
-        self._rival_saves = rival_saves
+        self._other_saves = other_saves
 
     async def save(self, task: Task) -> None:
-        await self._let_rival_save(task.owner, task.id)
+        await self._save_of_another_client(task.owner, task.id)
         await super().save(task)
 
     async def change(
         self, owner: str, task_id: UUID, *, now: datetime, **changes: Unpack[TaskChanges]
     ) -> Task:
-        await self._let_rival_save(owner, task_id)
+        await self._save_of_another_client(owner, task_id)
         return await super().change(owner, task_id, now=now, **changes)
 
     async def delete(
         self, owner: str, task_id: UUID, *, now: datetime, version: int | None = None
     ) -> Task:
-        await self._let_rival_save(owner, task_id)
+        await self._save_of_another_client(owner, task_id)
         return await super().delete(owner, task_id, now=now, version=version)
 
-    async def _let_rival_save(self, owner: str, task_id: UUID) -> None:
-        if self._rival_saves:
-            self._rival_saves -= 1
+    async def _save_of_another_client(self, owner: str, task_id: UUID) -> None:
+        if self._other_saves:
+            self._other_saves -= 1
             latest = self._own(owner, task_id)
-            await super().save(latest.changed(LATER, description=f"rival {latest.version}"))
+            await super().save(latest.changed(LATER, description=f"other {latest.version}"))
 
 
 @pytest.fixture
@@ -118,11 +118,11 @@ def tasks() -> InMemoryTaskRepository:
     return InMemoryTaskRepository()
 
 
-def test_deletes_and_keys_are_remembered_for_as_long_as_is_promised() -> None:
+def test_retention_and_the_lifetime_of_keys_are_as_documented() -> None:
     assert (RETENTION.days, KEY_LIFETIME.total_seconds() / 3600) == (30, 24)
 
 
-def test_an_actor_shows_nothing_that_they_chose_and_is_never_altered() -> None:
+def test_a_principal_is_immutable_and_its_repr_has_no_display_text() -> None:
     actor = Principal("ada", expires_at=LATER, name="private", email="private")
     assert "private" not in repr(actor)
     assert "ada" in repr(actor)
@@ -131,7 +131,9 @@ def test_an_actor_shows_nothing_that_they_chose_and_is_never_altered() -> None:
             setattr(actor, member.name, None)
 
 
-async def test_a_created_task_is_the_actors_and_stored(tasks: InMemoryTaskRepository) -> None:
+async def test_a_created_task_is_owned_by_the_actor_and_stored(
+    tasks: InMemoryTaskRepository,
+) -> None:
     created = await create_task(tasks, ADA, uuid4(), now=NOW, title="Buy milk", tags=["home"])
     assert (created.owner, created.tags) == ("ada", ("home",))
     assert await get_task(tasks, ADA, created.id) == created
@@ -143,7 +145,7 @@ async def test_an_invalid_task_is_not_stored(tasks: InMemoryTaskRepository) -> N
     assert (await list_tasks(tasks, ADA, TaskQuery())).tasks == ()
 
 
-async def test_a_list_holds_the_actors_tasks_that_the_query_describes(
+async def test_a_list_has_the_actors_tasks_that_match_the_query(
     tasks: InMemoryTaskRepository,
 ) -> None:
     pending, completed, eves = a_task(), a_task(completed_at=NOW), a_task(owner="eve")
@@ -179,29 +181,29 @@ async def test_a_change_that_breaks_a_rule_stores_nothing(tasks: InMemoryTaskRep
     assert await get_task(tasks, ADA, task.id) == task
 
 
-async def test_a_change_keeps_what_a_rival_changed_meanwhile() -> None:
-    tasks = ContestedRepository(rival_saves=1)
+async def test_a_change_keeps_concurrent_changes_of_other_members() -> None:
+    tasks = ContestedRepository(other_saves=1)
     task = a_task()
     await tasks.add(task)
     changed = await change_task(tasks, ADA, task.id, now=LATER, title="Buy oat milk")
-    assert (changed.title, changed.description) == ("Buy oat milk", "rival 1")
+    assert (changed.title, changed.description) == ("Buy oat milk", "other 1")
     assert await get_task(tasks, ADA, task.id) == changed
 
 
-async def test_an_idle_change_meant_for_a_version_saves_nothing() -> None:
-    tasks = ContestedRepository(rival_saves=1)
+async def test_a_conditional_change_that_alters_nothing_saves_nothing() -> None:
+    tasks = ContestedRepository(other_saves=1)
     task = a_task()
     await tasks.add(task)
     await change_task(tasks, ADA, task.id, now=LATER, versions={1}, title="Buy milk")
     assert await get_task(tasks, ADA, task.id) == task
 
 
-async def test_a_toggle_keeps_what_rivals_changed_meanwhile() -> None:
-    tasks = ContestedRepository(rival_saves=EDIT_ATTEMPTS - 1)
+async def test_a_toggle_keeps_concurrent_changes_of_other_members() -> None:
+    tasks = ContestedRepository(other_saves=EDIT_ATTEMPTS - 1)
     task = a_task()
     await tasks.add(task)
     toggled = await toggle_task(tasks, ADA, task.id, now=LATER)
-    assert (toggled.completed, toggled.description) == (True, f"rival {EDIT_ATTEMPTS - 1}")
+    assert (toggled.completed, toggled.description) == (True, f"other {EDIT_ATTEMPTS - 1}")
     assert await get_task(tasks, ADA, task.id) == toggled
 
 
@@ -213,12 +215,12 @@ async def test_a_toggle_keeps_what_rivals_changed_meanwhile() -> None:
             tasks, ADA, id_, now=LATER, versions=range(1, 99), title="Mine"
         ),
     ],
-    ids=["toggle", "change of any of many versions"],
+    ids=["toggle", "change of one of many versions"],
 )
-async def test_an_edit_that_rivals_beat_every_time_gives_up_and_writes_nothing(
+async def test_an_edit_that_loses_every_attempt_is_a_conflict_and_writes_nothing(
     edit: Callable[[TaskRepository, UUID], Awaitable[object]],
 ) -> None:
-    tasks = ContestedRepository(rival_saves=EDIT_ATTEMPTS)
+    tasks = ContestedRepository(other_saves=EDIT_ATTEMPTS)
     task = a_task()
     await tasks.add(task)
     with pytest.raises(EditConflict):
@@ -227,7 +229,7 @@ async def test_an_edit_that_rivals_beat_every_time_gives_up_and_writes_nothing(
     assert (stored.title, stored.completed) == (task.title, task.completed)
 
 
-async def test_every_one_of_several_toggles_at_once_counts(tasks: InMemoryTaskRepository) -> None:
+async def test_concurrent_toggles_are_all_applied(tasks: InMemoryTaskRepository) -> None:
     task = a_task()
     await tasks.add(task)
     toggles = (toggle_task(tasks, ADA, task.id, now=LATER) for _ in range(EDIT_ATTEMPTS))
@@ -235,7 +237,7 @@ async def test_every_one_of_several_toggles_at_once_counts(tasks: InMemoryTaskRe
     assert sorted(each.version for each in toggled) == list(range(2, EDIT_ATTEMPTS + 2))
 
 
-async def test_completion_is_set_whatever_it_was(tasks: InMemoryTaskRepository) -> None:
+async def test_completion_can_be_set_repeatedly(tasks: InMemoryTaskRepository) -> None:
     task = a_task()
     await tasks.add(task)
     for completed in (True, True, False, False):
@@ -244,7 +246,9 @@ async def test_completion_is_set_whatever_it_was(tasks: InMemoryTaskRepository) 
     assert stored.version == 3
 
 
-async def test_a_deleted_task_is_returned_as_it_was_and_gone(tasks: InMemoryTaskRepository) -> None:
+async def test_a_deleted_task_is_returned_as_it_was_and_is_missing_then(
+    tasks: InMemoryTaskRepository,
+) -> None:
     task = a_task()
     await tasks.add(task)
     assert await delete_task(tasks, ADA, task.id, now=LATER) == task
@@ -252,7 +256,7 @@ async def test_a_deleted_task_is_returned_as_it_was_and_gone(tasks: InMemoryTask
         await get_task(tasks, ADA, task.id)
 
 
-async def test_a_restored_task_is_back_as_it_was(tasks: InMemoryTaskRepository) -> None:
+async def test_a_restored_task_is_as_it_was(tasks: InMemoryTaskRepository) -> None:
     task = a_task()
     await tasks.add(task)
     await delete_task(tasks, ADA, task.id, now=LATER)
@@ -260,7 +264,7 @@ async def test_a_restored_task_is_back_as_it_was(tasks: InMemoryTaskRepository) 
     assert await get_task(tasks, ADA, task.id) == task
 
 
-async def test_of_all_tasks_the_actors_completed_ones_are_deleted_and_counted(
+async def test_all_completed_tasks_of_the_actor_are_deleted_and_counted(
     tasks: InMemoryTaskRepository,
 ) -> None:
     pending = a_task()
@@ -272,7 +276,7 @@ async def test_of_all_tasks_the_actors_completed_ones_are_deleted_and_counted(
     assert await count_tasks(tasks, EVE) == TaskCounts(pending=0, completed=1)
 
 
-async def test_a_repeated_key_gives_the_first_task_and_stores_no_other(
+async def test_a_repeated_key_returns_the_first_task_and_stores_nothing(
     tasks: InMemoryTaskRepository,
 ) -> None:
     first, second = [
@@ -283,7 +287,7 @@ async def test_a_repeated_key_gives_the_first_task_and_stores_no_other(
     assert (await list_tasks(tasks, ADA, TaskQuery())).tasks == (first,)
 
 
-async def test_a_key_is_not_taken_by_a_task_that_is_invalid(
+async def test_an_invalid_task_does_not_use_up_its_key(
     tasks: InMemoryTaskRepository,
 ) -> None:
     with pytest.raises(InvalidTask):
@@ -296,7 +300,7 @@ async def test_a_key_is_not_taken_by_a_task_that_is_invalid(
 
 @on_the_first_version
 @pytest.mark.parametrize("version", [2, 3])
-async def test_what_is_meant_for_another_version_is_stale_and_changes_nothing(
+async def test_an_edit_for_another_version_is_stale_and_changes_nothing(
     tasks: InMemoryTaskRepository, use_case: OnTask, version: int
 ) -> None:
     task = a_task(version=version)
@@ -307,7 +311,7 @@ async def test_what_is_meant_for_another_version_is_stale_and_changes_nothing(
 
 
 @pytest.mark.parametrize("versions", [{1}, {3, 1, 2}], ids=str)
-async def test_what_is_meant_for_this_version_is_done(
+async def test_a_change_for_the_stored_version_is_applied(
     tasks: InMemoryTaskRepository, versions: set[int]
 ) -> None:
     task = a_task()
@@ -317,7 +321,7 @@ async def test_what_is_meant_for_this_version_is_done(
 
 
 @pytest.mark.parametrize("completed", [False, True])
-async def test_completion_that_is_meant_for_this_version_is_set(
+async def test_a_completion_for_the_stored_version_is_applied(
     tasks: InMemoryTaskRepository, *, completed: bool
 ) -> None:
     task = a_task(completed_at=None if completed else NOW)
@@ -328,30 +332,30 @@ async def test_completion_that_is_meant_for_this_version_is_set(
     assert stored == task.changed(LATER, completed=completed)
 
 
-async def test_a_change_meant_for_a_version_does_not_outlive_a_rival() -> None:
-    tasks = ContestedRepository(rival_saves=1)
+async def test_a_conditional_change_is_stale_after_a_concurrent_change() -> None:
+    tasks = ContestedRepository(other_saves=1)
     task = a_task()
     await tasks.add(task)
     with pytest.raises(StaleVersion):
         await change_task(tasks, ADA, task.id, now=LATER, versions={1}, title="Mine")
-    assert await get_task(tasks, ADA, task.id) == task.changed(LATER, description="rival 1")
+    assert await get_task(tasks, ADA, task.id) == task.changed(LATER, description="other 1")
 
 
-async def test_a_delete_meant_for_a_version_does_not_outlive_a_rival() -> None:
-    tasks = ContestedRepository(rival_saves=1)
+async def test_a_conditional_delete_is_stale_after_a_concurrent_change() -> None:
+    tasks = ContestedRepository(other_saves=1)
     task = a_task()
     await tasks.add(task)
     with pytest.raises(StaleVersion):
         await delete_task(tasks, ADA, task.id, now=LATER, versions={1})
-    assert await get_task(tasks, ADA, task.id) == task.changed(LATER, description="rival 1")
+    assert await get_task(tasks, ADA, task.id) == task.changed(LATER, description="other 1")
 
 
-async def test_a_delete_meant_for_any_version_is_not_beaten_by_a_rival() -> None:
-    tasks = ContestedRepository(rival_saves=1)
+async def test_an_unconditional_delete_succeeds_after_a_concurrent_change() -> None:
+    tasks = ContestedRepository(other_saves=1)
     task = a_task()
     await tasks.add(task)
     deleted = await delete_task(tasks, ADA, task.id, now=LATER)
-    assert deleted == task.changed(LATER, description="rival 1")
+    assert deleted == task.changed(LATER, description="other 1")
 
 
 @on_one_task
@@ -361,7 +365,7 @@ async def test_a_missing_task_is_not_found(tasks: InMemoryTaskRepository, use_ca
 
 
 @on_one_task
-async def test_a_foreign_task_is_not_found_and_stays_as_it_was(
+async def test_a_task_of_another_user_is_not_found_and_stays_as_it_was(
     tasks: InMemoryTaskRepository, use_case: OnTask
 ) -> None:
     task = a_task()
@@ -372,7 +376,9 @@ async def test_a_foreign_task_is_not_found_and_stays_as_it_was(
 
 
 @on_one_task
-async def test_a_foreign_task_is_not_told_even_by_a_repository_that_leaks(use_case: OnTask) -> None:
+async def test_a_task_of_another_user_is_not_found_even_if_the_repository_returns_it(
+    use_case: OnTask,
+) -> None:
     tasks = OwnerBlindRepository()
     task = a_task()
     await tasks.add(task)
@@ -380,7 +386,7 @@ async def test_a_foreign_task_is_not_told_even_by_a_repository_that_leaks(use_ca
         await use_case(tasks, EVE, task.id)
 
 
-async def test_a_list_is_not_told_even_by_a_repository_that_leaks() -> None:
+async def test_tasks_of_another_user_are_not_listed_even_if_the_repository_returns_them() -> None:
     tasks = OwnerBlindRepository()
     await tasks.add(a_task())
     with pytest.raises(TaskNotFound):
