@@ -33,7 +33,8 @@ VIOLATIONS: Final = {
         ("todo_adapters/unplaced.py", ""),
     ],
     "Layers of the PostgreSQL adapter": [
-        ("todo_adapters/postgres/database.py", "import todo_adapters.postgres.tasks"),
+        ("todo_adapters/postgres/statements.py", "import todo_adapters.postgres.tasks"),
+        ("todo_adapters/postgres/rows.py", "import todo_adapters.postgres.statements"),
         ("todo_adapters/postgres/tables.py", "import todo_adapters.postgres.database"),
         ("todo_adapters/postgres/unplaced.py", ""),
     ],

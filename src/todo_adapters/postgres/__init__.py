@@ -1,1 +1,1 @@
-"""Tasks in PostgreSQL: the address, the pool, the tables, the repository and the migrations."""
+"""Tasks in PostgreSQL: database URL, connections, tables, SQL, repository and migrations."""

@@ -1,202 +1,171 @@
-"""The pooled connections, one statement in one round trip, and what their failures mean.
+"""Runs SQL on pooled connections, one statement in one round trip, and translates its errors.
 
-SQLAlchemy writes the SQL, once per statement, from the tables. The statement itself runs on an
-asyncpg connection, outside any transaction block, because on a network the round trips of BEGIN,
-COMMIT and ping would cost more than the work. Connections that are free lie on a stack: what the
-pools of the two libraries do beyond that takes longer than the statement.
+SQLAlchemy compiles each statement once, from the tables. asyncpg runs it outside a transaction
+block, because BEGIN, COMMIT and a ping would cost three more round trips. Decision record 0002 says
+why the pool is not asyncpg's or SQLAlchemy's.
 """
 
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final
 
 import asyncpg
 import structlog
-from sqlalchemy import URL, ClauseElement, Select
+from sqlalchemy import URL, ClauseElement
 
 from todo_adapters.postgres.tables import OWNER_SETTING
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_domain.errors import DatabaseUnavailable, Overloaded
 
-ACQUIRE_TIMEOUT: Final = 2.0  # seconds until a request without a connection is refused
-CONNECT_TIMEOUT: Final = 2.0
-STATEMENT_TIMEOUT: Final = 2.5
-PROBE_TIMEOUT: Final = 1.0
-CANCEL_TIMEOUT: Final = 2.0
-PROBE_AFTER_IDLE: Final = (
-    30.0  # seconds after an answer for which a connection need not prove that it lives
-)
-CONNECTION_LIFETIME: Final = 1800
-STATEMENTS_KEPT: Final = 100  # by each connection, as many as asyncpg keeps of named ones
-
 _log = structlog.get_logger()
 _DIALECT: Final = URL.create("postgresql+asyncpg").get_dialect()()
 
-# SQLSTATEs under which the server is away, starting, full or interrupting, not refusing our SQL.
+# The database cannot serve a correct statement at present.
 _UNAVAILABLE_ERRORS: Final = (
     asyncpg.PostgresConnectionError,  # class 08
     asyncpg.OperatorInterventionError,  # class 57: shutdown, restart, cancelled statement
     asyncpg.InsufficientResourcesError,  # class 53: too many connections, disk or memory full
-    asyncpg.InvalidAuthorizationSpecificationError,  # class 28: the operator's to mend
+    asyncpg.InvalidAuthorizationSpecificationError,  # class 28: wrong credentials in DATABASE_URL
     asyncpg.InvalidCatalogNameError,  # 3D000: no such database
-    asyncpg.DeadlockDetectedError,  # 40P01: nothing was written; the next try finds a way
+    asyncpg.DeadlockDetectedError,  # 40P01: nothing was written, and a retry can succeed
     asyncpg.ReadOnlySQLTransactionError,  # 25006: a standby answers during a failover
     asyncpg.UndefinedTableError,  # 42P01: not migrated
-    asyncpg.InvalidSchemaNameError,
+    asyncpg.InvalidSchemaNameError,  # 3F000: not migrated
 )
-# What a connection fails with that cannot be used any more.
+# The connection cannot be used any more.
 _CONNECTION_ERRORS: Final = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-# What the server, or asyncpg in its name, says of a connection that is no more.
-_ENDED: Final = (
+# The server has closed the connection.
+_CLOSED_ERRORS: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
 )
-# asyncpg's refusal to send anything to a server that has just said that it ends the connection.
-_UNSENT: Final = "cannot switch to state"
+# asyncpg's message if the server announced the end of the connection before a statement was sent.
+_NOT_SENT: Final = "cannot switch to state"
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL for asyncpg and the names of its parameters in their order.
-
-    ``walled`` does the same behind row-level security: it names the owner to the wall first. None
-    where one statement cannot do both.
-    """
+    """SQL for asyncpg, and the names of its parameters in their order."""
 
     sql: str
     parameters: tuple[str, ...]
-    walled: "Statement | None" = None
 
     @classmethod
-    def compiled(cls, clause: ClauseElement, walled: ClauseElement | None = None) -> "Statement":
-        """The statement as SQL. Every value in it has to be a named ``bindparam``."""
+    def compiled(cls, clause: ClauseElement) -> "Statement":
+        """Compile an expression whose values are all named ``bindparam``s."""
         compiled: Any = clause.compile(dialect=_DIALECT)
-        plain = cls(str(compiled), tuple(compiled.positiontup or ()))
-        if walled is not None:
-            return replace(plain, walled=cls.compiled(walled))
-        is_select = isinstance(clause, Select) and plain.sql.startswith("SELECT")
-        return replace(plain, walled=_named_first(plain)) if is_select and plain.owner else plain
-
-    @property
-    def owner(self) -> str | None:
-        """The parameter that holds the owner."""
-        return next((name for name in self.parameters if name in _OWNERS), None)
+        return cls(str(compiled), tuple(compiled.positiontup or ()))
 
     def arguments(self, values: Mapping[str, object]) -> list[object]:
         return [values[name] for name in self.parameters]
 
 
-_OWNERS: Final = ("owner", "user_id")
-_NAME_OWNER: Final = f"SELECT set_config('{OWNER_SETTING}', $1, true)"
+_PROBE: Final = Statement("SELECT 1", ())
+_SET_OWNER: Final = Statement(f"SELECT set_config('{OWNER_SETTING}', $1, true)", ("owner",))
 
 
-def _named_first(select: Statement) -> Statement:
-    """A SELECT that names the owner to the wall before it reads: LATERAL makes it wait for that."""
-    owner = next(at for at, name in enumerate(select.parameters, 1) if name == select.owner)
-    sql = (
-        "WITH wall AS MATERIALIZED"  # noqa: S608 - SQL of our own around SQL of our own
-        f" (SELECT set_config('{OWNER_SETTING}', ${owner}::VARCHAR, true) AS owner)"
-        " SELECT behind.* FROM wall, LATERAL"
-        f" (SELECT * FROM ({select.sql}) AS page WHERE wall.owner IS NOT NULL OFFSET 0) AS behind"
-    )
-    return Statement(sql, select.parameters)
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """The time limits of a ``Database``, in seconds."""
 
-
-_ANSWER: Final = Statement("SELECT 1", ())
+    acquire: float = 2.0  # the wait for a connection, after which the statement is refused
+    connect: float = 2.0
+    statement: float = 2.5
+    cancel: float = 2.0  # to cancel a statement and close its connection
+    probe: float = 1.0
+    probe_after_idle: float = 30.0  # a connection that was idle for longer is probed before use
+    connection_lifetime: float = 1800.0
 
 
 class _NotConnected(Exception):
-    """No connection could be opened, for the reason that is the cause."""
+    """No connection could be opened. The cause says why."""
 
 
 @dataclass(slots=True)
 class _Connection:
-    """An open connection of asyncpg's, and what is remembered of it."""
+    """An asyncpg connection, with the statements that were prepared on it."""
 
     driver: Any
     opened_at: float = field(default_factory=monotonic)
     answered_at: float = field(default_factory=monotonic)
-    statements: dict[str, Any] = field(default_factory=dict)
-
-    async def is_usable(self, *, suspect_since: float) -> bool:
-        """Whether it is young enough, and the server is there still.
-
-        The server is asked when its last answer is old, or older than ``suspect_since``.
-        """
-        now = monotonic()
-        if self.driver.is_closed() or self.opened_at < now - CONNECTION_LIFETIME:
-            return False
-        if self.answered_at > max(suspect_since, now - PROBE_AFTER_IDLE):
-            return True
-        try:
-            await self.driver.execute(_ANSWER.sql, timeout=PROBE_TIMEOUT)
-        except (*_CONNECTION_ERRORS, asyncpg.PostgresError):
-            return False
-        except BaseException:
-            self.driver.terminate()
-            raise
-        return True
-
-    async def end(self) -> None:
-        """Cancel what runs there and close it, or terminate it if that takes too long."""
-        with suppress(*_CONNECTION_ERRORS, asyncpg.PostgresError):
-            await self.driver.close(timeout=CANCEL_TIMEOUT)
+    prepared: dict[str, Any] = field(default_factory=dict)
 
 
 class Database:
-    """A pool of connections to one database. ``fetch`` is safe to call from many tasks at once."""
+    """A pool of connections to one database. Concurrent tasks may share an instance."""
 
-    def __init__(self, address: DatabaseUrl, *, pool_size: int, rls_enabled: bool = False) -> None:
-        """``rls_enabled`` if the tasks are behind row-level security."""
-        self._address = address
-        self._idle: list[_Connection] = []  # those used last are on top: the others may grow old
-        self._in_use = 0
-        # Behind a transaction pooler a statement's name may mean another client's statement there,
-        # so each connection keeps unnamed ones, which asyncpg sends again in the same round trip.
-        self._unnamed = address.via_pooler
+    def __init__(
+        self,
+        database_url: DatabaseUrl,
+        *,
+        pool_size: int,
+        rls_enabled: bool = False,
+        timeouts: Timeouts = Timeouts(),
+        statement_cache_size: int = 100,
+    ) -> None:
+        """``rls_enabled`` says that the tables have row-level security.
+
+        ``statement_cache_size`` limits the prepared statements of each connection behind a pooler.
+        """
+        self._database_url = database_url
         self._rls_enabled = rls_enabled
-        self._available = True
-        self._suspect_since = 0.0  # when a connection last broke: others may have, unnoticed
-        self._endings: set[asyncio.Task[None]] = set()
+        self._timeouts = timeouts
+        self._statement_cache_size = statement_cache_size
         self._slots = asyncio.Semaphore(pool_size)
+        self._idle: list[_Connection] = []  # a stack: rarely used connections grow old and expire
+        self._in_use = 0
+        self._suspect_since = 0.0  # when a connection last broke: others may be broken too
+        self._closing: set[asyncio.Task[None]] = set()
+        self._is_available = True
 
     async def fetch(self, statement: Statement, **values: object) -> list[asyncpg.Record]:
-        """Run the statement, atomically, in one round trip, and return its rows.
+        """Run the statement atomically, in one round trip, and return its rows.
 
-        Behind a wall those that change rows take four: it has to be told the owner before.
-
-        Raises DatabaseUnavailable when the database is away, Overloaded when no connection came
-        free in time.
+        With row-level security it takes four: BEGIN, ``owner``, the statement, COMMIT. Raises
+        DatabaseUnavailable, and Overloaded if no connection became free in time.
         """
-        if self._rls_enabled and statement.walled:
-            statement = statement.walled
         try:
-            rows = await self._fetch(statement, statement.arguments(values))
+            rows = await self._fetch(statement, values)
         except DatabaseUnavailable as failure:
-            if self._available:
-                self._available = False
+            if self._is_available:
+                self._is_available = False
                 _log.error("database.unavailable", reason=str(failure))
             raise
-        if not self._available:
-            self._available = True
+        if not self._is_available:
+            self._is_available = True
             _log.info("database.recovered")
         return rows
 
-    async def _fetch(self, statement: Statement, arguments: list[object]) -> list[asyncpg.Record]:
-        """The one place where the driver's failures become the domain's."""
+    async def check(self) -> None:
+        """Run a trivial statement. Raises what ``fetch`` raises."""
+        await self.fetch(_PROBE)
+
+    def connections_in_use(self) -> int:
+        return self._in_use
+
+    async def close(self) -> None:
+        """Close every connection, in bounded time even if the server does not answer."""
+        await asyncio.gather(*self._closing)
+        while self._idle:
+            self._idle.pop().driver.terminate()
+
+    async def _fetch(
+        self, statement: Statement, values: Mapping[str, object]
+    ) -> list[asyncpg.Record]:
+        """Run the statement and translate the errors of asyncpg."""
         await self._acquire_slot()
         self._in_use += 1
         try:
             try:
-                return await self._attempt(statement, arguments)
+                return await self._attempt(statement, values)
             except asyncpg.InternalClientError as failure:
-                if not str(failure).startswith(_UNSENT):
+                if not str(failure).startswith(_NOT_SENT):
                     raise
-                return await self._attempt(statement, arguments)
+                return await self._attempt(statement, values)
         except (*_CONNECTION_ERRORS, *_UNAVAILABLE_ERRORS, _NotConnected) as failure:
             raise DatabaseUnavailable(_reason(failure)) from failure
         finally:
@@ -204,24 +173,24 @@ class Database:
             self._slots.release()
 
     async def _acquire_slot(self) -> None:
-        """Wait until a connection is free, in the order of arrival.
-
-        So nobody who waits is overtaken, and never more connections are at work than turns.
-        """
+        """Wait for one of ``pool_size`` slots, in the order of arrival. Raises Overloaded."""
         if not self._slots.locked():
             await self._slots.acquire()
             return
         try:
-            async with asyncio.timeout(ACQUIRE_TIMEOUT):
+            async with asyncio.timeout(self._timeouts.acquire):
                 await self._slots.acquire()
         except TimeoutError:
             raise Overloaded from None
 
-    async def _attempt(self, statement: Statement, arguments: list[object]) -> list[asyncpg.Record]:
+    async def _attempt(
+        self, statement: Statement, values: Mapping[str, object]
+    ) -> list[asyncpg.Record]:
+        """Run the statement on a connection, and then keep the connection or discard it."""
         connection = await self._take_connection()
         try:
-            rows = await self._run(connection, statement, arguments)
-        except _ENDED:
+            rows = await self._run(connection, statement, values)
+        except _CLOSED_ERRORS:
             self._discard(connection)
             raise
         except asyncpg.PostgresError:
@@ -235,18 +204,42 @@ class Database:
         return rows
 
     async def _take_connection(self) -> _Connection:
-        """The one that was free last, or a new one if there is none or that one has gone."""
+        """The connection that was used last, or a new one if there is none or it is unusable."""
         if self._idle:
             connection = self._idle.pop()
-            if await connection.is_usable(suspect_since=self._suspect_since):
+            if await self._is_usable(connection):
                 return connection
             connection.driver.terminate()
         return await self._connect()
 
+    async def _is_usable(self, connection: _Connection) -> bool:
+        """Whether the connection is open and not too old.
+
+        It is probed if its last answer is old, or older than the last broken connection.
+        """
+        now = monotonic()
+        expired = connection.opened_at < now - self._timeouts.connection_lifetime
+        if expired or connection.driver.is_closed():
+            return False
+        if connection.answered_at > max(self._suspect_since, now - self._timeouts.probe_after_idle):
+            return True
+        return await self._probe(connection)
+
+    async def _probe(self, connection: _Connection) -> bool:
+        """Whether the server answers on this connection in time."""
+        try:
+            await connection.driver.execute(_PROBE.sql, timeout=self._timeouts.probe)
+        except (*_CONNECTION_ERRORS, asyncpg.PostgresError):
+            return False
+        except BaseException:
+            connection.driver.terminate()
+            raise
+        return True
+
     async def _connect(self) -> _Connection:
-        _, arguments = _DIALECT.create_connect_args(self._address.url)
-        arguments.update(timeout=CONNECT_TIMEOUT, command_timeout=STATEMENT_TIMEOUT)
-        arguments.update(self._address.connect_args)
+        _, arguments = _DIALECT.create_connect_args(self._database_url.url)
+        arguments.update(timeout=self._timeouts.connect, command_timeout=self._timeouts.statement)
+        arguments.update(self._database_url.connect_args)
         try:
             driver = await asyncpg.connect(**arguments)
         except (*_CONNECTION_ERRORS, asyncpg.PostgresError) as failure:
@@ -254,56 +247,50 @@ class Database:
         return _Connection(driver)
 
     def _discard(self, connection: _Connection) -> None:
-        """End a connection in an unknown state, while others go on.
+        """Close a connection in an unknown state, in the background.
 
-        What still runs on it is cancelled: a change that was refused should not come true later.
+        A statement that still runs is cancelled: a refused change must not be stored later.
         """
         self._suspect_since = monotonic()
-        ending = asyncio.create_task(connection.end())
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+        closing = asyncio.create_task(self._cancel_and_close(connection))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def _cancel_and_close(self, connection: _Connection) -> None:
+        with suppress(*_CONNECTION_ERRORS, asyncpg.PostgresError):
+            await connection.driver.close(timeout=self._timeouts.cancel)
 
     async def _run(
-        self, connection: _Connection, statement: Statement, arguments: list[object]
+        self, connection: _Connection, statement: Statement, values: Mapping[str, object]
     ) -> list[asyncpg.Record]:
-        if not self._rls_enabled or statement.owner is None or OWNER_SETTING in statement.sql:
-            return await self._run_sql(connection, statement.sql, arguments)
-        owner = arguments[statement.parameters.index(statement.owner)]
+        """Run the statement; with row-level security in a transaction that first sets the owner."""
+        if not self._rls_enabled or "owner" not in values:
+            return await self._run_sql(connection, statement, values)
         async with connection.driver.transaction():
-            await self._run_sql(connection, _NAME_OWNER, [owner])
-            return await self._run_sql(connection, statement.sql, arguments)
+            await self._run_sql(connection, _SET_OWNER, values)
+            return await self._run_sql(connection, statement, values)
 
     async def _run_sql(
-        self, connection: _Connection, sql: str, arguments: list[object]
+        self, connection: _Connection, statement: Statement, values: Mapping[str, object]
     ) -> list[asyncpg.Record]:
+        arguments = statement.arguments(values)
         rows: list[asyncpg.Record]
-        if self._unnamed:
-            kept = connection.statements
-            if sql not in kept:
-                if len(kept) >= STATEMENTS_KEPT:
-                    kept.clear()
-                kept[sql] = await connection.driver.prepare(sql)
-            rows = await kept[sql].fetch(*arguments)
-        else:
-            rows = await connection.driver.fetch(sql, *arguments)
+        if not self._database_url.via_pooler:
+            rows = await connection.driver.fetch(statement.sql, *arguments)
+            return rows
+        # A transaction pooler may use another server connection each time, which does not know the
+        # statement's name. asyncpg sends unnamed statements again, in the same round trip.
+        prepared = connection.prepared
+        if statement.sql not in prepared:
+            if len(prepared) >= self._statement_cache_size:
+                prepared.clear()
+            prepared[statement.sql] = await connection.driver.prepare(statement.sql)
+        rows = await prepared[statement.sql].fetch(*arguments)
         return rows
-
-    async def check(self) -> None:
-        """Ask the server for an answer, as ``fetch`` would. Raises what ``fetch`` raises."""
-        await self.fetch(_ANSWER)
-
-    def connections_in_use(self) -> int:
-        return self._in_use
-
-    async def close(self) -> None:
-        """End every connection, in bounded time even if the server is silent."""
-        await asyncio.gather(*self._endings)
-        while self._idle:
-            self._idle.pop().driver.terminate()
 
 
 def _reason(failure: BaseException) -> str:
-    """What went wrong in a word for the log; messages may carry addresses and are left out."""
+    """The error's class and SQLSTATE for the log, without its message, which may name the host."""
     if isinstance(failure, _NotConnected) and failure.__cause__:
         failure = failure.__cause__
     state = getattr(failure, "sqlstate", None)

@@ -1,8 +1,8 @@
-"""A second wall: row-level security on the tasks, should a statement ever forget its owner.
+"""Row-level security on the tasks: a second check, in case a statement does not name its owner.
 
-The policy shows the rows of the user that the transaction names, and none where it names nobody.
-It holds for the table's owner too (FORCE), but never for superusers and roles with BYPASSRLS, such
-as the one that Neon makes by default: ``weakness`` says so.
+The policy shows the rows of the user that the transaction has set, and no rows if none is set. It
+applies to the table's owner too (FORCE), but never to superusers and roles with BYPASSRLS, such as
+Neon's default role.
 """
 
 from typing import Final
@@ -12,19 +12,19 @@ from sqlalchemy import Connection, text
 from todo_adapters.postgres.tables import OWNER_SETTING, SCHEMA
 
 _IS_OWN: Final = f"user_id = current_setting('{OWNER_SETTING}', true)"
-_RAISE: Final = (
+_ENABLE: Final = (
     f"CREATE POLICY own_tasks ON {SCHEMA}.tasks USING ({_IS_OWN}) WITH CHECK ({_IS_OWN})",
     f"ALTER TABLE {SCHEMA}.tasks ENABLE ROW LEVEL SECURITY",
     f"ALTER TABLE {SCHEMA}.tasks FORCE ROW LEVEL SECURITY",
 )
-_LOWER: Final = (
+_DISABLE: Final = (
     f"ALTER TABLE {SCHEMA}.tasks NO FORCE ROW LEVEL SECURITY",
     f"ALTER TABLE {SCHEMA}.tasks DISABLE ROW LEVEL SECURITY",
     f"DROP POLICY own_tasks ON {SCHEMA}.tasks",
 )
 _STATE: Final = text(
-    "SELECT relforcerowsecurity AS is_up,"
-    " (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user) AS bypasses"
+    "SELECT relforcerowsecurity AS is_enabled,"
+    " (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user) AS is_bypassed"
     " FROM pg_class WHERE oid = to_regclass(:table)"
 )
 _GRANTS: Final = (
@@ -33,14 +33,11 @@ _GRANTS: Final = (
 )
 
 
-def configure_rls(connection: Connection, *, is_up: bool, role: str | None) -> None:
-    """Raise or lower the wall if it is not so already, and let the service's role in.
-
-    ``role`` is the one that the service runs as; what it lacks is granted if another one migrates.
-    """
+def configure_rls(connection: Connection, *, rls_enabled: bool, role: str | None) -> None:
+    """Enable or disable row-level security, and grant the service's ``role`` what it needs."""
     state = connection.execute(_STATE, {"table": f"{SCHEMA}.tasks"}).one()
-    if state.is_up != is_up:
-        for statement in _RAISE if is_up else _LOWER:
+    if state.is_enabled != rls_enabled:
+        for statement in _ENABLE if rls_enabled else _DISABLE:
             connection.execute(text(statement))
     if role and role != connection.execute(text("SELECT current_user")).scalar_one():
         name = connection.dialect.identifier_preparer.quote_identifier(role)
@@ -48,19 +45,25 @@ def configure_rls(connection: Connection, *, is_up: bool, role: str | None) -> N
             connection.execute(text(grant.format(schema=SCHEMA, role=name)))
 
 
-def weakness(connection: Connection, *, is_up: bool) -> str | None:
-    """What keeps the wall from being as wanted, and the mend; None if nothing does."""
+def find_rls_problem(connection: Connection, *, rls_enabled: bool) -> str | None:
+    """Why row-level security is not as configured, and what to do; None if all is well."""
     state = connection.execute(_STATE, {"table": f"{SCHEMA}.tasks"}).one_or_none()
     if state is None:
-        return None  # not migrated: told elsewhere
-    if is_up and state.bypasses:
+        return None  # not migrated, which is reported elsewhere
+    if rls_enabled and state.is_bypassed:
         return (
-            "DATABASE_RLS=on, but the role of DATABASE_URL bypasses row-level security: make one "
-            "in SQL with CREATE ROLE … LOGIN NOBYPASSRLS, use it in DATABASE_URL, and the present "
-            "one in DATABASE_URL_DIRECT"
+            "DATABASE_RLS=on, but the role of DATABASE_URL bypasses row-level security: create a "
+            "role with CREATE ROLE … LOGIN NOBYPASSRLS, use it in DATABASE_URL, and use the "
+            "present role in DATABASE_URL_DIRECT"
         )
-    if state.is_up and not is_up and not state.bypasses:
-        return "the tasks are behind row-level security: set DATABASE_RLS=on, or migrate without"
-    if is_up and not state.is_up:
-        return "DATABASE_RLS=on, but the wall is not up: run `DATABASE_RLS=on todo-api migrate`"
+    if state.is_enabled and not rls_enabled and not state.is_bypassed:
+        return (
+            "the tasks have row-level security: set DATABASE_RLS=on, or run `todo-api migrate` "
+            "with DATABASE_RLS=off to disable it"
+        )
+    if rls_enabled and not state.is_enabled:
+        return (
+            "DATABASE_RLS=on, but the tasks have no row-level security: run "
+            "`DATABASE_RLS=on todo-api migrate`"
+        )
     return None

@@ -1,4 +1,4 @@
-"""Bringing the database's schema to the version that this code needs, and telling which it has."""
+"""The database's schema: its revision, and its migration to the revision that this code needs."""
 
 from collections.abc import Callable
 from functools import cache
@@ -12,14 +12,14 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from todo_adapters.postgres.row_security import configure_rls, weakness
+from todo_adapters.postgres.row_security import configure_rls, find_rls_problem
 from todo_adapters.postgres.tables import SCHEMA
 from todo_adapters.postgres.url import DatabaseUrl
 
-# Any number, as long as every deploy takes the same: two at once then migrate one after the other.
+# The key of the advisory lock under which migrations that start at once run one after another.
 _LOCK: Final = 7_046_029_254
 
-CONNECT_TIMEOUT: Final = 5.0  # seconds: a serverless database may have to wake
+CONNECT_TIMEOUT: Final = 5.0  # seconds: a serverless database may have to start first
 
 _Result = TypeVar("_Result")
 
@@ -29,42 +29,42 @@ def wanted_revision() -> str:
     """The revision of the newest migration."""
     revision = ScriptDirectory.from_config(_config()).get_current_head()
     if revision is None:
-        raise RuntimeError("the package was built without its migrations")
+        raise RuntimeError("the installed package has no migrations: install it again")
     return revision
 
 
 def is_behind(revision: str | None) -> bool:
-    """Whether a migration is missing. A revision that is unknown here is a newer deploy's."""
+    """Whether a migration is missing. An unknown revision is newer than this code."""
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     return revision is None or (revision in known and revision != wanted_revision())
 
 
 async def migrate(
-    address: DatabaseUrl, *, rls_enabled: bool = False, role: str | None = None
+    database_url: DatabaseUrl, *, rls_enabled: bool = False, role: str | None = None
 ) -> tuple[str | None, str]:
     """Apply the missing migrations in one transaction; return the revisions before and after.
 
-    Puts the tasks behind row-level security or not, as wanted, with what the service's ``role``
-    needs. Goes to the server itself where the address names a pooler. Raises what the driver does.
+    Also enables or disables row-level security, and grants the service's ``role`` what it needs.
+    Connects past Neon's pooler. Raises the errors of asyncpg and SQLAlchemy.
     """
 
     def upgrade(connection: Connection) -> tuple[str | None, str]:
         before = _upgrade(connection)
-        configure_rls(connection, is_up=rls_enabled, role=role)
+        configure_rls(connection, rls_enabled=rls_enabled, role=role)
         return before, wanted_revision()
 
-    return await _with_connection(address.direct(), upgrade)
+    return await _with_connection(database_url.direct(), upgrade)
 
 
-async def current_revision(address: DatabaseUrl) -> str | None:
-    """The revision that the database has, None before the first. Raises what the driver raises."""
-    return await _with_connection(address, _revision)
+async def current_revision(database_url: DatabaseUrl) -> str | None:
+    """The database's revision, None before the first migration. Raises as ``migrate`` does."""
+    return await _with_connection(database_url, _revision)
 
 
-async def rls_problem(address: DatabaseUrl, *, rls_enabled: bool) -> str | None:
-    """What keeps row-level security from being as wanted, and the mend; None if nothing does."""
+async def rls_problem(database_url: DatabaseUrl, *, rls_enabled: bool) -> str | None:
+    """Why row-level security is not as configured, and what to do; None if all is well."""
     return await _with_connection(
-        address, lambda connection: weakness(connection, is_up=rls_enabled)
+        database_url, lambda connection: find_rls_problem(connection, rls_enabled=rls_enabled)
     )
 
 
@@ -82,9 +82,12 @@ def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection, opts=options).get_current_revision()
 
 
-async def _with_connection(address: DatabaseUrl, work: Callable[[Connection], _Result]) -> _Result:
-    connect_args = {"timeout": CONNECT_TIMEOUT, **address.connect_args}
-    engine = create_async_engine(address.url, connect_args=connect_args, poolclass=NullPool)
+async def _with_connection(
+    database_url: DatabaseUrl, work: Callable[[Connection], _Result]
+) -> _Result:
+    """Run the work in one transaction on a connection of its own."""
+    connect_args = {"timeout": CONNECT_TIMEOUT, **database_url.connect_args}
+    engine = create_async_engine(database_url.url, connect_args=connect_args, poolclass=NullPool)
     try:
         async with engine.begin() as connection:
             return await connection.run_sync(work)

@@ -1,17 +1,18 @@
-"""The tables, in a schema of their own: Better Auth's usually live in the database's ``public``.
+"""The tables, in a schema of their own: Better Auth's tables usually are in ``public``.
 
-Rows never leave this package; the domain's objects are made from them in ``tasks.py``.
+Rows do not leave this package: ``rows.py`` converts them to tasks.
 """
 
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import CheckConstraint, Column, Index, MetaData, SmallInteger, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlmodel import Field, SQLModel
 
-SCHEMA = "todo"
-OWNER_SETTING = "app.user_id"  # names the user to row-level security, for one transaction
+SCHEMA: Final = "todo"
+OWNER_SETTING: Final = "app.user_id"  # the user of a transaction, for row-level security
 
 metadata = MetaData(
     schema=SCHEMA,
@@ -26,7 +27,7 @@ metadata = MetaData(
 
 
 class UserRow(SQLModel, table=True):
-    """Whoever has created a task; ``last_seen_at`` is when they last did, to the hour."""
+    """A user who has created a task; ``last_seen_at`` is the time of the last one, to the hour."""
 
     metadata = metadata
     __tablename__ = "users"
@@ -37,9 +38,9 @@ class UserRow(SQLModel, table=True):
 
 
 class TaskRow(SQLModel, table=True):
-    """A task. ``priority`` is 1 for low to 3 for high, so that it sorts as people mean.
+    """A task. ``priority`` is 1 for low to 3 for high, so that it can be sorted by.
 
-    ``due_at`` holds a plain date as its midnight in UTC, and ``due_all_day`` that it was one.
+    ``due_at`` holds a date without a time as its midnight in UTC; ``due_all_day`` is true then.
     """
 
     metadata = metadata
@@ -53,7 +54,7 @@ class TaskRow(SQLModel, table=True):
             text("id DESC"),
             postgresql_where=text("deleted_at IS NULL"),
         ),
-        # A list of the pending would else read through all that was ever completed.
+        # Without it a list of pending tasks would read all completed tasks too.
         Index(
             "tasks_pending_newest_idx",
             "user_id",
@@ -85,7 +86,7 @@ class TaskRow(SQLModel, table=True):
 
 
 class IdempotencyKeyRow(SQLModel, table=True):
-    """What a user's idempotency key was first used for: the hash of the content, and the task."""
+    """An idempotency key of a user: a hash of the content that came with it, and the task."""
 
     metadata = metadata
     __tablename__ = "idempotency_keys"
@@ -95,3 +96,8 @@ class IdempotencyKeyRow(SQLModel, table=True):
     content: bytes
     task_id: UUID
     created_at: datetime
+
+
+USERS: Final = metadata.tables[f"{SCHEMA}.users"]
+TASKS: Final = metadata.tables[f"{SCHEMA}.tasks"]
+IDEMPOTENCY_KEYS: Final = metadata.tables[f"{SCHEMA}.idempotency_keys"]

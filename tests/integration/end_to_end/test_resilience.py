@@ -25,8 +25,7 @@ from support.faults import Network, Server, error_response, network_to, server_i
 from support.frontend import BELIEVED, as_user
 from support.pgbouncer import Certificate, PgBouncer, operators_url, own_address, pgbouncer_before
 from support.service import PATIENCE, Service, Workplace
-from todo_adapters.postgres import database as engine
-from todo_adapters.postgres.database import Database
+from todo_adapters.postgres.database import Database, Timeouts
 from todo_adapters.postgres.url import parse_database_url
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what is to be killed")
@@ -606,23 +605,25 @@ class TestConnection:
         await database.close()
 
     @pytest.fixture
-    def long_ago(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Its last answer was."""
-        monkeypatch.setattr(engine, "PROBE_AFTER_IDLE", 0.0)
+    async def idle_database(self, database_url: str) -> AsyncIterator[Database]:
+        """A database whose connection counts as idle for long after every statement."""
+        timeouts = Timeouts(probe_after_idle=0.0)
+        database = Database(parse_database_url(database_url), pool_size=1, timeouts=timeouts)
+        await database.check()
+        yield database
+        await database.close()
 
-    @pytest.mark.usefixtures("long_ago")
-    async def test_proves_that_it_lives_in_one_round_trip(
-        self, database: Database, network: Network
+    async def test_that_was_idle_for_long_is_probed_in_one_round_trip(
+        self, idle_database: Database, network: Network
     ) -> None:
-        assert await network.cost(database.check()) == 1 + 1
+        assert await network.cost(idle_database.check()) == 1 + 1
 
-    @pytest.mark.usefixtures("long_ago")
-    async def test_is_replaced_without_an_error_when_it_was_forgotten(
-        self, database: Database, network: Network
+    async def test_that_was_idle_for_long_is_replaced_without_an_error_if_it_is_broken(
+        self, idle_database: Database, network: Network
     ) -> None:
         network.die()
         network.revive()
-        await database.check()
+        await idle_database.check()
 
     async def test_is_replaced_without_an_error_when_the_server_has_announced_its_end(
         self, database: Database, network: Network, server: Server

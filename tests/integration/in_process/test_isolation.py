@@ -1,6 +1,7 @@
-"""Nobody sees, changes or learns of anybody else's tasks: three users beside a model of each.
+"""No user can see, change or detect another user's tasks.
 
-``ISOLATION_EXAMPLES=1000 pytest test_isolation.py`` tries more lives than 40.
+Hypothesis generates histories of three users and compares each response with a model.
+``ISOLATION_EXAMPLES=1000 pytest test_isolation.py`` runs more histories than the default of 40.
 """
 
 import ast
@@ -32,6 +33,7 @@ from contracts import EVERY_CHANGE, EVERY_FILTER, EVERY_SORT
 from support.frontend import BELIEVED, token_of
 from support.service import Service, workplace
 from support.tasks import NOW, UNSAID, a_task
+from todo_adapters.postgres import statements
 from todo_adapters.postgres import tasks as repository
 from todo_adapters.postgres.database import Database, Statement
 from todo_adapters.postgres.tables import metadata
@@ -42,20 +44,20 @@ from todo_domain.queries import TaskQuery
 
 Json = dict[str, Any]
 
-EXAMPLES: Final = int(os.environ.get("ISOLATION_EXAMPLES", "40"))  # each a life of three users
-STEPS: Final = 25
+EXAMPLES: Final = int(os.environ.get("ISOLATION_EXAMPLES", "40"))  # histories
+STEPS: Final = 25  # of a history
 UNLIMITED: Final = {"RATE_LIMIT": "off", "RATE_LIMIT_AUTH_FAILURES": "off"}
 
 
-# --- Users, and what they should have -----------------------------------------------------------
+# --- Users and the models of their tasks --------------------------------------------------------
 
-# Two ids that differ in their case alone, and one that is made to break out of everything.
-IDS: Final = ("ada {}", "ADA {}", "' OR '1'='1 \"%_\\/../🦉 $1 {}")
+# Two ids that differ in case only, and one with characters that are special in SQL, URLs and LIKE.
+USER_IDS: Final = ("ada {}", "ADA {}", "' OR '1'='1 \"%_\\/../🦉 $1 {}")
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A request but for its address. A ``stale`` one asks for a version that is not there."""
+    """A request without its path. A ``stale`` request has an ``If-Match`` that cannot match."""
 
     method: str
     suffix: str = ""
@@ -64,9 +66,9 @@ class Operation:
 
 
 class User:
-    """Somebody with a frontend, and a model of their tasks by id: documents as last answered.
+    """A user with a frontend, and a model of this user's tasks: their expected JSON by id.
 
-    The ``mark`` stands in every title of theirs and in nobody else's.
+    The ``mark`` is in every title of this user and in no title of another user.
     """
 
     def __init__(self, service: Service, user_id: str) -> None:
@@ -74,15 +76,15 @@ class User:
         self.mark = uuid4().hex
         self.live: dict[str, Json] = {}
         self.deleted: dict[str, Json] = {}
-        self.created_by: dict[str, tuple[Json, Json]] = {}  # what was sent and answered, by key
+        self.created_by: dict[str, tuple[Json, Json]] = {}  # content and task by idempotency key
         self.frontend = service.client(token_of(user_id))
 
-    def ask(self, operation: Operation, address: str, **headers: str) -> httpx.Response:
+    def send(self, operation: Operation, path: str, **headers: str) -> httpx.Response:
         if operation.stale:
             headers["If-Match"] = '"999999999"'
         return self.frontend.request(
             operation.method,
-            address + operation.suffix,
+            path + operation.suffix,
             json=self.marked(operation.body),
             headers=headers,
         )
@@ -92,63 +94,63 @@ class User:
             return body
         return body | {"title": f"{body['title']} {self.mark}"}
 
-    def expect(self, operation: Operation, task_id: str, answer: httpx.Response) -> None:
-        """See that the answer for a task that is or was this user's is right, and remember it."""
+    def check(self, operation: Operation, task_id: str, response: httpx.Response) -> None:
+        """Check the response to an operation on a task of this user, and update the model."""
         match operation:
             case Operation("POST", "/restore"):
-                self._expect_restored(task_id, answer)
+                self._check_restored(task_id, response)
             case _ if task_id not in self.live:
-                assert answer.status_code == 404
+                assert response.status_code == 404
             case Operation("GET"):
-                assert answer.json() == self.live[task_id]
+                assert response.json() == self.live[task_id]
             case Operation(stale=True):
-                assert answer.status_code == 412
+                assert response.status_code == 412
             case Operation("DELETE"):
                 self.deleted[task_id] = self.live.pop(task_id)
-                assert answer.json() == self.deleted[task_id]
+                assert response.json() == self.deleted[task_id]
             case _:
                 before = self.live[task_id]
                 toggled = {"completed": not before["completed"]}
                 changes = self.marked(operation.body) or toggled
-                self.live[task_id] = changed(before, changes, answer.json())
-                assert answer.json() == self.live[task_id]
+                self.live[task_id] = changed(before, changes, response.json())
+                assert response.json() == self.live[task_id]
 
-    def _expect_restored(self, task_id: str, answer: httpx.Response) -> None:
+    def _check_restored(self, task_id: str, response: httpx.Response) -> None:
         if task_id in self.live:
-            assert answer.json()["code"] == "not_deleted"
+            assert response.json()["code"] == "not_deleted"
         else:
             self.live[task_id] = self.deleted.pop(task_id)
-            assert answer.json() == self.live[task_id]
+            assert response.json() == self.live[task_id]
 
 
-def created(sent: Json, owner: str, answer: Json) -> Json:
-    """The new task for what was sent; only its id and its time are the service's to say."""
-    now = answer["created_at"]
-    task = {"id": answer["id"], "user_id": owner, **UNSAID, **sent, "version": 1}
+def created(sent: Json, owner: str, received: Json) -> Json:
+    """The expected new task, with the id and time that the service chose."""
+    now = received["created_at"]
+    task = {"id": received["id"], "user_id": owner, **UNSAID, **sent, "version": 1}
     completed_at = now if task["completed"] else None
     return task | {"created_at": now, "updated_at": now, "completed_at": completed_at}
 
 
-def changed(before: Json, changes: Json, answer: Json) -> Json:
-    """The task after the changes; only the time of a real one is the service's to say."""
+def changed(before: Json, changes: Json, received: Json) -> Json:
+    """The expected task after the changes, with the time that the service chose."""
     after = before | changes
     if after == before:
         return before
-    after |= {"updated_at": answer["updated_at"], "version": before["version"] + 1}
+    after |= {"updated_at": received["updated_at"], "version": before["version"] + 1}
     if after["completed"] != before["completed"]:
-        after["completed_at"] = answer["updated_at"] if after["completed"] else None
+        after["completed_at"] = received["updated_at"] if after["completed"] else None
     return after
 
 
 def ordered(tasks: Iterable[Json], sort: str = "-created_at") -> list[Json]:
-    """The tasks in a documented order: ties by id, and those that lack the value last."""
+    """The tasks in a documented order: ties by id, tasks without the value last."""
     name, descending = sort.removeprefix("-"), sort.startswith("-")
 
-    def place(task: Json) -> tuple[bool, Any, str]:
+    def position(task: Json) -> tuple[bool, Any, str]:
         value = None if task[name] is None else COMPARABLE.get(name, str)(task[name])
         return (value is None) != descending, value, task["id"]
 
-    return sorted(tasks, key=place, reverse=descending)
+    return sorted(tasks, key=position, reverse=descending)
 
 
 COMPARABLE: Final[dict[str, Callable[[str], object]]] = {
@@ -159,7 +161,7 @@ COMPARABLE: Final[dict[str, Callable[[str], object]]] = {
 
 
 def matches(task: Json, query: Json) -> bool:
-    """Whether a list with this query has the task."""
+    """Whether the list with this query contains the task."""
     text = f"{task['title']}\n{task['description'] or ''}".lower()
     wanted = {"pending": [False], "completed": [True]}.get(
         query.get("status", "all"), [False, True]
@@ -171,14 +173,14 @@ def matches(task: Json, query: Json) -> bool:
     )
 
 
-# --- What users try -----------------------------------------------------------------------------
+# --- What users do ------------------------------------------------------------------------------
 
 WORDS: Final = ("milk", "MILK", "100%", "_", "o'hare \"\\", "École", "👩‍👩‍👧‍👦")
 TAGS: Final = ("home", "work")
 SORTS: Final = ("created_at", "updated_at", "title", "due_date", "priority")
 
-users = st.integers(0, len(IDS) - 1)
-others = st.integers(1, len(IDS) - 1)  # how many users further on
+users = st.integers(0, len(USER_IDS) - 1)
+others = st.integers(1, len(USER_IDS) - 1)  # the distance to another user
 
 words = st.sampled_from(WORDS)
 tag_lists = st.lists(st.sampled_from(TAGS), unique=True)
@@ -189,10 +191,10 @@ optional: Final = {
     "due_date": st.sampled_from((None, "2026-01-20", "2026-01-20T09:30:00.000000Z")),
     "tags": tag_lists,
 }
-assert optional.keys() == UNSAID.keys(), "every member that a task may have is tried"
+assert optional.keys() == UNSAID.keys(), "every member of a task is generated"
 contents = st.fixed_dictionaries({"title": words}, optional=optional)
 changes = st.fixed_dictionaries({}, optional={"title": words, **optional}).filter(bool)
-# Everything that can be done to a task.
+# Every operation on one task.
 OPERATIONS: Final = (
     Operation("GET"),
     Operation("PUT", body={"title": "mine"}),
@@ -209,8 +211,8 @@ OPERATIONS: Final = (
 )
 edits = st.builds(Operation, st.sampled_from(("PUT", "PATCH")), body=changes)
 operations = edits | st.sampled_from(OPERATIONS)
-# Those on all of a user's tasks.
-collective = st.sampled_from(
+# Every operation on all tasks of a user.
+collective_operations = st.sampled_from(
     (
         Operation("GET"),
         Operation("POST", body={"title": "milk"}),
@@ -229,177 +231,177 @@ queries = st.fixed_dictionaries(
 )
 
 
-def plain(_: User) -> str:
+def canonical_path(_: User) -> str:
     return "/api/tasks"
 
 
-def personal(user: User) -> str:
-    """The alias by which half of all frontends ask."""
+def path_with_user_id(user: User) -> str:
+    """The path alias that half of all frontends use."""
     return f"/api/{quote(user.id, safe='')}/tasks"
 
 
-spellings = st.sampled_from((plain, personal))
-Spelling = Callable[[User], str]
+PathOf = Callable[[User], str]
+paths = st.sampled_from((canonical_path, path_with_user_id))
 
 
-class Lives(RuleBasedStateMachine):
-    """Users of one service, each with a life of their own, who try each other's ids at all."""
+class Histories(RuleBasedStateMachine):
+    """Users of one service who use their own tasks and try to reach those of the others."""
 
-    tasks = Bundle("tasks")  # each as its owner and its id, whatever has become of it
+    tasks = Bundle("tasks")  # the owner and id of each task that was created
 
     def __init__(self, service: Service) -> None:
         super().__init__()
-        self.life = uuid4().hex
-        self.users = [User(service, form.format(self.life)) for form in IDS]
+        self.suffix = uuid4().hex
+        self.users = [User(service, user_id.format(self.suffix)) for user_id in USER_IDS]
 
     def teardown(self) -> None:
         for user in self.users:
             user.frontend.close()
 
-    def ask(self, user: User, operation: Operation, address: str, **headers: str) -> httpx.Response:
-        answer = user.ask(operation, address, **headers)
-        said = f"{answer.headers} {answer.text}"
-        assert not [other.id for other in self.users if other is not user and other.mark in said]
-        return answer
+    def send(self, user: User, operation: Operation, path: str, **headers: str) -> httpx.Response:
+        """Send a request. Its response must not contain text of another user."""
+        response = user.send(operation, path, **headers)
+        text = f"{response.headers} {response.text}"
+        assert not [other.id for other in self.users if other is not user and other.mark in text]
+        return response
 
-    # --- Users among their own ---
+    # --- Operations on own tasks ---
 
-    @rule(target=tasks, owner=users, content=contents, key=keys, spelling=spellings)
-    def create(self, owner: int, content: Json, key: str | None, spelling: Spelling) -> object:
+    @rule(target=tasks, owner=users, content=contents, key=keys, path_of=paths)
+    def create(self, owner: int, content: Json, key: str | None, path_of: PathOf) -> object:
         user = self.users[owner]
         headers = {"Idempotency-Key": key} if key else {}
-        answer = self.ask(user, Operation("POST", body=content), spelling(user), **headers)
+        response = self.send(user, Operation("POST", body=content), path_of(user), **headers)
         if key in user.created_by:
             first, task = user.created_by[key]
             if UNSAID | first == UNSAID | content:
-                assert answer.json() == task
+                assert response.json() == task
             else:
-                assert answer.json()["code"] == "idempotency_key_reused"
+                assert response.json()["code"] == "idempotency_key_reused"
             return multiple()
-        task = created(user.marked(content) or {}, user.id, answer.json())
-        assert (answer.status_code, answer.json()) == (201, task)
+        task = created(user.marked(content) or {}, user.id, response.json())
+        assert (response.status_code, response.json()) == (201, task)
         user.live[task["id"]] = task
         if key:
             user.created_by[key] = content, task
         return owner, task["id"]
 
-    @rule(task=tasks, operation=operations, spelling=spellings)
-    def use(self, task: tuple[int, str], operation: Operation, spelling: Spelling) -> None:
+    @rule(task=tasks, operation=operations, path_of=paths)
+    def use(self, task: tuple[int, str], operation: Operation, path_of: PathOf) -> None:
         owner, task_id = task
         user = self.users[owner]
-        answer = self.ask(user, operation, f"{spelling(user)}/{task_id}")
-        user.expect(operation, task_id, answer)
+        response = self.send(user, operation, f"{path_of(user)}/{task_id}")
+        user.check(operation, task_id, response)
 
-    @rule(owner=users, spelling=spellings)
-    def clear_completed(self, owner: int, spelling: Spelling) -> None:
+    @rule(owner=users, path_of=paths)
+    def clear_completed(self, owner: int, path_of: PathOf) -> None:
         user = self.users[owner]
         completed = {name: task for name, task in user.live.items() if task["completed"]}
-        answer = self.ask(user, Operation("DELETE", "?status=completed"), spelling(user))
-        assert answer.json() == {"deleted": len(completed)}
+        response = self.send(user, Operation("DELETE", "?status=completed"), path_of(user))
+        assert response.json() == {"deleted": len(completed)}
         user.deleted |= completed
         user.live = {name: user.live[name] for name in user.live.keys() - completed}
 
-    @rule(owner=users, query=queries, mark_of=st.none() | users, spelling=spellings)
-    def search(self, owner: int, query: Json, mark_of: int | None, spelling: Spelling) -> None:
+    @rule(owner=users, query=queries, mark_of=st.none() | users, path_of=paths)
+    def search(self, owner: int, query: Json, mark_of: int | None, path_of: PathOf) -> None:
         user = self.users[owner]
         if mark_of is not None:
             query = query | {"q": self.users[mark_of].mark}
         found = [task for task in user.live.values() if matches(task, query)]
-        address = httpx.URL(spelling(user), params=query)
-        answer = self.ask(user, Operation("GET"), str(address))
-        assert answer.json() == ordered(found, query.get("sort", "-created_at"))
+        url = httpx.URL(path_of(user), params=query)
+        response = self.send(user, Operation("GET"), str(url))
+        assert response.json() == ordered(found, query.get("sort", "-created_at"))
 
     @rule(owner=users, other=others, limit=st.integers(1, 3))
     def page(self, owner: int, other: int, limit: int) -> None:
-        """Page through to the end, while somebody else tries each cursor."""
-        user, thief = self.users[owner], self.users[(owner + other) % len(self.users)]
-        address, found = f"/api/tasks?limit={limit}", []
-        while address:
-            answer = self.ask(user, Operation("GET"), address)
-            found += answer.json()
-            address = answer.links.get("next", {}).get("url", "")
-            if address:
-                assert self.ask(thief, Operation("GET"), address).json()["code"] == "bad_cursor"
+        """Read every page, while another user tries each cursor."""
+        user, stranger = self.users[owner], self.users[(owner + other) % len(self.users)]
+        path, found = f"/api/tasks?limit={limit}", []
+        while path:
+            response = self.send(user, Operation("GET"), path)
+            found += response.json()
+            path = response.links.get("next", {}).get("url", "")
+            if path:
+                assert self.send(stranger, Operation("GET"), path).json()["code"] == "bad_cursor"
         assert found == ordered(user.live.values())
 
     @rule(owner=users)
     def count(self, owner: int) -> None:
         user = self.users[owner]
-        me = self.ask(user, Operation("GET"), "/api/me").json()
+        me = self.send(user, Operation("GET"), "/api/me").json()
         done = sum(task["completed"] for task in user.live.values())
         total = len(user.live)
         assert me["user_id"] == user.id
         assert me["tasks"] == {"total": total, "completed": done, "pending": total - done}
 
-    # --- Users among others ---
+    # --- Operations on tasks of another user ---
 
-    @rule(task=tasks, other=others, spelling=spellings)
-    def try_anothers_task(self, task: tuple[int, str], other: int, spelling: Spelling) -> None:
+    @rule(task=tasks, other=others, path_of=paths)
+    def try_task_of_another_user(self, task: tuple[int, str], other: int, path_of: PathOf) -> None:
         owner, task_id = task
         stranger = self.users[(owner + other) % len(self.users)]
         for operation in OPERATIONS:
             foreign, unknown = (
-                told(self.ask(stranger, operation, f"{spelling(stranger)}/{name}", **SAME), name)
-                for name in (task_id, str(uuid4()))
+                observed(
+                    self.send(stranger, operation, f"{path_of(stranger)}/{each}", **SAME), each
+                )
+                for each in (task_id, str(uuid4()))
             )
             assert foreign == unknown
             assert foreign.status == 404
 
     @rule(task=tasks, other=others, operation=operations)
-    def try_a_task_under_its_owners_name(
+    def try_task_under_the_id_of_its_owner(
         self, task: tuple[int, str], other: int, operation: Operation
     ) -> None:
         owner, task_id = task
-        self.try_anothers_name(owner, other, operation, f"/{task_id}")
+        self.try_user_id(owner, other, operation, f"/{task_id}")
 
-    @rule(owner=users, other=others, operation=collective)
-    def try_all_tasks_under_anothers_name(
+    @rule(owner=users, other=others, operation=collective_operations)
+    def try_all_tasks_under_the_id_of_another_user(
         self, owner: int, other: int, operation: Operation
     ) -> None:
-        self.try_anothers_name(owner, other, operation)
+        self.try_user_id(owner, other, operation)
 
-    def try_anothers_name(
-        self, owner: int, other: int, operation: Operation, suffix: str = ""
-    ) -> None:
+    def try_user_id(self, owner: int, other: int, operation: Operation, suffix: str = "") -> None:
+        """Use a path with another user's id. The response is the same as for an unknown id."""
         stranger = self.users[(owner + other) % len(self.users)]
-        address, nobody = personal(self.users[owner]), uuid4().hex
+        path = path_with_user_id(self.users[owner]) + suffix
         foreign, unknown = (
-            told(
-                self.ask(stranger, operation, address.replace(self.life, name) + suffix, **SAME),
-                name,
-            )
-            for name in (self.life, nobody)
+            observed(self.send(stranger, operation, path.replace(self.suffix, each), **SAME), each)
+            for each in (self.suffix, uuid4().hex)
         )
         assert foreign == unknown
         assert foreign.status == 403
 
     @invariant()
-    def everybody_lists_their_own_tasks_and_no_others(self) -> None:
+    def every_user_lists_own_tasks_only(self) -> None:
         for user in self.users:
-            answer = self.ask(user, Operation("GET"), "/api/tasks")
-            assert answer.json() == ordered(user.live.values())
+            response = self.send(user, Operation("GET"), "/api/tasks")
+            assert response.json() == ordered(user.live.values())
 
 
 SAME: Final = {"X-Request-ID": "the-same"}
-PASSING: Final = {b"date", b"connection"}
+VARYING: Final = {b"date", b"connection"}
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """All that an answer says, but for what the request itself named.
+class Observed:
+    """What a client can see in a response, except for the id that the request named.
 
-    Its date is the time's, and ``Connection`` the connection's: a refusal closes it if it went out
-    before the whole body was in.
+    ``Date`` varies, and so does ``Connection``: an error that is sent before the whole body was
+    received closes the connection.
     """
 
     status: int
-    fields: tuple[tuple[bytes, bytes], ...]
+    headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
 
 
-def told(answer: httpx.Response, named: str) -> Told:
-    fields = tuple(field for field in answer.headers.raw if field[0] not in PASSING)
-    return Told(answer.status_code, fields, answer.content.replace(named.encode(), b"named"))
+def observed(response: httpx.Response, named: str) -> Observed:
+    headers = tuple(field for field in response.headers.raw if field[0] not in VARYING)
+    body = response.content.replace(named.encode(), b"named")
+    return Observed(response.status_code, headers, body)
 
 
 @pytest.fixture(scope="module")
@@ -418,46 +420,46 @@ def service(database_url: str) -> Iterator[Service]:
         assert '"status":5' not in service.stdout
 
 
-def test_users_live_as_if_they_were_alone(service: Service) -> None:
-    class LivesHere(Lives):
+def test_each_user_sees_the_service_as_if_there_were_no_other_user(service: Service) -> None:
+    class HistoriesOfService(Histories):
         def __init__(self) -> None:
             super().__init__(service)
 
     run_state_machine_as_test(
-        LivesHere,
+        HistoriesOfService,
         settings=settings(max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None),
     )
 
 
-# --- What the repository asks of the database ---------------------------------------------------
+# --- The SQL of the repository ------------------------------------------------------------------
 
 OWNER: Final = "100% the_owner"
-# The tables, with the column that names whose a row is.
-OWNED: Final = {"tasks": "user_id", "idempotency_keys": "user_id", "users": "id"}
-# Their unique indexes with that column in it: what a row conflicts with there is the owner's too.
-OWNERS_INDEXES: Final = {"idempotency_keys_pkey", "users_pkey"}
+# The column with the owner of each table.
+OWNER_COLUMNS: Final = {"tasks": "user_id", "idempotency_keys": "user_id", "users": "id"}
+# The unique indexes with that column: a row that conflicts there has the same owner.
+OWNER_INDEXES: Final = {"idempotency_keys_pkey", "users_pkey"}
 
 
-class WatchedDatabase(Database):
-    """A database that keeps what it is asked, with the values, and the lines that asked."""
+class RecordingDatabase(Database):
+    """A database that records its statements, their values, and the lines that call ``fetch``."""
 
-    def __init__(self, address: DatabaseUrl) -> None:
-        super().__init__(address, pool_size=1)
-        self.asked: dict[Statement, dict[str, object]] = {}
+    def __init__(self, database_url: DatabaseUrl) -> None:
+        super().__init__(database_url, pool_size=1)
+        self.statements: dict[Statement, dict[str, object]] = {}
         self.lines: set[int] = set()
 
     def fetch(
         self, statement: Statement, **values: object
     ) -> Coroutine[Any, Any, list[asyncpg.Record]]:
-        self.asked[statement] = values
+        self.statements[statement] = values
         frame = inspect.currentframe()
         if frame and frame.f_back:
             self.lines.add(frame.f_back.f_lineno)
         return super().fetch(statement, **values)
 
 
-async def use_everything(tasks: TaskRepository) -> None:
-    """Have the repository do all that it can do, with every condition and order of lists."""
+async def make_every_call(tasks: TaskRepository) -> None:
+    """Make every call of the repository, with every change, filter and order."""
     task, other = a_task(owner=OWNER), a_task(owner=OWNER)
     await tasks.add(task)
     for _ in range(2):
@@ -475,54 +477,55 @@ async def use_everything(tasks: TaskRepository) -> None:
         await tasks.find(OWNER, TaskQuery(wanted))
     for sort in EVERY_SORT:
         for after in (None, sort.position(task)):
-            for counted in (False, True):
-                await tasks.find(OWNER, TaskQuery(sort=sort, after=after, with_total=counted))
+            for with_total in (False, True):
+                await tasks.find(OWNER, TaskQuery(sort=sort, after=after, with_total=with_total))
 
 
-async def unowned(database: Database, statement: Statement, values: Json) -> list[str]:
-    """The tables of which PostgreSQL would touch rows that need not be the owner's."""
+async def unowned_tables(database: Database, statement: Statement, values: Json) -> list[str]:
+    """The tables of which the statement may read or write rows of another user."""
     explain = Statement(f"EXPLAIN (VERBOSE, FORMAT JSON) {statement.sql}", statement.parameters)
     ((plan,),) = await database.fetch(explain, **values)
     (explained,) = json.loads(plan)
-    touching = [node for node in nodes(explained["Plan"]) if "Relation Name" in node]
-    return [node["Relation Name"] for node in touching if not is_owned(node)]
+    on_tables = [node for node in nodes(explained["Plan"]) if "Relation Name" in node]
+    return [node["Relation Name"] for node in on_tables if not is_owned(node)]
 
 
 def nodes(plan: Json) -> Iterator[Json]:
+    """The nodes of a query plan."""
     yield plan
     for part in plan.get("Plans", ()):
         yield from nodes(part)
 
 
 def is_owned(node: Json) -> bool:
-    """Whether the rows that this part of a plan reads or writes can only be the owner's."""
+    """Whether this node of a query plan reads or writes rows of the owner only."""
     match node.get("Operation"):
         case "Insert":
             return inserts_owner(node)
         case "Update" | "Delete":
-            return True  # of rows that another part has read
+            return True  # its rows were read by another node
         case _:
-            column = OWNED[node["Relation Name"]]
-            wanted = re.compile(rf"\(\w+\.{column} = '{re.escape(OWNER)}'::text\)")
-            return any(wanted.fullmatch(condition) for condition in conditions(node))
+            column = OWNER_COLUMNS[node["Relation Name"]]
+            by_owner = re.compile(rf"\(\w+\.{column} = '{re.escape(OWNER)}'::text\)")
+            return any(by_owner.fullmatch(condition) for condition in conditions(node))
 
 
 def inserts_owner(node: Json) -> bool:
     table = metadata.tables[f"todo.{node['Relation Name']}"]
     (source,) = (part for part in node["Plans"] if part["Parent Relationship"] == "Outer")
-    value = source["Output"][list(table.c.keys()).index(OWNED[table.name])]
+    value = source["Output"][list(table.c.keys()).index(OWNER_COLUMNS[table.name])]
     conflicts = set(node.get("Conflict Arbiter Indexes", ()))
-    return bool(value == f"'{OWNER}'::text") and conflicts <= OWNERS_INDEXES
+    return bool(value == f"'{OWNER}'::text") and conflicts <= OWNER_INDEXES
 
 
 def conditions(node: Json) -> Iterator[str]:
-    """The conditions that each row has to meet, every one of them."""
+    """The conditions that every row of the node meets."""
     for kind in ("Index Cond", "Recheck Cond", "Filter"):
         yield from conjuncts(node.get(kind, ""))
 
 
 def conjuncts(condition: str) -> list[str]:
-    """The parts of ``((a) AND (b OR c))``; a condition that is no such list is its only part."""
+    """The parts of a conjunction such as ``((a) AND (b OR c))``; another condition is one part."""
     depth, parts = 0, [""]
     for token in re.split(r"([()]| AND | OR )", condition):
         depth += {"(": 1, ")": -1}.get(token, 0)
@@ -538,17 +541,17 @@ def conjuncts(condition: str) -> list[str]:
 
 
 @pytest.fixture
-async def watched(
+async def recording(
     address: DatabaseUrl, erase: Callable[[Database], Awaitable[object]]
-) -> AsyncIterator[WatchedDatabase]:
-    database = WatchedDatabase(address)
+) -> AsyncIterator[RecordingDatabase]:
+    database = RecordingDatabase(address)
     yield database
     await erase(database)
     await database.close()
 
 
-# Each lets the owner touch tasks that may be anybody's.
-CARELESS: Final = (
+# Each of these statements can reach tasks of another user.
+UNSAFE_SQL: Final = (
     "SELECT title FROM todo.tasks",
     "SELECT title FROM todo.tasks WHERE user_id = $1 OR version = 1",
     "SELECT title FROM todo.tasks WHERE user_id <> $1",
@@ -565,28 +568,30 @@ CARELESS: Final = (
 
 
 class TestStatements:
-    async def test_all_carry_the_owner(self, watched: WatchedDatabase) -> None:
-        await use_everything(PostgresTaskRepository(watched))
-        for statement, values in list(watched.asked.items()):
-            for variant in filter(None, (statement, statement.walled)):
-                assert await unowned(watched, variant, values) == [], variant.sql
+    async def test_reach_rows_of_the_owner_only(self, recording: RecordingDatabase) -> None:
+        await make_every_call(PostgresTaskRepository(recording))
+        for statement, values in list(recording.statements.items()):
+            assert await unowned_tables(recording, statement, values) == [], statement.sql
 
-    async def test_are_all_asked_when_everything_is_done(self, watched: WatchedDatabase) -> None:
-        await use_everything(PostgresTaskRepository(watched))
-        constants = {value for value in vars(repository).values() if isinstance(value, Statement)}
-        assert constants <= watched.asked.keys()
-        assert watched.lines == lines_that_ask(inspect.getsource(repository))
+    async def test_are_all_checked(self, recording: RecordingDatabase) -> None:
+        await make_every_call(PostgresTaskRepository(recording))
+        constants = {value for value in vars(statements).values() if isinstance(value, Statement)}
+        assert constants
+        assert constants <= recording.statements.keys()
+        assert recording.lines == lines_with_fetch(inspect.getsource(repository))
 
-    def test_concern_tables_that_are_known_to_be_owned(self) -> None:
-        assert {table.name for table in metadata.tables.values()} == OWNED.keys()
+    def test_use_tables_with_a_known_owner(self) -> None:
+        assert {table.name for table in metadata.tables.values()} == OWNER_COLUMNS.keys()
 
-    @pytest.mark.parametrize("sql", CARELESS)
-    async def test_without_the_owner_are_noticed(self, watched: WatchedDatabase, sql: str) -> None:
+    @pytest.mark.parametrize("sql", UNSAFE_SQL)
+    async def test_that_can_reach_other_rows_are_found(
+        self, recording: RecordingDatabase, sql: str
+    ) -> None:
         statement = Statement(sql, ("owner",) if "$1" in sql else ())
-        assert await unowned(watched, statement, {"owner": OWNER}) == ["tasks"]
+        assert await unowned_tables(recording, statement, {"owner": OWNER}) == ["tasks"]
 
 
-def lines_that_ask(source: str) -> set[int]:
-    """The lines that hold a call of any ``fetch``."""
+def lines_with_fetch(source: str) -> set[int]:
+    """The lines with a call of ``fetch``."""
     calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
     return {c.lineno for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == "fetch"}

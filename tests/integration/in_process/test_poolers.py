@@ -1,6 +1,6 @@
-"""The repository on a server itself and on the hardest pooler, by the URL that an operator writes.
+"""The repository on PostgreSQL directly and through PgBouncer in transaction mode, over TLS.
 
-Run as a program this file is one of several processes that use the database at the same time.
+Run as a program, this file is one of several processes that use the database at the same time.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ from todo_domain.queries import TaskQuery
 from todo_domain.task import Task
 
 PROCESSES: Final = 3
-USERS: Final = 50  # at the same time in each process
-CONNECTIONS: Final = 10  # of each process; the pooler has fewer for all of them
+USERS: Final = 50  # concurrent users in each process
+CONNECTIONS: Final = 10  # of each process; PgBouncer has fewer for all processes together
 OTHER_POOLER_PORT: Final = 6543
 STARTED: Final = b"Every user has used a task.\n"
 
@@ -43,7 +43,7 @@ CALLS: Final[dict[str, OnTask]] = {
     "find": lambda tasks, _: tasks.find("ada", TaskQuery()),
     "save": lambda tasks, task: tasks.save(task.changed(LATER, title="Buy oat milk")),
     "complete": lambda tasks, task: tasks.change("ada", task.id, completed=True, now=LATER),
-    "remove": lambda tasks, task: tasks.delete("ada", task.id, now=LATER),
+    "delete": lambda tasks, task: tasks.delete("ada", task.id, now=LATER),
 }
 
 
@@ -51,7 +51,7 @@ CALLS: Final[dict[str, OnTask]] = {
 
 
 async def use_a_task(tasks: TaskRepository, owner: str) -> None:
-    """Lead a task through its life, and find it at each point as it has to be."""
+    """Add, change, complete and delete a task, and check its state after each step."""
     task = a_task(owner=owner)
     await tasks.add(task)
     assert await tasks.get(owner, task.id) == task
@@ -66,31 +66,31 @@ async def use_a_task(tasks: TaskRepository, owner: str) -> None:
         await tasks.get(owner, task.id)
 
 
-async def use_tasks(tasks: TaskRepository, started: Barrier, has_grown: Event) -> None:
-    """Use one task after the other until the schema has grown, and one more after that."""
+async def use_tasks(tasks: TaskRepository, started: Barrier, is_migrated: Event) -> None:
+    """Use one task after another until the schema was migrated, and one more after that."""
     owner = uuid4().hex
     await use_a_task(tasks, owner)
     await started.wait()
-    while not has_grown.is_set():
+    while not is_migrated.is_set():
         await use_a_task(tasks, owner)
     await use_a_task(tasks, owner)
 
 
 async def work(url: str) -> None:
-    """Have many users use tasks. A line on the standard input says that the schema has grown."""
+    """Run many concurrent users. A line on standard input says that the schema was migrated."""
     database = Database(parse_database_url(url), pool_size=CONNECTIONS)
     await database.check()
-    # All are there before the users come, who do not wait long for one.
+    # Open every connection first, because users wait for one for a limited time.
     await asyncio.gather(*(database.check() for _ in range(CONNECTIONS)))
-    tasks, started, has_grown = PostgresTaskRepository(database), Barrier(USERS + 1), Event()
+    tasks, started, is_migrated = PostgresTaskRepository(database), Barrier(USERS + 1), Event()
     async with asyncio.TaskGroup() as users:
         for _ in range(USERS):
-            users.create_task(use_tasks(tasks, started, has_grown))
+            users.create_task(use_tasks(tasks, started, is_migrated))
         await started.wait()
         sys.stdout.buffer.write(STARTED)
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.readline)
-        has_grown.set()
+        is_migrated.set()
     await database.close()
 
 
@@ -111,15 +111,15 @@ async def worker(url: str) -> AsyncIterator[Process]:
             await process.wait()
 
 
-# --- The ways to a database ---------------------------------------------------------------------
+# --- Routes to the database ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """A way to the database, and the network in which what clients say there is counted."""
+class Route:
+    """A route to the database, with a second URL through a network that counts round trips."""
 
     url: str
-    is_pooled: bool
+    via_pooler: bool
     network: Network
     counted_url: str
 
@@ -131,71 +131,71 @@ async def server(place: Workplace) -> AsyncIterator[Server]:
 
 
 @pytest.fixture(scope="module")
-async def direct(server: Server, place: Workplace) -> AsyncIterator[Way]:
-    """Through a network that speaks TLS in the server's place."""
+async def direct(server: Server, place: Workplace) -> AsyncIterator[Route]:
+    """The server itself; the network terminates TLS."""
     certificate = Certificate.issued(place.root / "direct", own_address())
     url = operators_url(certificate, 5432)
     connect = partial(asyncio.open_unix_connection, server.socket)
     async with network_to(connect, certificate.host, 5432, certificate.context()) as network:
-        yield Way(url, False, network, url)
+        yield Route(url, False, network, url)
 
 
 @pytest.fixture(scope="module")
-async def pooled(server: Server, place: Workplace) -> AsyncIterator[Way]:
-    """To a pooler, whose TLS nothing ends on the way."""
-    certificate = Certificate.issued(place.root / "pooled", own_address())
+async def via_pooler(server: Server, place: Workplace) -> AsyncIterator[Route]:
+    """PgBouncer; TLS passes through the network unchanged."""
+    certificate = Certificate.issued(place.root / "pooler", own_address())
     connect = partial(asyncio.open_connection, certificate.host, PORT)
     with pgbouncer_before(server, certificate) as pooler:
         async with network_to(connect, certificate.host, OTHER_POOLER_PORT) as network:
-            yield Way(pooler.url, True, network, operators_url(certificate, network.port))
+            yield Route(pooler.url, True, network, operators_url(certificate, network.port))
 
 
-@pytest.fixture(params=["direct", "pooled"])
-def way(request: pytest.FixtureRequest) -> Way:
+@pytest.fixture(params=["direct", "via_pooler"])
+def route(request: pytest.FixtureRequest) -> Route:
     found = request.getfixturevalue(request.param)
-    assert isinstance(found, Way)
+    assert isinstance(found, Route)
     return found
 
 
-async def grow(server: Server) -> None:
-    """Migrate the tasks as a later version of this project may: by adding."""
+async def add_columns(server: Server) -> None:
+    """Change the schema as a later migration may: by adding columns."""
     for kind in ("text", "integer NOT NULL DEFAULT 0", "timestamptz"):
-        await server.fetch(f"ALTER TABLE todo.tasks ADD COLUMN grown_{uuid4().hex} {kind}")
+        await server.fetch(f"ALTER TABLE todo.tasks ADD COLUMN added_{uuid4().hex} {kind}")
 
 
-async def test_its_url_tells_what_it_is(way: Way) -> None:
-    address = parse_database_url(way.url)
-    assert address.via_pooler == way.is_pooled
-    assert address.tls == "verified"
+async def test_a_url_shows_whether_it_leads_to_a_pooler(route: Route) -> None:
+    database_url = parse_database_url(route.url)
+    assert database_url.via_pooler == route.via_pooler
+    assert database_url.tls == "verified"
 
 
-async def test_it_serves_many_users_of_several_processes_while_the_schema_grows(
-    way: Way, server: Server
+async def test_many_users_of_several_processes_are_served_while_columns_are_added(
+    route: Route, server: Server
 ) -> None:
     async with AsyncExitStack() as opened, asyncio.timeout(PATIENCE):
-        workers = [await opened.enter_async_context(worker(way.url)) for _ in range(PROCESSES)]
+        workers = [await opened.enter_async_context(worker(route.url)) for _ in range(PROCESSES)]
         for process in workers:
             assert process.stdout
             assert await process.stdout.readline() == STARTED, await process.communicate()
-        await grow(server)
-        said = await asyncio.gather(*(process.communicate(b"\n") for process in workers))
-        assert said == [(b"", b"")] * PROCESSES
+        await add_columns(server)
+        outputs = await asyncio.gather(*(process.communicate(b"\n") for process in workers))
+        assert outputs == [(b"", b"")] * PROCESSES
         assert [process.returncode for process in workers] == [0] * PROCESSES
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-async def test_it_takes_one_round_trip_for_a_call_before_and_after_the_schema_has_grown(
-    way: Way, server: Server, call: OnTask
+async def test_a_call_takes_one_round_trip_before_and_after_columns_are_added(
+    route: Route, server: Server, call: OnTask
 ) -> None:
-    database = Database(parse_database_url(way.counted_url), pool_size=1)
+    database = Database(parse_database_url(route.counted_url), pool_size=1)
     tasks = PostgresTaskRepository(database)
     first, second, third = a_task(), a_task(), a_task()
     for task in (first, second, third):
         await tasks.add(task)
     await call(tasks, first)
-    before = await way.network.cost(call(tasks, second))
-    await grow(server)
-    after = await way.network.cost(call(tasks, third))
+    before = await route.network.cost(call(tasks, second))
+    await add_columns(server)
+    after = await route.network.cost(call(tasks, third))
     await database.close()
     assert (before, after) == (1, 1)
 

@@ -10,8 +10,7 @@ from structlog.testing import capture_logs
 
 from support.round_trips import PostgresProxy, proxy_before
 from support.tasks import LATER, a_task
-from todo_adapters.postgres import database as engine
-from todo_adapters.postgres.database import Database, Statement
+from todo_adapters.postgres.database import Database, Statement, Timeouts
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_domain.errors import (
@@ -25,10 +24,11 @@ from todo_domain.ports import TaskRepository
 from todo_domain.queries import Sort, SortBy, TaskFilter, TaskQuery
 from todo_domain.task import Task
 
-SHORT: Final = 0.4  # seconds, in which a busy machine still connects
-HANGING: Final = 10  # seconds after which something that should have failed has not
-ECHO: Final = Statement("SELECT $1::int AS said", ("said",))
-WHO: Final = Statement("SELECT pg_backend_pid()", ())
+DEFAULTS: Final = Timeouts()
+SHORT: Final = 0.4  # seconds, enough to connect on a busy machine
+PATIENCE: Final = 10  # seconds after which a call that does not fail fails the test
+ECHO: Final = Statement("SELECT $1::int AS number", ("number",))
+BACKEND: Final = Statement("SELECT pg_backend_pid()", ())
 
 OnTask = Callable[[TaskRepository, Task], Awaitable[object]]
 CALLS: Final[dict[str, OnTask]] = {
@@ -37,8 +37,8 @@ CALLS: Final[dict[str, OnTask]] = {
     "add with a new key": lambda tasks, task: tasks.add(a_task(), key=f"key of {task.id}"),
     "get": lambda tasks, task: tasks.get("ada", task.id),
     "find": lambda tasks, _: tasks.find("ada", TaskQuery()),
-    "find, counted": lambda tasks, _: tasks.find("ada", TaskQuery(with_total=True)),
-    "find, filtered": lambda tasks, task: tasks.find(
+    "find with total": lambda tasks, _: tasks.find("ada", TaskQuery(with_total=True)),
+    "find with filters": lambda tasks, task: tasks.find(
         "ada",
         TaskQuery(
             TaskFilter(completed=False, tags=("home",), due_before=LATER, text="milk"),
@@ -49,16 +49,16 @@ CALLS: Final[dict[str, OnTask]] = {
     "save": lambda tasks, task: tasks.save(task.changed(LATER, title="Buy oat milk")),
     "complete": lambda tasks, task: tasks.change("ada", task.id, completed=True, now=LATER),
     "reopen": lambda tasks, task: tasks.change("ada", task.id, completed=False, now=LATER),
-    "remove": lambda tasks, task: tasks.delete("ada", task.id, now=LATER),
-    "remove a version": lambda tasks, task: tasks.delete("ada", task.id, now=LATER, version=1),
-    "remove what is completed": lambda tasks, _: tasks.delete_completed("ada", now=LATER),
+    "delete": lambda tasks, task: tasks.delete("ada", task.id, now=LATER),
+    "delete a version": lambda tasks, task: tasks.delete("ada", task.id, now=LATER, version=1),
+    "delete completed tasks": lambda tasks, _: tasks.delete_completed("ada", now=LATER),
     "count": lambda tasks, _: tasks.count("ada"),
-    "get in vain": lambda tasks, task: refused(tasks.get("eve", task.id)),
-    "save in vain": lambda tasks, task: refused(tasks.save(replace(task, version=9))),
-    "remove in vain": lambda tasks, task: refused(
+    "refused get": lambda tasks, task: refused(tasks.get("eve", task.id)),
+    "refused save": lambda tasks, task: refused(tasks.save(replace(task, version=9))),
+    "refused delete": lambda tasks, task: refused(
         tasks.delete("ada", task.id, now=LATER, version=9)
     ),
-    "restore in vain": lambda tasks, task: refused(tasks.restore("ada", task.id, now=LATER)),
+    "refused restore": lambda tasks, task: refused(tasks.restore("ada", task.id, now=LATER)),
 }
 
 
@@ -67,19 +67,22 @@ async def refused(call: Awaitable[object]) -> None:
         await call
 
 
-async def said(database: Database, number: int) -> int:
-    (row,) = await database.fetch(ECHO, said=number)
-    return int(row["said"])
+async def echo(database: Database, number: int) -> int:
+    (row,) = await database.fetch(ECHO, number=number)
+    return int(row["number"])
 
 
 async def backend(database: Database) -> int:
-    (row,) = await database.fetch(WHO)
+    """The process of the server behind a connection."""
+    (row,) = await database.fetch(BACKEND)
     return int(row["pg_backend_pid"])
 
 
 @asynccontextmanager
-async def connected(address: DatabaseUrl, *, pool_size: int) -> AsyncIterator[Database]:
-    database = Database(address, pool_size=pool_size)
+async def connected(
+    database_url: DatabaseUrl, *, pool_size: int = 1, timeouts: Timeouts = DEFAULTS
+) -> AsyncIterator[Database]:
+    database = Database(database_url, pool_size=pool_size, timeouts=timeouts)
     try:
         yield database
     finally:
@@ -94,30 +97,30 @@ async def proxy(address: DatabaseUrl) -> AsyncIterator[PostgresProxy]:
 
 @pytest.fixture
 async def single(proxy: PostgresProxy) -> AsyncIterator[Database]:
-    """A database behind the proxy with one connection, which is open already."""
-    async with connected(proxy.address, pool_size=1) as database:
+    """A database behind the proxy with one open connection."""
+    async with connected(proxy.address) as database:
         await database.check()
         yield database
 
 
-def as_pooled(address: DatabaseUrl) -> DatabaseUrl:
-    """The address as one of a transaction pooler would be."""
-    arguments = {**address.connect_args, "statement_cache_size": 0}
-    return replace(address, via_pooler=True, connect_args=arguments)
+def via_pooler(database_url: DatabaseUrl) -> DatabaseUrl:
+    """The same URL as if a transaction pooler were there."""
+    connect_args = {**database_url.connect_args, "statement_cache_size": 0}
+    return replace(database_url, via_pooler=True, connect_args=connect_args)
 
 
-@pytest.mark.usefixtures("database")  # which leaves empty tables
+@pytest.mark.usefixtures("database")  # empties the tables
 class TestRoundTrips:
-    @pytest.fixture(params=["direct", "pooled"])
+    @pytest.fixture(params=["direct", "via pooler"])
     async def tasks(
         self, request: pytest.FixtureRequest, proxy: PostgresProxy
     ) -> AsyncIterator[TaskRepository]:
-        address = as_pooled(proxy.address) if request.param == "pooled" else proxy.address
-        async with connected(address, pool_size=1) as database:
+        database_url = proxy.address if request.param == "direct" else via_pooler(proxy.address)
+        async with connected(database_url) as database:
             yield PostgresTaskRepository(database)
 
     @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-    async def test_a_call_of_the_repository_costs_one(
+    async def test_each_call_of_the_repository_takes_one(
         self, tasks: TaskRepository, proxy: PostgresProxy, call: OnTask
     ) -> None:
         first, second = a_task(), a_task()
@@ -126,210 +129,208 @@ class TestRoundTrips:
         await call(tasks, first)
         assert await proxy.cost(call(tasks, second)) == 1
 
-    async def test_to_restore_costs_one(self, tasks: TaskRepository, proxy: PostgresProxy) -> None:
+    async def test_restore_takes_one(self, tasks: TaskRepository, proxy: PostgresProxy) -> None:
         for task in (first := a_task(), second := a_task()):
             await tasks.add(task)
             await tasks.delete("ada", task.id, now=LATER)
         await tasks.restore("ada", first.id, now=LATER)
         assert await proxy.cost(tasks.restore("ada", second.id, now=LATER)) == 1
 
-    async def test_to_add_with_a_key_again_costs_two(
+    async def test_add_with_a_repeated_key_takes_two(
         self, tasks: TaskRepository, proxy: PostgresProxy
     ) -> None:
         for _ in range(2):
             await tasks.add(a_task(), key="k")
         assert await proxy.cost(tasks.add(a_task(), key="k")) == 2
 
-    async def test_a_call_after_idle_connections_were_closed_costs_those_of_a_new_connection(
+    async def test_a_call_after_the_server_closed_the_connection_takes_those_of_a_new_one(
         self, tasks: TaskRepository, proxy: PostgresProxy
     ) -> None:
         task = a_task()
         await tasks.add(task)
         await proxy.disconnect()
-        to_connect, to_prepare, to_run = 1, 1, 1
-        assert await proxy.cost(tasks.get("ada", task.id)) == to_connect + to_prepare + to_run
-        assert await proxy.cost(tasks.get("ada", task.id)) == to_run
+        connect, prepare, run = 1, 1, 1
+        assert await proxy.cost(tasks.get("ada", task.id)) == connect + prepare + run
+        assert await proxy.cost(tasks.get("ada", task.id)) == run
 
 
 class TestPool:
-    async def test_serves_more_calls_at_once_than_it_has_connections(
+    async def test_serves_more_concurrent_calls_than_it_has_connections(
         self, address: DatabaseUrl
     ) -> None:
         async with connected(address, pool_size=2) as database:
-            answers = await asyncio.gather(*(said(database, number) for number in range(50)))
-        assert answers == list(range(50))
+            numbers = await asyncio.gather(*(echo(database, number) for number in range(50)))
+        assert numbers == list(range(50))
 
-    async def test_refuses_a_call_that_no_connection_comes_free_for(
-        self, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
+    async def test_refuses_a_call_if_no_connection_becomes_free_in_time(
+        self, proxy: PostgresProxy
     ) -> None:
-        monkeypatch.setattr(engine, "ACQUIRE_TIMEOUT", 0.01)
-        async with connected(proxy.address, pool_size=1) as database:
+        async with connected(proxy.address, timeouts=Timeouts(acquire=0.01)) as database:
             await database.check()
             proxy.freeze()
-            first = asyncio.create_task(said(database, 1))
+            first = asyncio.create_task(echo(database, 1))
             await proxy.message_held()
             with pytest.raises(Overloaded):
-                await said(database, 2)
+                await echo(database, 2)
             proxy.thaw()
             assert await first == 1
-            assert await said(database, 3) == 3
+            assert await echo(database, 3) == 3
 
-    async def test_forgets_statements_of_a_pooled_connection_before_they_become_too_many(
-        self, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
+    async def test_limits_the_prepared_statements_of_a_connection_behind_a_pooler(
+        self, proxy: PostgresProxy
     ) -> None:
-        monkeypatch.setattr(engine, "STATEMENTS_KEPT", 1)
-        async with connected(as_pooled(proxy.address), pool_size=1) as database:
-            await said(database, 1)
-            assert await proxy.cost(said(database, 2)) == 1
-            assert await proxy.cost(backend(database)) == 2
-            assert await proxy.cost(said(database, 3)) == 2
+        database = Database(via_pooler(proxy.address), pool_size=1, statement_cache_size=1)
+        await echo(database, 1)
+        assert await proxy.cost(echo(database, 2)) == 1
+        assert await proxy.cost(backend(database)) == 2
+        assert await proxy.cost(echo(database, 3)) == 2
+        await database.close()
 
     async def test_survives_calls_that_are_cancelled_while_they_run(
         self, single: Database, proxy: PostgresProxy
     ) -> None:
         proxy.freeze()
-        call = asyncio.create_task(said(single, 1))
+        call = asyncio.create_task(echo(single, 1))
         await proxy.message_held()
         await cancelled(call)
         proxy.thaw()
-        assert await said(single, 2) == 2
+        assert await echo(single, 2) == 2
 
     async def test_survives_calls_that_are_cancelled_while_they_wait_for_a_connection(
         self, single: Database, proxy: PostgresProxy
     ) -> None:
         proxy.freeze()
-        running = asyncio.create_task(said(single, 1))
+        running = asyncio.create_task(echo(single, 1))
         await proxy.message_held()
-        waiting = asyncio.create_task(said(single, 2))
+        waiting = asyncio.create_task(echo(single, 2))
         await asyncio.sleep(0)
         await cancelled(waiting)
         proxy.thaw()
         assert await running == 1
-        assert await said(single, 3) == 3
+        assert await echo(single, 3) == 3
 
     async def test_survives_calls_that_are_cancelled_while_they_connect(
         self, proxy: PostgresProxy
     ) -> None:
-        async with connected(proxy.address, pool_size=1) as database:
+        async with connected(proxy.address) as database:
             proxy.freeze()
-            call = asyncio.create_task(said(database, 1))
+            call = asyncio.create_task(echo(database, 1))
             await proxy.message_held()
             await cancelled(call)
             proxy.thaw()
-            assert await said(database, 2) == 2
+            assert await echo(database, 2) == 2
 
 
 class TestFailure:
-    async def test_of_a_server_that_is_gone_is_told_and_mends_itself(
+    async def test_of_a_stopped_server_is_reported_until_it_is_back(
         self, single: Database, proxy: PostgresProxy
     ) -> None:
         await proxy.leave()
         for _ in range(3):
             with pytest.raises(DatabaseUnavailable):
-                await said(single, 1)
+                await echo(single, 1)
         await proxy.listen()
-        assert await said(single, 2) == 2
+        assert await echo(single, 2) == 2
 
-    async def test_of_a_server_that_goes_during_a_call_is_told_and_mends_itself(
+    async def test_of_a_server_that_stops_during_a_call_is_reported_until_it_is_back(
         self, single: Database, proxy: PostgresProxy
     ) -> None:
         proxy.leave_after(trips=0)
         with pytest.raises(DatabaseUnavailable):
-            await said(single, 1)
+            await echo(single, 1)
         await proxy.listen()
-        assert await said(single, 2) == 2
+        assert await echo(single, 2) == 2
 
-    async def test_of_a_server_that_goes_at_any_point_of_the_first_call_is_told_and_mends_itself(
+    async def test_of_a_server_that_stops_during_the_first_call_is_reported_until_it_is_back(
         self, proxy: PostgresProxy
     ) -> None:
-        async with connected(proxy.address, pool_size=1) as database:
-            trips = await proxy.cost(said(database, 1))
-        for lasting in range(trips):
-            async with connected(proxy.address, pool_size=1) as database:
-                proxy.leave_after(lasting)
+        async with connected(proxy.address) as database:
+            trips = await proxy.cost(echo(database, 1))
+        for trip in range(trips):
+            async with connected(proxy.address) as database:
+                proxy.leave_after(trip)
                 with pytest.raises(DatabaseUnavailable):
-                    await said(database, 1)
+                    await echo(database, 1)
                 await proxy.listen()
-                assert await said(database, 2) == 2
+                assert await echo(database, 2) == 2
 
-    async def test_of_a_backend_that_is_terminated_is_told_and_mends_itself(
-        self, single: Database
-    ) -> None:
-        last_call = Statement("SELECT pg_terminate_backend(pg_backend_pid())", ())
+    async def test_of_a_terminated_backend_is_reported_once(self, single: Database) -> None:
+        terminate = Statement("SELECT pg_terminate_backend(pg_backend_pid())", ())
         with pytest.raises(DatabaseUnavailable):
-            await single.fetch(last_call)
-        assert await said(single, 2) == 2
+            await single.fetch(terminate)
+        assert await echo(single, 2) == 2
 
-    async def test_of_a_server_that_answers_nothing_is_told_and_mends_itself(
-        self, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
+    async def test_of_a_server_that_does_not_answer_in_time_is_reported_until_it_answers(
+        self, proxy: PostgresProxy
     ) -> None:
-        monkeypatch.setattr(engine, "STATEMENT_TIMEOUT", SHORT)
-        async with connected(proxy.address, pool_size=1) as database:
+        async with connected(proxy.address, timeouts=Timeouts(statement=SHORT)) as database:
             await database.check()
             proxy.freeze()
             with pytest.raises(DatabaseUnavailable):
-                await asyncio.wait_for(said(database, 1), HANGING)
+                await asyncio.wait_for(echo(database, 1), PATIENCE)
             proxy.thaw()
-            assert await said(database, 2) == 2
+            assert await echo(database, 2) == 2
 
-    async def test_of_a_connection_that_cannot_be_made_in_time_is_told_and_mends_itself(
-        self, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
+    async def test_of_a_server_that_does_not_connect_in_time_is_reported_until_it_does(
+        self, proxy: PostgresProxy
     ) -> None:
-        monkeypatch.setattr(engine, "CONNECT_TIMEOUT", SHORT)
-        async with connected(proxy.address, pool_size=1) as database:
+        async with connected(proxy.address, timeouts=Timeouts(connect=SHORT)) as database:
             proxy.freeze()
             with pytest.raises(DatabaseUnavailable):
-                await asyncio.wait_for(said(database, 1), HANGING)
+                await asyncio.wait_for(echo(database, 1), PATIENCE)
             proxy.thaw()
-            assert await said(database, 2) == 2
+            assert await echo(database, 2) == 2
 
-    async def test_of_a_statement_that_takes_too_long_ends_its_connection(
-        self, address: DatabaseUrl, monkeypatch: pytest.MonkeyPatch
+    async def test_of_a_statement_that_takes_too_long_closes_its_connection(
+        self, address: DatabaseUrl
     ) -> None:
-        monkeypatch.setattr(engine, "STATEMENT_TIMEOUT", SHORT)
-        async with connected(address, pool_size=1) as database:
+        async with connected(address, timeouts=Timeouts(statement=SHORT)) as database:
             before = await backend(database)
             with pytest.raises(DatabaseUnavailable):
                 await asyncio.wait_for(
-                    database.fetch(Statement("SELECT pg_sleep(60)", ())), HANGING
+                    database.fetch(Statement("SELECT pg_sleep(60)", ())), PATIENCE
                 )
             assert await backend(database) != before
 
-    async def test_of_a_database_that_does_not_exist_is_told(self, address: DatabaseUrl) -> None:
-        nowhere = replace(address, url=address.url.set(database="nowhere"))
-        async with connected(nowhere, pool_size=1) as database:
+    async def test_of_a_missing_database_is_reported_by_its_sqlstate(
+        self, address: DatabaseUrl
+    ) -> None:
+        missing = replace(address, url=address.url.set(database="missing"))
+        async with connected(missing) as database:
             with pytest.raises(DatabaseUnavailable, match=r"^InvalidCatalogNameError 3D000$"):
-                await said(database, 1)
+                await echo(database, 1)
 
-    async def test_of_a_schema_that_is_not_there_is_told(self, empty_database: DatabaseUrl) -> None:
-        async with connected(empty_database, pool_size=1) as database:
+    async def test_of_a_missing_schema_is_reported(self, empty_database: DatabaseUrl) -> None:
+        async with connected(empty_database) as database:
             with pytest.raises(DatabaseUnavailable):
                 await PostgresTaskRepository(database).find("ada", TaskQuery())
 
-    async def test_of_our_own_sql_is_not_taken_for_the_databases(self, single: Database) -> None:
+    async def test_of_our_sql_is_raised_as_it_is_and_keeps_the_connection(
+        self, single: Database
+    ) -> None:
         before = await backend(single)
         with pytest.raises(asyncpg.PostgresSyntaxError):
             await single.fetch(Statement("SELEKT", ()))
         assert await backend(single) == before
 
-    async def test_is_logged_once_and_so_is_the_recovery(
+    async def test_is_logged_once_as_is_the_recovery(
         self, single: Database, proxy: PostgresProxy
     ) -> None:
         with capture_logs() as logs:
             await proxy.leave()
             for _ in range(3):
                 with pytest.raises(DatabaseUnavailable):
-                    await said(single, 1)
+                    await echo(single, 1)
             await proxy.listen()
             for _ in range(3):
-                await said(single, 2)
+                await echo(single, 2)
         assert [entry["event"] for entry in logs] == ["database.unavailable", "database.recovered"]
 
-    async def test_never_tells_the_address(self, address: DatabaseUrl) -> None:
-        url = address.url.set(username="somebody", password="secret", query={"host": "/nowhere"})
-        async with connected(replace(address, url=url), pool_size=1) as database:
+    async def test_is_reported_without_the_address(self, address: DatabaseUrl) -> None:
+        url = address.url.set(username="somebody", password="secret", query={"host": "/missing"})
+        async with connected(replace(address, url=url)) as database:
             with pytest.raises(DatabaseUnavailable) as caught:
-                await said(database, 1)
+                await echo(database, 1)
         assert str(caught.value) == "FileNotFoundError"
 
 

@@ -18,23 +18,23 @@ from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_domain.queries import TaskQuery
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-async def answer(address: DatabaseUrl, question: Callable[[Connection], Answer]) -> Answer:
+async def run_sync(database_url: DatabaseUrl, work: Callable[[Connection], Result]) -> Result:
     engine = create_async_engine(
-        address.url, connect_args=dict(address.connect_args), poolclass=NullPool
+        database_url.url, connect_args=dict(database_url.connect_args), poolclass=NullPool
     )
     async with engine.begin() as connection:
-        return await connection.run_sync(question)
+        return await connection.run_sync(work)
 
 
-async def run(address: DatabaseUrl, sql: str) -> None:
-    await answer(address, lambda connection: connection.execute(text(sql)))
+async def execute(database_url: DatabaseUrl, sql: str) -> None:
+    await run_sync(database_url, lambda connection: connection.execute(text(sql)))
 
 
 def differences(connection: Connection) -> list[Any]:
-    """What Alembic would change to make the database what the models say."""
+    """The changes by which Alembic would make the database equal to the models."""
     context = MigrationContext.configure(
         connection,
         opts={
@@ -47,7 +47,7 @@ def differences(connection: Connection) -> list[Any]:
 
 
 def checks(connection: Connection) -> dict[str, Any]:
-    """The check constraints, to which Alembic's comparison is blind."""
+    """The check constraints, which Alembic does not compare."""
     inspector = inspect(connection)
     return {
         name: inspector.get_check_constraints(name, schema=SCHEMA)
@@ -56,8 +56,8 @@ def checks(connection: Connection) -> dict[str, Any]:
     }
 
 
-def first_release(connection: Connection) -> None:
-    """Make the tables of the first release."""
+def migrate_to_first_revision(connection: Connection) -> None:
+    """Apply the first migration."""
     config = Config()
     config.set_main_option("script_location", "todo_adapters.postgres:migrations")
     config.set_main_option("path_separator", "os")
@@ -65,16 +65,16 @@ def first_release(connection: Connection) -> None:
     command.upgrade(config, "0001")
 
 
-async def test_the_migrated_schema_is_what_the_models_say(address: DatabaseUrl) -> None:
-    assert await answer(address, differences) == []
+async def test_the_migrated_schema_equals_the_models(address: DatabaseUrl) -> None:
+    assert await run_sync(address, differences) == []
 
 
-async def test_the_migrated_check_constraints_are_what_the_models_say(
+async def test_the_migrated_check_constraints_equal_the_models(
     address: DatabaseUrl, empty_database: DatabaseUrl
 ) -> None:
-    await run(empty_database, f"CREATE SCHEMA {SCHEMA}")
-    await answer(empty_database, metadata.create_all)
-    assert await answer(address, checks) == await answer(empty_database, checks)
+    await execute(empty_database, f"CREATE SCHEMA {SCHEMA}")
+    await run_sync(empty_database, metadata.create_all)
+    assert await run_sync(address, checks) == await run_sync(empty_database, checks)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ async def test_the_migrated_check_constraints_are_what_the_models_say(
         "CREATE TABLE todo.lists (id uuid PRIMARY KEY)",
     ],
 )
-async def test_a_schema_that_strays_from_the_models_is_noticed(
+async def test_a_difference_between_schema_and_models_is_found(
     address: DatabaseUrl, change: str
 ) -> None:
     def differences_after_change(connection: Connection) -> list[Any]:
@@ -103,8 +103,8 @@ async def test_a_schema_that_strays_from_the_models_is_noticed(
             savepoint.rollback()
         return found
 
-    assert await answer(address, differences_after_change) != []
-    assert await answer(address, differences) == []
+    assert await run_sync(address, differences_after_change) != []
+    assert await run_sync(address, differences) == []
 
 
 async def test_a_database_has_no_revision_before_the_first_migration(
@@ -113,27 +113,27 @@ async def test_a_database_has_no_revision_before_the_first_migration(
     assert await current_revision(empty_database) is None
 
 
-async def test_migrating_brings_a_database_to_the_newest_revision(
+async def test_migrating_an_empty_database_applies_every_migration(
     empty_database: DatabaseUrl,
 ) -> None:
     assert await migrate(empty_database) == (None, wanted_revision())
     assert await current_revision(empty_database) == wanted_revision()
 
 
-async def test_migrating_the_first_release_keeps_its_tasks(
+async def test_migrating_from_the_first_revision_keeps_the_tasks(
     empty_database: DatabaseUrl,
 ) -> None:
-    await run(empty_database, f"CREATE SCHEMA {SCHEMA}")
-    await answer(empty_database, first_release)
-    await run(empty_database, "INSERT INTO todo.users VALUES ('ada', now(), now())")
-    await run(
+    await execute(empty_database, f"CREATE SCHEMA {SCHEMA}")
+    await run_sync(empty_database, migrate_to_first_revision)
+    await execute(empty_database, "INSERT INTO todo.users VALUES ('ada', now(), now())")
+    await execute(
         empty_database,
         "INSERT INTO todo.tasks (id, user_id, title, due_all_day, tags, created_at, updated_at,"
         " version) SELECT gen_random_uuid(), id, 'Buy milk', false, '{}', now(), now(), 1"
         " FROM todo.users",
     )
     assert await migrate(empty_database) == ("0001", wanted_revision())
-    assert await answer(empty_database, differences) == []
+    assert await run_sync(empty_database, differences) == []
     database = Database(empty_database, pool_size=1)
     page = await PostgresTaskRepository(database).find("ada", TaskQuery())
     assert [task.title for task in page.tasks] == ["Buy milk"]
@@ -144,7 +144,7 @@ async def test_migrating_the_first_release_keeps_its_tasks(
     ("revision", "behind"),
     [(None, True), ("0001", True), (wanted_revision(), False), ("9999", False)],
 )
-def test_a_database_is_behind_if_a_migration_is_missing_and_not_if_it_is_newer(
+def test_a_database_is_behind_if_a_migration_is_missing_but_not_if_it_is_newer(
     revision: str | None, *, behind: bool
 ) -> None:
     assert is_behind(revision) == behind
@@ -153,10 +153,10 @@ def test_a_database_is_behind_if_a_migration_is_missing_and_not_if_it_is_newer(
 async def test_migrating_again_changes_nothing(empty_database: DatabaseUrl) -> None:
     await migrate(empty_database)
     assert await migrate(empty_database) == (wanted_revision(), wanted_revision())
-    assert await answer(empty_database, differences) == []
+    assert await run_sync(empty_database, differences) == []
 
 
-async def test_of_two_that_migrate_at_once_both_succeed_and_one_does_it(
+async def test_of_two_concurrent_migrations_both_succeed_and_one_applies_it(
     empty_database: DatabaseUrl,
 ) -> None:
     before_and_after = await asyncio.gather(migrate(empty_database), migrate(empty_database))
@@ -166,22 +166,24 @@ async def test_of_two_that_migrate_at_once_both_succeed_and_one_does_it(
     }
 
 
-async def test_a_migration_that_fails_leaves_nothing_behind(
+async def test_a_failed_migration_changes_nothing(
     empty_database: DatabaseUrl,
 ) -> None:
-    await run(empty_database, "CREATE SCHEMA todo")
-    await run(empty_database, "CREATE TABLE todo.tasks (in_the_way text)")
+    await execute(empty_database, "CREATE SCHEMA todo")
+    await execute(empty_database, "CREATE TABLE todo.tasks (obstacle text)")
     with pytest.raises(Exception, match='"tasks" already exists'):
         await migrate(empty_database)
     assert await current_revision(empty_database) is None
-    await run(empty_database, "DROP TABLE todo.tasks")
+    await execute(empty_database, "DROP TABLE todo.tasks")
     assert await migrate(empty_database) == (None, wanted_revision())
 
 
 async def test_other_tables_of_the_same_database_are_left_alone(
     empty_database: DatabaseUrl,
 ) -> None:
-    await run(empty_database, 'CREATE TABLE public."user" (id text)')
+    await execute(empty_database, 'CREATE TABLE public."user" (id text)')
     await migrate(empty_database)
-    assert await answer(empty_database, differences) == []
-    assert await answer(empty_database, lambda c: inspect(c).get_table_names("public")) == ["user"]
+    assert await run_sync(empty_database, differences) == []
+    assert await run_sync(empty_database, lambda c: inspect(c).get_table_names("public")) == [
+        "user"
+    ]

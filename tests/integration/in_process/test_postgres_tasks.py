@@ -13,7 +13,7 @@ import pytest
 from contracts import TaskRepositoryContract
 from support.tasks import NOW, a_task
 from todo_adapters.postgres.database import Database, Statement
-from todo_adapters.postgres.tasks import SEEN_GRANULARITY, PostgresTaskRepository
+from todo_adapters.postgres.tasks import OWNER_SEEN_INTERVAL, PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_domain.errors import TaskNotFound
 from todo_domain.ports import KEY_LIFETIME, RETENTION, TaskRepository
@@ -21,17 +21,17 @@ from todo_domain.task import Task
 
 INSTANT: Final = timedelta(microseconds=1)
 
-Removal = Callable[[TaskRepository, Task, datetime], Awaitable[object]]
-REMOVALS: Final[dict[str, Removal]] = {
-    "remove": lambda tasks, task, now: tasks.delete("ada", task.id, now=now),
-    "remove the version": lambda tasks, task, now: tasks.delete("ada", task.id, now=now, version=1),
-    "remove what is completed": lambda tasks, _, now: tasks.delete_completed("ada", now=now),
+Delete = Callable[[TaskRepository, Task, datetime], Awaitable[object]]
+DELETES: Final[dict[str, Delete]] = {
+    "delete": lambda tasks, task, now: tasks.delete("ada", task.id, now=now),
+    "delete a version": lambda tasks, task, now: tasks.delete("ada", task.id, now=now, version=1),
+    "delete completed tasks": lambda tasks, _, now: tasks.delete_completed("ada", now=now),
 }
 
 
 @pytest.fixture
 def database(target_database: Database) -> Database:
-    """On each kind of server in turn."""
+    """A database on each kind of server in turn."""
     return target_database
 
 
@@ -45,17 +45,17 @@ class TestPostgresTaskRepository(TaskRepositoryContract):
 async def unindexed(
     branch: Callable[[str], Awaitable[DatabaseUrl]],
 ) -> AsyncIterator[Database]:
-    """A database with ten connections whose plans use no index."""
+    """A database with ten connections whose query plans use no index."""
     database = Database(await branch("unindexed"), pool_size=10)
     for scan in ("indexscan", "indexonlyscan", "bitmapscan"):
         await database.fetch(Statement(f"ALTER DATABASE unindexed SET enable_{scan} = off", ()))
-    await database.close()  # the settings are those of new connections
+    await database.close()  # new connections have the settings
     yield database
     await database.close()
 
 
 class TestPostgresTaskRepositoryWithoutIndexes(TaskRepositoryContract):
-    """No index scan brings rows in an order that a statement forgot to ask for."""
+    """Shows that no statement relies on the order in which an index scan returns rows."""
 
     @pytest.fixture
     async def tasks(
@@ -64,7 +64,7 @@ class TestPostgresTaskRepositoryWithoutIndexes(TaskRepositoryContract):
         yield PostgresTaskRepository(unindexed)
         await erase(unindexed)
 
-    async def test_runs_without_index_scans(self, unindexed: Database) -> None:
+    async def test_query_plans_have_no_index_scan(self, unindexed: Database) -> None:
         plan = await unindexed.fetch(
             Statement("EXPLAIN SELECT * FROM todo.tasks ORDER BY user_id, created_at DESC", ())
         )
@@ -72,73 +72,71 @@ class TestPostgresTaskRepositoryWithoutIndexes(TaskRepositoryContract):
 
 
 class TestUsers:
-    async def test_are_noted_with_their_first_task(self, database: Database) -> None:
+    async def test_are_recorded_with_their_first_task(self, database: Database) -> None:
         await PostgresTaskRepository(database).add(a_task())
-        assert await seen(database) == [("ada", NOW, NOW)]
+        assert await seen_users(database) == [("ada", NOW, NOW)]
 
-    async def test_that_were_seen_within_the_hour_keep_their_row(self, database: Database) -> None:
+    async def test_that_were_seen_within_the_last_hour_are_not_updated(
+        self, database: Database
+    ) -> None:
         tasks = PostgresTaskRepository(database)
         await tasks.add(a_task())
         await tasks.add(a_task(created_at=NOW + timedelta(hours=1) - INSTANT))
-        assert await seen(database) == [("ada", NOW, NOW)]
+        assert await seen_users(database) == [("ada", NOW, NOW)]
 
-    async def test_that_come_back_later_are_noted_again(self, database: Database) -> None:
+    async def test_that_were_seen_an_hour_ago_are_updated(self, database: Database) -> None:
         tasks = PostgresTaskRepository(database)
         await tasks.add(a_task())
         later = NOW + timedelta(hours=1)
         await tasks.add(a_task(created_at=later))
-        assert await seen(database) == [("ada", NOW, later)]
+        assert await seen_users(database) == [("ada", NOW, later)]
 
-    async def test_are_not_made_older_by_a_clock_set_back(self, database: Database) -> None:
+    async def test_are_not_updated_to_an_earlier_time(self, database: Database) -> None:
         tasks = PostgresTaskRepository(database)
         await tasks.add(a_task())
-        await tasks.add(a_task(created_at=NOW - 2 * SEEN_GRANULARITY))
-        assert await seen(database) == [("ada", NOW, NOW)]
+        await tasks.add(a_task(created_at=NOW - 2 * OWNER_SEEN_INTERVAL))
+        assert await seen_users(database) == [("ada", NOW, NOW)]
 
-    async def test_are_last_seen_at_the_latest_of_tasks_that_come_at_once(
+    async def test_are_last_seen_at_the_latest_of_concurrently_added_tasks(
         self, database: Database
     ) -> None:
         tasks = PostgresTaskRepository(database)
-        moments = [NOW - 2 * hours * SEEN_GRANULARITY for hours in range(10)]
+        moments = [NOW - 2 * hours * OWNER_SEEN_INTERVAL for hours in range(10)]
         await asyncio.gather(*(tasks.add(a_task(created_at=moment)) for moment in moments))
-        ((_, _, last_seen_at),) = await seen(database)
+        ((_, _, last_seen_at),) = await seen_users(database)
         assert last_seen_at == NOW
 
-    async def test_are_not_noted_for_a_task_that_could_not_be_added(
-        self, database: Database
-    ) -> None:
+    async def test_are_not_recorded_if_the_task_cannot_be_added(self, database: Database) -> None:
         tasks = PostgresTaskRepository(database)
         task = a_task()
         await tasks.add(task)
         with pytest.raises(Exception, match="tasks_pkey"):
             await tasks.add(a_task(id=task.id, owner="eve"))
-        assert await seen(database) == [("ada", NOW, NOW)]
+        assert await seen_users(database) == [("ada", NOW, NOW)]
 
 
 class TestPurge:
-    """What was removed too long ago to be restored goes with the owner's next removal."""
+    """Tasks that can no longer be restored are purged with the owner's next delete."""
 
-    @pytest.mark.parametrize("removal", REMOVALS.values(), ids=REMOVALS)
-    async def test_happens_once_the_retention_has_ended(
-        self, database: Database, removal: Removal
+    @pytest.mark.parametrize("delete", DELETES.values(), ids=DELETES)
+    async def test_removes_tasks_after_the_retention_time(
+        self, database: Database, delete: Delete
     ) -> None:
         tasks = PostgresTaskRepository(database)
-        expired, expiring, live, next_one = (
+        first, second, live, third = (
             *(a_task(), a_task(completed_at=NOW), a_task(), a_task(completed_at=NOW)),
         )
-        for task in (expired, expiring, live, next_one):
+        for task in (first, second, live, third):
             await tasks.add(task)
-        await tasks.delete("ada", expired.id, now=NOW)
-        await tasks.delete("ada", expiring.id, now=NOW + INSTANT)
-        await removal(tasks, next_one, NOW + RETENTION - INSTANT)
-        assert await ids(database) == {expired.id, expiring.id, live.id, next_one.id}
-        await tasks.restore("ada", next_one.id, now=NOW + RETENTION)
-        await removal(tasks, next_one, NOW + RETENTION)
-        assert await ids(database) == {expiring.id, live.id, next_one.id}
+        await tasks.delete("ada", first.id, now=NOW)
+        await tasks.delete("ada", second.id, now=NOW + INSTANT)
+        await delete(tasks, third, NOW + RETENTION - INSTANT)
+        assert await ids(database) == {first.id, second.id, live.id, third.id}
+        await tasks.restore("ada", third.id, now=NOW + RETENTION)
+        await delete(tasks, third, NOW + RETENTION)
+        assert await ids(database) == {second.id, live.id, third.id}
 
-    async def test_happens_even_if_there_is_nothing_else_to_remove(
-        self, database: Database
-    ) -> None:
+    async def test_happens_even_if_there_is_no_task_to_delete(self, database: Database) -> None:
         tasks = PostgresTaskRepository(database)
         task = a_task()
         await tasks.add(task)
@@ -147,7 +145,7 @@ class TestPurge:
             await tasks.delete("ada", task.id, now=NOW + RETENTION)
         assert await ids(database) == set()
 
-    async def test_leaves_other_owners_tasks_to_them(self, database: Database) -> None:
+    async def test_leaves_tasks_of_other_users_alone(self, database: Database) -> None:
         tasks = PostgresTaskRepository(database)
         adas, eves = a_task(), a_task(owner="eve")
         for task in (adas, eves):
@@ -156,7 +154,9 @@ class TestPurge:
         await tasks.delete("ada", adas.id, now=NOW + 2 * RETENTION)
         assert await ids(database) == {adas.id, eves.id}
 
-    async def test_by_rivals_leaves_nothing_of_what_has_expired(self, database: Database) -> None:
+    async def test_by_concurrent_deletes_removes_every_expired_task(
+        self, database: Database
+    ) -> None:
         tasks = PostgresTaskRepository(database)
         old, new = [a_task() for _ in range(10)], [a_task() for _ in range(10)]
         for task in old + new:
@@ -167,7 +167,7 @@ class TestPurge:
         await asyncio.gather(*(tasks.delete("ada", task.id, now=now) for task in new))
         assert await ids(database) == {task.id for task in new}
 
-    async def test_does_not_wait_for_a_rival_at_the_same_work(
+    async def test_does_not_wait_for_a_concurrent_purge(
         self, embedded_database: Database, server_url: str
     ) -> None:
         tasks = PostgresTaskRepository(embedded_database)
@@ -179,7 +179,7 @@ class TestPurge:
             assert await tasks.delete("ada", new.id, now=NOW + RETENTION) == new
         assert await ids(embedded_database) == {old.id, new.id}
 
-    async def test_comes_after_the_retention_that_is_configured(self, database: Database) -> None:
+    async def test_happens_after_the_configured_retention_time(self, database: Database) -> None:
         tasks = PostgresTaskRepository(database, retention=timedelta(days=1))
         task = a_task()
         await tasks.add(task)
@@ -190,24 +190,26 @@ class TestPurge:
 
 
 class TestIdempotencyKeys:
-    async def test_that_are_forgotten_go_with_the_owners_next_key(self, database: Database) -> None:
+    async def test_that_have_expired_are_deleted_with_the_owners_next_key(
+        self, database: Database
+    ) -> None:
         tasks = PostgresTaskRepository(database)
-        await tasks.add(a_task(), key="forgotten")
-        await tasks.add(a_task(created_at=NOW + INSTANT), key="remembered")
+        await tasks.add(a_task(), key="expired")
+        await tasks.add(a_task(created_at=NOW + INSTANT), key="valid")
         await tasks.add(a_task(owner="eve"), key="eve's")
         await tasks.add(a_task(created_at=NOW + KEY_LIFETIME + INSTANT))
-        assert await keys(database) == {"forgotten", "remembered", "eve's"}
+        assert await keys(database) == {"expired", "valid", "eve's"}
         await tasks.add(a_task(created_at=NOW + KEY_LIFETIME + INSTANT), key="new")
-        assert await keys(database) == {"remembered", "eve's", "new"}
+        assert await keys(database) == {"valid", "eve's", "new"}
 
-    async def test_are_for_what_was_said_so_that_an_older_version_agrees(
+    async def test_are_stored_with_a_hash_of_the_members_that_are_set(
         self, database: Database
     ) -> None:
         await PostgresTaskRepository(database).add(a_task(), key="k")
         rows = await database.fetch(Statement("SELECT content FROM todo.idempotency_keys", ()))
         assert [row["content"] for row in rows] == [sha256(b'{"title":"Buy milk"}').digest()]
 
-    async def test_that_another_owner_has_forgotten_are_remembered(
+    async def test_are_kept_if_an_equal_key_of_another_user_has_expired(
         self, database: Database
     ) -> None:
         tasks = PostgresTaskRepository(database)
@@ -218,22 +220,22 @@ class TestIdempotencyKeys:
         await tasks.add(a_task(created_at=later), key="new")
         assert await tasks.add(replace(first, id=uuid4()), key="k") == first
 
-    async def test_that_are_forgotten_and_used_again_at_once_do_not_wait_for_each_other(
+    async def test_that_have_expired_can_be_used_again_concurrently_without_a_deadlock(
         self, embedded_database: Database, server_url: str
     ) -> None:
         tasks = PostgresTaskRepository(embedded_database)
         for key in ("one", "two"):
             await tasks.add(a_task(), key=key)
         new = [a_task(created_at=NOW + 2 * KEY_LIFETIME) for _ in range(2)]
-        async with ids_taken(server_url, *(task.id for task in new)) as taken:
+        async with ids_locked(server_url, *(task.id for task in new)) as holder:
             adding = [
                 asyncio.create_task(tasks.add(task, key=key))
                 for task, key in zip(new, ("one", "two"), strict=True)
             ]
-            await waiting(taken, 2)
+            await wait_for_locks(holder, 2)
         assert await asyncio.gather(*adding) == new
 
-    async def test_are_free_again_if_the_task_could_not_be_added(self, database: Database) -> None:
+    async def test_are_not_stored_if_the_task_cannot_be_added(self, database: Database) -> None:
         tasks = PostgresTaskRepository(database)
         task, other = a_task(), a_task()
         await tasks.add(task)
@@ -242,7 +244,7 @@ class TestIdempotencyKeys:
         assert await keys(database) == set()
         assert await tasks.add(other, key="k") == other
 
-    async def test_outlive_their_task(self, database: Database) -> None:
+    async def test_stay_valid_after_their_task_was_purged(self, database: Database) -> None:
         tasks = PostgresTaskRepository(database, retention=timedelta(hours=1))
         first, later = a_task(), NOW + timedelta(hours=2)
         await tasks.add(first, key="k")
@@ -254,7 +256,7 @@ class TestIdempotencyKeys:
 
 
 async def ids(database: Database) -> set[object]:
-    """The ids of all stored rows, the removed ones included."""
+    """The ids of all stored tasks, including deleted ones."""
     return {row["id"] for row in await database.fetch(Statement("SELECT id FROM todo.tasks", ()))}
 
 
@@ -264,8 +266,8 @@ async def keys(database: Database) -> set[object]:
 
 
 @asynccontextmanager
-async def ids_taken(server_url: str, *ids: UUID) -> AsyncIterator[asyncpg.Connection]:
-    """A connection that has others wait before they store these ids, and then lets them."""
+async def ids_locked(server_url: str, *ids: UUID) -> AsyncIterator[asyncpg.Connection]:
+    """Make other connections wait before they insert these ids. Yields the lock's connection."""
     connection = await asyncpg.connect(server_url, database="tests")
     try:
         transaction = connection.transaction()
@@ -283,7 +285,7 @@ async def ids_taken(server_url: str, *ids: UUID) -> AsyncIterator[asyncpg.Connec
 
 @asynccontextmanager
 async def rows_locked(server_url: str, *ids: UUID) -> AsyncIterator[None]:
-    """Have others wait before they change the tasks of these ids."""
+    """Make other connections wait before they change the tasks with these ids."""
     connection = await asyncpg.connect(server_url, database="tests")
     try:
         async with connection.transaction():
@@ -294,18 +296,18 @@ async def rows_locked(server_url: str, *ids: UUID) -> AsyncIterator[None]:
         await connection.close()
 
 
-async def waiting(connection: asyncpg.Connection, others: int) -> None:
-    """Return once so many other connections to the database wait for a lock."""
-    waiting_now = (
+async def wait_for_locks(connection: asyncpg.Connection, others: int) -> None:
+    """Wait until this number of other connections to the database wait for a lock."""
+    waiting = (
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
     async with asyncio.timeout(10):
-        while await connection.fetchval(waiting_now) < others:
+        while await connection.fetchval(waiting) < others:
             await connection.execute("SELECT pg_stat_clear_snapshot()")
 
 
-async def seen(database: Database) -> list[tuple[str, datetime, datetime]]:
-    """Each user with when they were first and last seen."""
+async def seen_users(database: Database) -> list[tuple[str, datetime, datetime]]:
+    """Each user, with the times when they were first and last seen."""
     statement = Statement("SELECT id, first_seen_at, last_seen_at FROM todo.users ORDER BY id", ())
     return [tuple(row) for row in await database.fetch(statement)]

@@ -1,7 +1,7 @@
-"""Migrations add: the version before has to go on working while the next one is deployed.
+"""Migrations only add, so that the version before keeps working during a deployment.
 
-A column whose type changes in place poisons the statements that running services have prepared:
-they fail, or read wrong values where the widths match.
+If the type of a column changes, statements that running services have prepared fail, or read wrong
+values if both types have the same width.
 """
 
 import ast
@@ -18,8 +18,8 @@ MIGRATIONS: Final = sorted(VERSIONS.glob("*.py"))
 DESTRUCTIVE: Final = frozenset({"drop_column", "drop_table", "rename_table"})
 
 
-def breaking(source: str) -> Iterator[str]:
-    """What a migration does that a running service would not survive."""
+def breaking_operations(source: str) -> Iterator[str]:
+    """The operations of a migration that break a running service."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             name, options = node.func.attr, {keyword.arg for keyword in node.keywords}
@@ -34,12 +34,12 @@ def breaking(source: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", MIGRATIONS, ids=lambda path: path.stem)
-def test_a_migration_leaves_what_the_version_before_uses(path: Path) -> None:
-    assert list(breaking(path.read_text())) == []
+def test_a_migration_does_not_break_the_version_before(path: Path) -> None:
+    assert list(breaking_operations(path.read_text())) == []
 
 
 @pytest.mark.parametrize(
-    "change",
+    "operation",
     [
         'op.alter_column("tasks", "version", type_=sa.BigInteger)',
         'op.alter_column("tasks", "title", new_column_name="name")',
@@ -50,12 +50,12 @@ def test_a_migration_leaves_what_the_version_before_uses(path: Path) -> None:
         'op.execute("alter table todo.tasks rename column title to name")',
     ],
 )
-def test_a_change_that_would_break_it_is_noticed(change: str) -> None:
-    assert list(breaking(f"def upgrade():\n    {change}\n"))
+def test_a_breaking_operation_is_found(operation: str) -> None:
+    assert list(breaking_operations(f"def upgrade():\n    {operation}\n"))
 
 
 @pytest.mark.parametrize(
-    "change",
+    "operation",
     [
         'op.add_column("tasks", sa.Column("colour", sa.Text))',
         'op.alter_column("tasks", "title", nullable=True)',
@@ -63,5 +63,5 @@ def test_a_change_that_would_break_it_is_noticed(change: str) -> None:
         'op.drop_index("an_index", "tasks")',
     ],
 )
-def test_a_change_that_adds_is_fine(change: str) -> None:
-    assert not list(breaking(f"def upgrade():\n    {change}\n"))
+def test_an_adding_operation_is_allowed(operation: str) -> None:
+    assert not list(breaking_operations(f"def upgrade():\n    {operation}\n"))
