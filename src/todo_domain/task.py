@@ -42,7 +42,7 @@ _RANKS: Final = {priority: rank for rank, priority in enumerate(Priority, 1)}
 
 
 class _CheckedText(str):
-    """Text that keeps the rule of its class. An instance is not checked a second time.
+    """Text that passed the check of its class. An instance is not checked a second time.
 
     Lengths are code points. JavaScript's ``length`` is never smaller, so text that passes a length
     check there passes here too.
@@ -100,7 +100,7 @@ def clean_due_date(due: date | datetime) -> date | datetime:
 
 
 def in_utc(moment: datetime) -> datetime:
-    """The same instant in UTC. Raises InvalidValue without an offset or outside UTC's range."""
+    """The same instant in UTC. Raises InvalidValue if it has no offset or is out of range."""
     if moment.tzinfo is None:
         raise InvalidValue("no_offset", "must have an offset from UTC, such as Z or +02:00")
     if moment.tzinfo is UTC:
@@ -125,7 +125,7 @@ def _check_text(text: str, max_length: int) -> None:
 
 
 class TaskChanges(TypedDict, total=False):
-    """The members to set in a new or existing task. Absent members keep their value."""
+    """The members to set in a task. Absent members keep their value, or their default if new."""
 
     title: str
     description: str | None
@@ -144,7 +144,7 @@ _VALIDATORS: Final[dict[str, Callable[[Any], object]]] = {
 
 
 def clean_changes(changes: TaskChanges) -> TaskChanges:
-    """The changes as a task holds them. Raises InvalidTask with every broken rule."""
+    """The changes with the values that a task stores. Raises InvalidTask with every broken rule."""
     clean: dict[str, Any] = dict(changes)
     violations = []
     for name, validate in _VALIDATORS.items():
@@ -164,7 +164,8 @@ class Task:
 
     ``new`` and ``changed`` check the rules. The constructor does not: repositories make stored
     tasks with it. ``owner`` is the user's id exactly as in the token's ``sub``. Times are aware and
-    in UTC. ``version`` counts the changes, from 1. The ``repr`` contains no text of the user's.
+    in UTC. ``version`` counts the changes, from 1. The ``repr`` contains no text that the user
+    wrote.
     """
 
     id: UUID
@@ -200,7 +201,7 @@ class Task:
 
     @property
     def content(self) -> dict[str, object]:
-        """The members that the user wrote, by name: equal for tasks made from equal members."""
+        """The values of the members in ``TaskChanges``, by name."""
         return {name: getattr(self, name) for name in TaskChanges.__annotations__}
 
     @property

@@ -23,7 +23,7 @@ from todo_domain.errors import DatabaseUnavailable, Overloaded
 _log = structlog.get_logger()
 _DIALECT: Final = URL.create("postgresql+asyncpg").get_dialect()()
 
-# The database cannot serve a correct statement at present.
+# Errors of a database that cannot run even a correct statement at present.
 _UNAVAILABLE_ERRORS: Final = (
     asyncpg.PostgresConnectionError,  # class 08
     asyncpg.OperatorInterventionError,  # class 57: shutdown, restart, cancelled statement
@@ -35,15 +35,15 @@ _UNAVAILABLE_ERRORS: Final = (
     asyncpg.UndefinedTableError,  # 42P01: not migrated
     asyncpg.InvalidSchemaNameError,  # 3F000: not migrated
 )
-# The connection cannot be used any more.
+# Errors after which the connection cannot be used any more.
 _CONNECTION_ERRORS: Final = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-# The server has closed the connection.
+# Errors of the server after which it closes the connection.
 _CLOSED_ERRORS: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
 )
-# asyncpg's message if the server announced the end of the connection before a statement was sent.
+# Start of asyncpg's message if it did not send a statement because the connection is closing.
 _NOT_SENT: Final = "cannot switch to state"
 
 
@@ -56,7 +56,7 @@ class Statement:
 
     @classmethod
     def compiled(cls, clause: ClauseElement) -> "Statement":
-        """Compile an expression whose values are all named ``bindparam``s."""
+        """Compile an expression. Each of its values must be a ``bindparam`` with a name."""
         compiled: Any = clause.compile(dialect=_DIALECT)
         return cls(str(compiled), tuple(compiled.positiontup or ()))
 
@@ -87,7 +87,7 @@ class _NotConnected(Exception):
 
 @dataclass(slots=True)
 class _Connection:
-    """An asyncpg connection, with the statements that were prepared on it."""
+    """An asyncpg connection and the statements that are prepared on it."""
 
     driver: Any
     opened_at: float = field(default_factory=monotonic)
@@ -125,8 +125,8 @@ class Database:
     async def fetch(self, statement: Statement, **values: object) -> list[asyncpg.Record]:
         """Run the statement atomically, in one round trip, and return its rows.
 
-        With row-level security it takes four: BEGIN, ``owner``, the statement, COMMIT. Raises
-        DatabaseUnavailable, and Overloaded if no connection became free in time.
+        With row-level security it takes four: BEGIN, setting the ``owner``, the statement, COMMIT.
+        Raises DatabaseUnavailable, and Overloaded if no connection became free in time.
         """
         try:
             rows = await self._fetch(statement, values)
@@ -148,7 +148,7 @@ class Database:
         return self._in_use
 
     async def close(self) -> None:
-        """Close every connection, in bounded time even if the server does not answer."""
+        """Close the idle connections, in bounded time even if the server does not answer."""
         await asyncio.gather(*self._closing)
         while self._idle:
             self._idle.pop().driver.terminate()
@@ -213,13 +213,13 @@ class Database:
         return await self._connect()
 
     async def _is_usable(self, connection: _Connection) -> bool:
-        """Whether the connection is open and not too old.
+        """Whether the connection is open, not too old, and answers.
 
-        It is probed if its last answer is old, or older than the last broken connection.
+        It is probed only if its last answer is old, or if another connection broke since then.
         """
         now = monotonic()
-        expired = connection.opened_at < now - self._timeouts.connection_lifetime
-        if expired or connection.driver.is_closed():
+        is_expired = connection.opened_at < now - self._timeouts.connection_lifetime
+        if is_expired or connection.driver.is_closed():
             return False
         if connection.answered_at > max(self._suspect_since, now - self._timeouts.probe_after_idle):
             return True
@@ -278,8 +278,9 @@ class Database:
         if not self._database_url.via_pooler:
             rows = await connection.driver.fetch(statement.sql, *arguments)
             return rows
-        # A transaction pooler may use another server connection each time, which does not know the
-        # statement's name. asyncpg sends unnamed statements again, in the same round trip.
+        # A transaction pooler may run each statement on another server connection, where its name
+        # is unknown or another client's. Therefore the statements have no name, and asyncpg sends
+        # their SQL again in the round trip that runs them.
         prepared = connection.prepared
         if statement.sql not in prepared:
             if len(prepared) >= self._statement_cache_size:

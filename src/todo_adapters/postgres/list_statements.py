@@ -33,7 +33,7 @@ _SORT_COLUMNS: Final = {by: by.value for by in SortBy} | {SortBy.DUE_DATE: "due_
 
 
 class _Shape(NamedTuple):
-    """The part of a query that decides its SQL; the rest are parameters."""
+    """The part of a query that determines the SQL. The rest are parameters."""
 
     completed: bool | None
     filters: frozenset[str]
@@ -43,10 +43,10 @@ class _Shape(NamedTuple):
 
 
 def find(query: TaskQuery) -> Statement:
-    """The statement for a query: rows of TASK_COLUMNS, with ``total`` if the query wants it.
+    """The statement that finds the page of a query. Its rows begin with TASK_COLUMNS.
 
-    There is one row more than the page holds if more tasks follow. With ``total`` there is always a
-    row, whose other columns are null if the page is empty.
+    One row more than the limit shows that more tasks follow. ``with_total`` adds a column
+    ``total``; an empty page then is one row in which the other columns are null.
     """
     return _find(
         _Shape(
@@ -93,7 +93,7 @@ def _find(shape: _Shape) -> Statement:
 
 
 def _page(shape: _Shape, conditions: list[ColumnElement[bool]]) -> Select[Any]:
-    """Keyset paging: an index on the compared columns finds the start of any page at once."""
+    """Keyset paging: an index on the compared columns finds the start of every page."""
     selected = select(*TASK_COLUMNS).where(*conditions)
     if shape.has_start:
         after = bindparam("after_value", type_=TASKS.c[_SORT_COLUMNS[shape.sort.by]].type)
@@ -106,7 +106,7 @@ def _page(shape: _Shape, conditions: list[ColumnElement[bool]]) -> Select[Any]:
 def _with_total(
     page: Select[Any], conditions: list[ColumnElement[bool]], sort: Sort
 ) -> Select[Any]:
-    """The page and the number of all matches, which there is even if the page is empty."""
+    """The page with the number of all matches in each row; one row if the page is empty."""
     count = select(func.count().label("total")).where(*conditions).subquery("count")
     rows = page.subquery("page")
     both = select(*rows.c, count.c.total).select_from(count.outerjoin(rows, true()))
@@ -119,7 +119,7 @@ def _order(sort: Sort, columns: Any) -> tuple[ColumnElement[Any], ...]:  # noqa:
 
 
 def _sort_value(sort: Sort, value: ColumnElement[Any] | None = None) -> ColumnElement[Any]:
-    """The expression to sort by, of the sorted column or of another value. Null sorts last."""
+    """The expression to sort by, of the sorted column or of the value. Null sorts last."""
     value = TASKS.c[_SORT_COLUMNS[sort.by]] if value is None else value
     match sort.by:
         case SortBy.TITLE:

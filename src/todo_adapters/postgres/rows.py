@@ -45,7 +45,7 @@ def task_from_row(row: asyncpg.Record) -> Task:
 
 
 def row_from_task(task: Task) -> dict[str, object]:
-    """The values of TASK_COLUMNS by column; the owner is named ``owner``, as in statements."""
+    """The values of TASK_COLUMNS by name; ``user_id`` is named ``owner``, as in the statements."""
     return {
         **columns_of(task.content, now=task.updated_at),
         "id": task.id,
@@ -58,7 +58,10 @@ def row_from_task(task: Task) -> dict[str, object]:
 
 
 def columns_of(members: Mapping[str, Any], *, now: datetime) -> dict[str, object]:
-    """The columns that store these members, with their values. A task is completed at ``now``."""
+    """The values of the columns that store these members of ``TaskChanges``.
+
+    ``now`` is the time of completion of a completed task.
+    """
     columns = dict(members)
     if "completed" in columns:
         columns["completed_at"] = now if columns.pop("completed") else None

@@ -16,7 +16,7 @@ from todo_adapters.postgres.row_security import configure_rls, find_rls_problem
 from todo_adapters.postgres.tables import SCHEMA
 from todo_adapters.postgres.url import DatabaseUrl
 
-# The key of the advisory lock under which migrations that start at once run one after another.
+# The key of an advisory lock: concurrent migrations run one after another.
 _LOCK: Final = 7_046_029_254
 
 CONNECT_TIMEOUT: Final = 5.0  # seconds: a serverless database may have to start first

@@ -44,7 +44,7 @@ _RESTORABLE_AFTER: Final = bindparam("restorable_after", type_=TASKS.c.deleted_a
 
 
 def _record_owner() -> CTE:
-    """Record that the owner was seen now, unless that was recorded a moment ago.
+    """Record that the owner was seen now, unless the recorded time is recent.
 
     If every new task updated the row, concurrent requests of one user would wait for its lock.
     """
@@ -62,7 +62,7 @@ def _record_owner() -> CTE:
 
 
 def _take_key() -> CTE:
-    """Store the idempotency key and return one row, or none if the key is in use.
+    """Store the idempotency key and return one row; return no row if the key is in use.
 
     Concurrent calls with the same key wait for each other here.
     """
@@ -87,7 +87,7 @@ def _take_key() -> CTE:
 def _delete_expired_keys() -> CTE:
     """Delete the owner's other expired keys, so that no separate clean-up is needed.
 
-    Keys that a concurrent call has locked are skipped: two calls could wait for each other.
+    Keys that a concurrent call has locked are skipped, because waiting could be a deadlock.
     """
     expired = (
         select(IDEMPOTENCY_KEYS.c.key)
@@ -106,7 +106,7 @@ def _delete_expired_keys() -> CTE:
 
 
 def _add_with_key() -> Statement:
-    """Add the task if the idempotency key is not in use; return its id then."""
+    """Add the task and return its id, if the idempotency key is not in use."""
     row = select(*_ROW.values()).select_from(_take_key())
     task = insert(TASKS).from_select(list(_ROW), row)
     return Statement.compiled(
@@ -138,7 +138,7 @@ COUNT: Final = Statement.compiled(
 
 
 def _save() -> Statement:
-    """Replace the row if it still has the version that was read; return its id then."""
+    """Replace the row and return its id, if it still has the version that was read."""
     values = {
         name: value for name, value in _ROW.items() if name not in {"id", "user_id", "created_at"}
     }
@@ -154,8 +154,8 @@ def _save() -> Statement:
 def change(columns: frozenset[str]) -> Statement:
     """``Task.changed`` in SQL for these columns: version and times stay if no value differs.
 
-    It is one UPDATE, because PostgreSQL evaluates its expressions again on the latest version of a
-    row that a concurrent statement has changed.
+    It is one UPDATE without a SELECT before it: if a concurrent statement changes the row,
+    PostgreSQL evaluates the expressions of an UPDATE again on the newest version.
     """
     values: dict[str, ColumnElement[Any]] = {name: _ROW[name] for name in sorted(columns)}
     is_idle = and_(*(_is_same(TASKS.c[name], value) for name, value in values.items()))
@@ -176,7 +176,7 @@ def change(columns: frozenset[str]) -> Statement:
 def _is_same(column: ColumnElement[Any], value: ColumnElement[Any]) -> ColumnElement[bool]:
     """Whether the column has the value already.
 
-    A time of completion equals any other: a completed task keeps its first one.
+    All times of completion count as the same value: a completed task keeps its first one.
     """
     if column is TASKS.c.completed_at:
         return column.is_(None) == value.is_(None)
@@ -211,8 +211,8 @@ def _delete_completed() -> Statement:
 def _restore() -> Statement:
     """Undelete a task.
 
-    The row has ``was_deleted_at`` too, which tells a task that is not deleted from one that was
-    deleted too long ago.
+    The row also has ``was_deleted_at``, so that the caller can distinguish a task that is not
+    deleted from one that was deleted too long ago.
     """
     found = select(TASKS.c.deleted_at.label("was_deleted_at")).where(*_IS_TASK).cte("found")
     restored = (

@@ -25,9 +25,9 @@ _UNSET: Final = (None, False, ())
 
 
 class PostgresTaskRepository:
-    """todo_domain.ports.TaskRepository on a PostgreSQL database: each call is one statement.
+    """todo_domain.ports.TaskRepository on PostgreSQL. Each call runs one statement.
 
-    ``add`` with an idempotency key that is in use needs two.
+    Only ``add`` runs two if its idempotency key is in use.
     """
 
     def __init__(self, database: Database, *, retention: timedelta = RETENTION) -> None:
@@ -50,7 +50,7 @@ class PostgresTaskRepository:
         return await self._first_added(task, key, content)
 
     async def _first_added(self, task: Task, key: str, content: bytes) -> Task:
-        """The task that was added with the key, as it was then."""
+        """The task that was added with the key, as it was added. Raises IdempotencyKeyReused."""
         rows = await self._database.fetch(statements.GET_KEY, owner=task.owner, key=key)
         if not rows or rows[0]["content"] != content:
             raise IdempotencyKeyReused
@@ -64,7 +64,7 @@ class PostgresTaskRepository:
         )
 
     async def get(self, owner: str, task_id: UUID) -> Task:
-        return _one(await self._database.fetch(statements.GET, owner=owner, id=task_id))
+        return _first_task(await self._database.fetch(statements.GET, owner=owner, id=task_id))
 
     async def find(self, owner: str, query: TaskQuery) -> TaskPage:
         rows = await self._database.fetch(
@@ -89,7 +89,7 @@ class PostgresTaskRepository:
             return await self.get(owner, task_id)
         columns = columns_of(clean_changes(changes), now=now)
         statement = statements.change(frozenset(columns))
-        return _one(
+        return _first_task(
             await self._database.fetch(statement, owner=owner, id=task_id, now=now, **columns)
         )
 
@@ -106,7 +106,7 @@ class PostgresTaskRepository:
         )
         if version is not None and not rows:
             raise StaleVersion
-        return _one(rows)
+        return _first_task(rows)
 
     async def delete_completed(self, owner: str, *, now: datetime) -> int:
         rows = await self._database.fetch(
@@ -134,17 +134,18 @@ class PostgresTaskRepository:
         return TaskCounts(pending=row["pending"], completed=row["completed"])
 
 
-def _one(rows: Sequence[asyncpg.Record]) -> Task:
-    """The task in the only row. Raises TaskNotFound if there is no row."""
+def _first_task(rows: Sequence[asyncpg.Record]) -> Task:
+    """The task in the first row. Raises TaskNotFound if there is no row."""
     if not rows:
         raise TaskNotFound
     return task_from_row(rows[0])
 
 
 def _hash_content(task: Task) -> bytes:
-    """A hash that is equal for a repeated request and differs for any other content.
+    """A hash of the members that are set.
 
-    Members that are not set are left out, so that a later version with more members agrees.
+    Members that are not set are left out, so that the hash stays the same when a later version of
+    this code adds members.
     """
     content = {name: value for name, value in task.content.items() if value not in _UNSET}
     return sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()

@@ -1,4 +1,4 @@
-"""Alembic's entry point, within a transaction of ``todo_adapters.postgres.schema``."""
+"""Alembic's entry point, run in a transaction of ``todo_adapters.postgres.schema``."""
 
 from alembic import context
 
@@ -9,7 +9,7 @@ context.configure(
     target_metadata=metadata,
     version_table_schema=SCHEMA,
     include_schemas=True,
-    # Better Auth's tables share the database; only ours are compared.
+    # Better Auth's tables may be in the same database; compare only ours.
     include_name=lambda name, kind, _: name == SCHEMA if kind == "schema" else True,
     compare_type=True,
 )

@@ -1,4 +1,4 @@
-"""Deleted tasks that can be restored, and idempotency keys."""
+"""Soft deletes and idempotency keys."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""An index for what people look at most: the few pending tasks among many completed ones."""
+"""An index for lists of pending tasks."""
 
 import sqlalchemy as sa
 from alembic import op
