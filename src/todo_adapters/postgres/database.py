@@ -105,16 +105,16 @@ class Database:
         pool_size: int,
         rls_enabled: bool = False,
         timeouts: Timeouts = Timeouts(),
-        statement_cache_size: int = 100,
+        max_prepared_statements: int = 100,
     ) -> None:
         """``rls_enabled`` says that the tables have row-level security.
 
-        ``statement_cache_size`` limits the prepared statements of each connection behind a pooler.
+        ``max_prepared_statements`` is the limit for each connection behind a transaction pooler.
         """
         self._database_url = database_url
         self._rls_enabled = rls_enabled
         self._timeouts = timeouts
-        self._statement_cache_size = statement_cache_size
+        self._max_prepared_statements = max_prepared_statements
         self._slots = asyncio.Semaphore(pool_size)
         self._idle: list[_Connection] = []  # a stack: rarely used connections grow old and expire
         self._in_use = 0
@@ -283,7 +283,7 @@ class Database:
         # their SQL again in the round trip that runs them.
         prepared = connection.prepared
         if statement.sql not in prepared:
-            if len(prepared) >= self._statement_cache_size:
+            if len(prepared) >= self._max_prepared_statements:
                 prepared.clear()
             prepared[statement.sql] = await connection.driver.prepare(statement.sql)
         rows = await prepared[statement.sql].fetch(*arguments)

@@ -179,7 +179,7 @@ class TestPool:
     async def test_limits_the_prepared_statements_of_a_connection_behind_a_pooler(
         self, proxy: PostgresProxy
     ) -> None:
-        database = Database(via_pooler(proxy.address), pool_size=1, statement_cache_size=1)
+        database = Database(via_pooler(proxy.address), pool_size=1, max_prepared_statements=1)
         await echo(database, 1)
         assert await proxy.cost(echo(database, 2)) == 1
         assert await proxy.cost(backend(database)) == 2
