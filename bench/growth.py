@@ -85,7 +85,7 @@ def _literal(value: object) -> str:
         return str(value)
     if isinstance(value, bytes):
         return f"'\\x{value.hex()}'"
-    if isinstance(value, list):
+    if isinstance(value, tuple):
         return f"ARRAY[{', '.join(map(_literal, value))}]::text[]"
     return "'" + str(value).replace("'", "''") + "'"
 
