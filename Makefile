@@ -40,13 +40,13 @@ print(json.dumps(create_app(nullcontext).openapi(), indent=2, ensure_ascii=False
 endef
 export WRITE_OPENAPI
 
-bench: $(VENV)/dev ## Measure the service against a hand-written floor (6 minutes; needs wrk)
+bench: $(VENV)/dev ## Measure the service against a hand-written baseline (6 minutes; needs wrk)
 	$(BIN)/python -m bench run
 
 bench-quick: $(VENV)/dev ## The same in two short rounds (1 minute)
 	$(BIN)/python -m bench run --rounds 2 --seconds 1
 
-bench-guard: $(VENV)/dev ## Compare exact counts with bench/baseline.json (1 minute; needs valgrind)
+bench-guard: $(VENV)/dev ## Compare exact counts with bench/guard.json (1 minute; needs valgrind)
 	$(BIN)/python -m bench guard
 
 build: $(VENV)/dev ## Build the wheel and the source distribution into dist/

@@ -1,4 +1,4 @@
-"""How fast the service is, against a floor measured beside it: see docs/performance.md.
+"""Benchmarks of the service, compared with a hand-written baseline: see docs/performance.md.
 
-``python -m bench --help`` lists what can be measured.
+``python -m bench --help`` lists the commands.
 """

@@ -1,4 +1,4 @@
-"""The benchmark's command line."""
+"""Measures the service and compares it with a hand-written baseline."""
 
 import asyncio
 from pathlib import Path
@@ -7,81 +7,88 @@ from typing import Annotated
 import typer
 
 from bench import report
+from bench.environment import database
 from bench.growth import growth
 from bench.guard import check, update
 from bench.load import OPERATIONS, MissingProgram
 from bench.progress import Progress
-from bench.rounds import Samples, WrongAnswers, is_conclusive, measure
-from bench.stage import database
-from bench.strain import latency_over_network, overload, rest, round_trips, steady, workers
+from bench.rounds import InvalidRun, Samples, is_conclusive, measure
+from bench.stress import (
+    constant_rate,
+    latency_over_network,
+    overload,
+    round_trips,
+    startup,
+    workers,
+)
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 
-Out = Annotated[Path, typer.Option(help="Where the results go; the plot goes beside them.")]
+Out = Annotated[Path, typer.Option(help="File for the results. The plot has the suffix .svg.")]
 
 
 @app.command()
 def run(
     out: Out = Path("bench.json"),
-    rounds: Annotated[int, typer.Option(min=1)] = 7,
-    seconds: Annotated[int, typer.Option(min=1, help="Of each load.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 7,
+    seconds: Annotated[int, typer.Option(min=1, help="Duration of each load.")] = 3,
 ) -> None:
-    """Service and floor in turn: throughput, latency, CPU, as ratios."""
+    """Measure throughput, latency and CPU as ratios to the baseline."""
     samples, trips = asyncio.run(_run(rounds, seconds))
     report.save(out, samples, trips)
     out.with_suffix(".svg").write_text(report.plot(samples))
     typer.echo(f"{report.machine()}\n\n{report.table(samples, trips)}")
-    typer.echo(f"Results are in {out} and {out.with_suffix('.svg')}.")
+    typer.echo(f"The results are in {out} and {out.with_suffix('.svg')}.")
     if not is_conclusive(samples):
         raise typer.Exit(1)
 
 
 @app.command()
 def compare(first: Path, second: Path) -> None:
-    """Two files of results."""
+    """Compare two files of results."""
     typer.echo(report.compared(first, second))
 
 
 @app.command("growth")
 def show_growth(
     index: Annotated[
-        list[str] | None, typer.Option(help="SQL that adds an index to judge.")
+        list[str] | None, typer.Option(help="SQL that creates an additional index.")
     ] = None,
 ) -> None:
-    """What each statement reads for users with a hundred, ten thousand and a million tasks."""
+    """Count the pages that each statement reads, by tasks per user."""
     typer.echo(asyncio.run(growth(index or ())))
 
 
-@app.command("strain")
-def show_strain() -> None:
-    """Many connections, a steady rate, a slow network, two workers, starting and resting."""
-    for part in (rest, overload, steady, latency_over_network, workers):
+@app.command("stress")
+def show_stress() -> None:
+    """Measure start-up, overload, a constant rate, a slow network and two workers."""
+    for part in (startup, overload, constant_rate, latency_over_network, workers):
         typer.echo(asyncio.run(part()))
 
 
 @app.command()
 def guard(
-    accept: Annotated[bool, typer.Option("--accept", help="Make this the new baseline.")] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="Store the new counts.")] = False,
 ) -> None:
-    """Compare exact counts with the committed baseline."""
+    """Compare instruction and page counts with the stored counts."""
     if accept:
         asyncio.run(update())
         return
-    complaints = asyncio.run(check())
-    for complaint in complaints:
-        typer.echo(complaint, err=True)
-    raise typer.Exit(1 if complaints else 0)
+    increases = asyncio.run(check())
+    for increase in increases:
+        typer.echo(increase, err=True)
+    raise typer.Exit(1 if increases else 0)
 
 
 async def _run(rounds: int, seconds: int) -> tuple[Samples, dict[str, int]]:
     progress = Progress(3 * rounds * len(OPERATIONS) + 2)
     progress.step("preparing")
-    async with database() as place:
-        samples = await measure(place, rounds, seconds, progress)
+    async with database() as db:
+        samples = await measure(db, rounds, seconds, progress)
         progress.step("round trips")
-        trips = await round_trips(place)
+        trips = await round_trips(db)
     progress.end()
     return samples, trips
 
@@ -89,5 +96,5 @@ async def _run(rounds: int, seconds: int) -> tuple[Samples, dict[str, int]]:
 if __name__ == "__main__":
     try:
         app()
-    except (MissingProgram, WrongAnswers) as failure:
-        raise SystemExit(f"bench: {failure}") from None
+    except (MissingProgram, InvalidRun) as error:
+        raise SystemExit(f"bench: {error}") from None

@@ -1,6 +1,6 @@
-"""What each statement of the repository reads, for owners with few and with very many tasks.
+"""Counts the pages that each statement reads, for owners with 100 to 1,000,000 tasks.
 
-The repository itself is asked; its statements are explained instead of run.
+The statements come from the repository itself and are run with EXPLAIN ANALYZE, then rolled back.
 """
 
 import json
@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from bench.environment import database
 from bench.report import markdown
-from bench.stage import database
 from todo_adapters.postgres.database import Database, Statement
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import parse_database_url
@@ -22,13 +22,13 @@ from todo_domain.task import Priority, Task
 
 OWNERS: Final = {"hundred": 100, "ten thousand": 10_000, "million": 1_000_000}
 PAGE: Final = 20
-FLAT: Final = 100  # pages of 8 KiB, for a page of tasks and for one task alike
-_GENERIC_AFTER: Final = 6  # executions: then PostgreSQL may plan once for all values
+FLAT: Final = 100  # pages of 8 KiB that a flat statement reads at most
+_GENERIC_AFTER: Final = 6  # executions, after which PostgreSQL may use a generic plan
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Pages that a statement touches, bytes it writes ahead, milliseconds, and where it looks."""
+    """Pages, bytes of write-ahead log, milliseconds and scans of a statement."""
 
     pages: int
     wal: int
@@ -41,41 +41,43 @@ class Cost:
 
 
 class _Explained(Exception):
+    """Carries the cost of a statement out of the repository."""
+
     def __init__(self, cost: Cost) -> None:
         super().__init__(cost)
         self.cost = cost
 
 
-class _Explaining(Database):
-    """Explains every statement as it is planned after some executions, and runs none for good."""
+class _ExplainingDatabase(Database):
+    """Explains every statement with the plan that it has after some executions."""
 
     def __init__(self, url: str, connection: Any) -> None:  # noqa: ANN401 - asyncpg's
         super().__init__(parse_database_url(url), pool_size=1)
         self._connection = connection
 
     async def fetch(self, statement: Statement, **values: object) -> NoReturn:
-        run = f"EXECUTE asked({', '.join(map(_literal, statement.arguments(values)))})"
+        run = f"EXECUTE statement({', '.join(map(_literal, statement.arguments(values)))})"
         await self._connection.execute("DEALLOCATE ALL")
-        await self._connection.execute(f"PREPARE asked AS {statement.sql}")
+        await self._connection.execute(f"PREPARE statement AS {statement.sql}")
         for _ in range(_GENERIC_AFTER):
             await self._connection.execute(f"EXPLAIN {run}")
-        await self._explained(run)  # the first one may have to fetch pages and set hints
-        found = await self._explained(run)
-        plan = found["Plan"]
+        await self._explain(run)  # the first run can read pages from disk and set hint bits
+        result = await self._explain(run)
+        plan = result["Plan"]
         pages = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
         raise _Explained(
-            Cost(pages, plan["WAL Bytes"], found["Execution Time"], tuple(_scans(plan)))
+            Cost(pages, plan["WAL Bytes"], result["Execution Time"], tuple(_scans(plan)))
         )
 
-    async def _explained(self, run: str) -> dict[str, Any]:
+    async def _explain(self, run: str) -> dict[str, Any]:
         transaction = self._connection.transaction()
         await transaction.start()
         try:
             explain = f"EXPLAIN (ANALYZE, BUFFERS, WAL, FORMAT JSON) {run}"
-            found: dict[str, Any] = json.loads(await self._connection.fetchval(explain))[0]
+            result: dict[str, Any] = json.loads(await self._connection.fetchval(explain))[0]
         finally:
             await transaction.rollback()
-        return found
+        return result
 
 
 def _literal(value: object) -> str:
@@ -91,22 +93,22 @@ def _literal(value: object) -> str:
 
 
 def _scans(plan: Mapping[str, Any]) -> list[str]:
-    """The indexes and whole tables that a plan looks at, and whether it sorts."""
-    found = [scan for part in plan.get("Plans", ()) for scan in _scans(part)]
+    """The indexes, sequential scans and sorts of a plan."""
+    scans = [scan for part in plan.get("Plans", ()) for scan in _scans(part)]
     if "Index Name" in plan:
-        found.append(plan["Index Name"])
+        scans.append(plan["Index Name"])
     elif plan["Node Type"] in {"Seq Scan", "Sort", "Incremental Sort"}:
-        found.append(plan["Node Type"].lower())
-    return list(dict.fromkeys(found))
+        scans.append(plan["Node Type"].lower())
+    return list(dict.fromkeys(scans))
 
 
-Question = Callable[[PostgresTaskRepository, Task], Awaitable[object]]
+Call = Callable[[PostgresTaskRepository, Task], Awaitable[object]]
 
 
-def questions() -> dict[str, Question]:
-    """Everything that the repository can be asked, about a task in the middle of its list."""
+def calls() -> dict[str, Call]:
+    """Every call of the repository, for a task in the middle of its list."""
     now = datetime.now(UTC)
-    asked: dict[str, Question] = {
+    named: dict[str, Call] = {
         "get": lambda tasks, task: tasks.get(task.owner, task.id),
         "add": lambda tasks, task: tasks.add(replace(task, id=uuid4(), created_at=now)),
         "add, with a key": lambda tasks, task: tasks.add(replace(task, id=uuid4()), key="k"),
@@ -115,17 +117,17 @@ def questions() -> dict[str, Question]:
         ),
         "change": lambda tasks, task: tasks.change(task.owner, task.id, title="Other", now=now),
         "complete": lambda tasks, task: tasks.change(task.owner, task.id, completed=True, now=now),
-        "remove": lambda tasks, task: tasks.delete(task.owner, task.id, now=now),
+        "delete": lambda tasks, task: tasks.delete(task.owner, task.id, now=now),
         "restore": lambda tasks, task: tasks.restore(task.owner, task.id, now=now),
     }
     for by in SortBy:
         for descending in (True, False):
             sort = Sort(by, descending=descending)
             name = f"{'-' if descending else ''}{by}"
-            asked[f"list, sort={name}"] = _found(TaskQuery(sort=sort, limit=PAGE))
-            asked[f"list, sort={name}, from the middle"] = _found_after(sort)
+            named[f"list, sort={name}"] = _find(TaskQuery(sort=sort, limit=PAGE))
+            named[f"list, sort={name}, from the middle"] = _find_after(sort)
     month = timedelta(days=30)
-    for name, wanted in {
+    for name, task_filter in {
         "status=pending": TaskFilter(completed=False),
         "status=completed": TaskFilter(completed=True),
         "priority": TaskFilter(priority=Priority.HIGH),
@@ -135,40 +137,40 @@ def questions() -> dict[str, Question]:
         "q, frequent": TaskFilter(text="words"),
         "q, rare": TaskFilter(text="zzz"),
     }.items():
-        asked[f"list, {name}"] = _found(TaskQuery(filter=wanted, limit=PAGE))
-    asked["list, status=pending, 1000"] = _found(TaskQuery(TaskFilter(completed=False)))
-    asked["list, counted"] = _found(TaskQuery(limit=PAGE, with_total=True))
-    asked["counts (/api/me)"] = lambda tasks, task: tasks.count(task.owner)
-    return asked
+        named[f"list, {name}"] = _find(TaskQuery(filter=task_filter, limit=PAGE))
+    named["list, status=pending, 1000"] = _find(TaskQuery(TaskFilter(completed=False)))
+    named["list, counted"] = _find(TaskQuery(limit=PAGE, with_total=True))
+    named["counts (/api/me)"] = lambda tasks, task: tasks.count(task.owner)
+    return named
 
 
-def _found(query: TaskQuery) -> Question:
+def _find(query: TaskQuery) -> Call:
     return lambda tasks, task: tasks.find(task.owner, query)
 
 
-def _found_after(sort: Sort) -> Question:
+def _find_after(sort: Sort) -> Call:
     return lambda tasks, task: tasks.find(
         task.owner, TaskQuery(sort=sort, limit=PAGE, after=sort.position(task))
     )
 
 
 async def costs(url: str, owner: str) -> dict[str, Cost]:
-    """The cost of each question about the owner's tasks."""
+    """The cost of each call for the owner's tasks."""
     connection: Any = await asyncpg.connect(url, statement_cache_size=0)
     try:
         task = await _middle(connection, owner)
-        tasks = PostgresTaskRepository(_Explaining(url, connection))
-        return {name: await _cost(ask(tasks, task)) for name, ask in questions().items()}
+        tasks = PostgresTaskRepository(_ExplainingDatabase(url, connection))
+        return {name: await _cost(call(tasks, task)) for name, call in calls().items()}
     finally:
         await connection.close()
 
 
-async def _cost(asked: Awaitable[object]) -> Cost:
+async def _cost(statement: Awaitable[object]) -> Cost:
     try:
-        await asked
+        await statement
     except _Explained as explained:
         return explained.cost
-    raise AssertionError("a question without a statement")
+    raise AssertionError("the call executed no statement")
 
 
 async def _middle(connection: Any, owner: str) -> Task:  # noqa: ANN401 - asyncpg's
@@ -191,24 +193,28 @@ async def _middle(connection: Any, owner: str) -> Task:  # noqa: ANN401 - asyncp
 
 
 async def growth(indexes: Sequence[str] = ()) -> str:
-    """Markdown: pages for each size of owner. ``indexes`` are created before, to be judged."""
-    found: dict[str, dict[str, Cost]] = {}
-    async with database() as place:
+    """A Markdown table of pages per size of owner. ``indexes`` is SQL to run before."""
+    measured: dict[str, dict[str, Cost]] = {}
+    async with database() as db:
         for name, count in OWNERS.items():
-            await place.fill(name, 1, count)
+            await db.fill(name, 1, count)
         for index in indexes:
-            await place.fetch(index)
-        await place.fetch("VACUUM ANALYZE todo.tasks")
+            await db.fetch(index)
+        await db.fetch("VACUUM ANALYZE todo.tasks")
         for name in OWNERS:
-            owner = (await place.fetch("SELECT md5($1)", f"{name}1"))[0]["md5"]
-            found[name] = await costs(place.url, owner)
-    rows = [("statement", *(f"{n:,} tasks" for n in OWNERS.values()), "ms", "WAL", "", "looks at")]
-    for name in questions():
-        each = [found[owner][name] for owner in OWNERS]
-        last = each[-1]
+            owner = (await db.fetch("SELECT md5($1)", f"{name}1"))[0]["md5"]
+            measured[name] = await costs(db.url, owner)
+    rows = [("statement", *(f"{n:,} tasks" for n in OWNERS.values()), "ms", "WAL", "", "scans")]
+    for name in calls():
+        costs_by_size = [measured[owner][name] for owner in OWNERS]
+        last = costs_by_size[-1]
         rows.append(
             (
-                *(name, *(f"{cost.pages:,}" for cost in each), f"{last.milliseconds:,.1f}"),
+                *(
+                    name,
+                    *(f"{cost.pages:,}" for cost in costs_by_size),
+                    f"{last.milliseconds:,.1f}",
+                ),
                 *(f"{last.wal:,}" if last.wal else "", "flat" if last.is_flat else "**grows**"),
                 ", ".join(last.scans),
             )

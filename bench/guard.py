@@ -1,6 +1,6 @@
-"""What must not get dearer unnoticed, as counts: instructions per request and pages per statement.
+"""Compares instructions per request and pages per statement with the stored counts.
 
-Counts repeat where timings do not, so they can be compared with what was committed.
+Counts repeat within 0.1 %, unlike times, so that a small increase is noticed.
 """
 
 import asyncio
@@ -13,35 +13,36 @@ from subprocess import DEVNULL, PIPE, run
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from bench.environment import Database, database
 from bench.growth import costs
 from bench.load import OPERATIONS, requests_of, require, write_requests
-from bench.stage import Database, database
 
-BASELINE: Final = Path(__file__).with_name("baseline.json")
+STORED_COUNTS: Final = Path(__file__).with_name("guard.json")
 TOLERANCE: Final = 0.03
 GUARDED_OWNERS: Final = 40
 GUARDED_TASKS: Final = 20_000
 
-FEW: Final = 60  # requests, after which what is made once is made, and code has been specialised
+FEW: Final = 60  # requests, after which caches are filled and bytecode is specialised
 MANY: Final = 180
 _COUNTED: Final = re.compile(r"==(\d+)== I\s+refs:\s+([\d,]+)")
 _MEASURED: Final = re.compile(r"^(\d+) (\w+) (\d+)$", re.MULTILINE)
 
 
-async def instructions(place: Database) -> dict[str, dict[str, int]]:
-    """Instructions per request of the service and of the floor, by operation.
+async def instructions(db: Database) -> dict[str, dict[str, int]]:
+    """Instructions per request of the service and of the baseline, by operation.
 
-    Without what starting takes: the difference of many requests and few. Raises MissingProgram.
+    The difference between many and few requests, so that start-up is not included. Raises
+    MissingProgram.
     """
-    users = await place.users("user", GUARDED_OWNERS)
-    found = {}
-    # Each has owners of its own: a list is dearer or cheaper after what the other has added.
-    for name, asking in (("floor", users[::2]), ("service", users[1::2])):
+    users = await db.users("user", GUARDED_OWNERS)
+    counts = {}
+    # Different owners per app: the tasks that one app adds would lengthen the lists of the other.
+    for name, owners in (("baseline", users[::2]), ("service", users[1::2])):
         with TemporaryDirectory(prefix="todo-bench-") as directory:
-            asked = {operation: requests_of(operation, asking) for operation in OPERATIONS}
-            write_requests(asked, Path(directory))
-            found[name] = await asyncio.to_thread(_count, name, directory, place.variables())
-    return found
+            requests = {operation: requests_of(operation, owners) for operation in OPERATIONS}
+            write_requests(requests, Path(directory))
+            counts[name] = await asyncio.to_thread(_count, name, directory, db.variables())
+    return counts
 
 
 def _count(name: str, directory: str, variables: Mapping[str, str]) -> dict[str, int]:
@@ -69,36 +70,37 @@ def _count(name: str, directory: str, variables: Mapping[str, str]) -> dict[str,
 
 
 async def check() -> list[str]:
-    """What has become dearer than the baseline allows, a sentence each."""
-    before, now = json.loads(BASELINE.read_text()), await _counts()
-    complaints = []
-    for operation, ratio in now["instructions_to_floor"].items():
-        allowed = before["instructions_to_floor"][operation] * (1 + TOLERANCE)
+    """A sentence for each count that has increased by more than TOLERANCE."""
+    before, now = json.loads(STORED_COUNTS.read_text()), await _counts()
+    increases = []
+    for operation, ratio in now["instructions_to_baseline"].items():
+        allowed = before["instructions_to_baseline"][operation] * (1 + TOLERANCE)
         if ratio > allowed:
-            complaints.append(
-                f"{operation} takes {ratio:.2f} times the floor's instructions, more than"
-                f" {allowed:.2f}: make it cheaper, or accept it: `python -m bench guard --accept`"
+            increases.append(
+                f"{operation} takes {ratio:.2f} times the baseline's instructions, more than"
+                f" {allowed:.2f}: reduce them, or store the counts with"
+                " `python -m bench guard --accept`"
             )
     for statement, pages in now["pages"].items():
         allowed = before["pages"].get(statement, pages) * (1 + TOLERANCE) + 2
         if pages > allowed:
-            complaints.append(f"{statement} touches {pages} pages, more than {allowed:.0f}")
-    return complaints
+            increases.append(f"{statement} reads {pages} pages, more than {allowed:.0f}")
+    return increases
 
 
 async def update() -> None:
-    """Make what is counted now the baseline."""
-    BASELINE.write_text(json.dumps(await _counts(), indent=1) + "\n")
+    """Store the new counts."""
+    STORED_COUNTS.write_text(json.dumps(await _counts(), indent=1) + "\n")
 
 
 async def _counts() -> dict[str, Mapping[str, float]]:
-    async with database(GUARDED_OWNERS) as place:
-        await place.fill("many", 1, GUARDED_TASKS)
-        owner = (await place.fetch("SELECT md5('many1')"))[0]["md5"]
-        pages = {name: cost.pages for name, cost in (await costs(place.url, owner)).items()}
-        counted = await instructions(place)
+    async with database(GUARDED_OWNERS) as db:
+        await db.fill("many", 1, GUARDED_TASKS)
+        owner = (await db.fetch("SELECT md5('many1')"))[0]["md5"]
+        pages = {name: cost.pages for name, cost in (await costs(db.url, owner)).items()}
+        counted = await instructions(db)
     ratios = {
-        operation: round(counted["service"][operation] / counted["floor"][operation], 3)
+        operation: round(counted["service"][operation] / counted["baseline"][operation], 3)
         for operation in OPERATIONS
     }
-    return {"instructions_to_floor": ratios, "pages": pages}
+    return {"instructions_to_baseline": ratios, "pages": pages}

@@ -1,7 +1,7 @@
-"""One app in this process, asked one request after another: what cachegrind counts.
+"""Runs requests through one app in this process, for cachegrind.
 
-Started under valgrind by ``guard.py``. Each measurement is a fork, so that the imports, which cost
-the most, happen once.
+``guard.py`` starts this module under valgrind. Each measurement is a fork, so that the imports,
+which take most of the time, run once.
 """
 
 import asyncio
@@ -15,63 +15,63 @@ from typing import Any, Final
 import uvloop
 from starlette.types import ASGIApp
 
-from bench.floor import build as build_floor
+from bench.baseline import build as build_baseline
 from bench.load import SEPARATOR
 from todo_api.main import build_app as build_service
 from todo_api.server.granian import GC_THRESHOLD
 from todo_api.server.settings import Settings
 
-APPS: Final = {"service": build_service, "floor": build_floor}
+APPS: Final = {"service": build_service, "baseline": build_baseline}
 
 
 def main() -> None:
-    """Arguments: the app, a file of raw requests for each operation, and request counts.
+    """Arguments: the app, a directory with one file of raw requests per operation, request counts.
 
-    Writes a line for each measurement: the id of its process, the operation and the count.
+    Writes one line per measurement to stderr: process id, operation, request count.
     """
     name, directory, *counts = sys.argv[1:]
     app = APPS[name](Settings.read())
     gc.collect()
-    gc.freeze()  # else a collection of everything falls into one count and not into another
-    gc.set_threshold(GC_THRESHOLD)  # as where they are served
+    gc.freeze()  # otherwise a full collection can fall into one measurement and not into another
+    gc.set_threshold(GC_THRESHOLD)  # as in the server
     for file in sorted(Path(directory).iterdir()):
         requests = cycle([_scope(raw) for raw in file.read_bytes().split(SEPARATOR)])
         for count in map(int, counts):
-            asked = list(islice(requests, count))
+            batch = list(islice(requests, count))
             if (child := os.fork()) == 0:
-                uvloop.run(_ask(app, asked))
+                uvloop.run(_run(app, batch))
                 os._exit(0)
             if os.waitpid(child, 0)[1]:
                 raise RuntimeError(f"{name} failed at {file.name}")
             print(child, file.name, count, file=sys.stderr)  # noqa: T201 - read by guard.py
 
 
-async def _ask(app: ASGIApp, requests: list[tuple[dict[str, Any], bytes]]) -> None:
+async def _run(app: ASGIApp, requests: list[tuple[dict[str, Any], bytes]]) -> None:
     state: dict[str, Any] = {}
     started, stopping = asyncio.Event(), asyncio.Event()
     messages = iter(["lifespan.startup", "lifespan.shutdown"])
 
-    async def receive_life() -> dict[str, Any]:
+    async def receive_lifespan() -> dict[str, Any]:
         message = next(messages)
         if message == "lifespan.shutdown":
             await stopping.wait()
         return {"type": message}
 
-    async def send_life(_: Any) -> None:  # noqa: ANN401 - ASGI's message
+    async def send_lifespan(_: Any) -> None:  # noqa: ANN401 - ASGI's message
         started.set()
 
-    async def live() -> None:
-        await app({"type": "lifespan", "state": state}, receive_life, send_life)
+    async def lifespan() -> None:
+        await app({"type": "lifespan", "state": state}, receive_lifespan, send_lifespan)
 
-    life = asyncio.create_task(live())
+    running = asyncio.create_task(lifespan())
     await started.wait()
     for scope, body in requests:
-        await _one(app, scope | {"state": dict(state)}, body)
+        await _request(app, scope | {"state": dict(state)}, body)
     stopping.set()
-    await life
+    await running
 
 
-async def _one(app: ASGIApp, scope: dict[str, Any], body: bytes) -> None:
+async def _request(app: ASGIApp, scope: dict[str, Any], body: bytes) -> None:
     status = 0
 
     async def receive() -> dict[str, Any]:
@@ -83,11 +83,11 @@ async def _one(app: ASGIApp, scope: dict[str, Any], body: bytes) -> None:
 
     await app(scope, receive, send)
     if status not in {200, 201}:
-        raise RuntimeError(f"{scope['method']} {scope['path']} was answered {status}")
+        raise RuntimeError(f"{scope['method']} {scope['path']}: status {status}")
 
 
 def _scope(raw: bytes) -> tuple[dict[str, Any], bytes]:
-    """A raw HTTP request as a server passes it on."""
+    """The ASGI scope and the body of a raw HTTP request."""
     head, _, body = raw.partition(b"\r\n\r\n")
     first, *fields = head.split(b"\r\n")
     method, target, _ = first.split(b" ")

@@ -1,4 +1,4 @@
--- For wrk: sends the raw requests of a file in turn, and reports in JSON.
+-- For wrk: sends the raw requests of a file in turn and reports in JSON.
 local requests, at = {}, 0
 
 function init(args)
@@ -15,7 +15,7 @@ end
 function done(summary, latency)
   local errors = summary.errors
   io.write(string.format(
-    '\nREPORT {"requests": %d, "seconds": %f, "refused": %d, "broken": %d, "timeouts": %d, "p50": %f, "p99": %f, "p999": %f, "slowest": %f}\n',
+    '\nREPORT {"requests": %d, "seconds": %f, "errors": %d, "broken": %d, "timeouts": %d, "p50": %f, "p99": %f, "p999": %f, "slowest": %f}\n',
     summary.requests, summary.duration / 1e6, errors.status,
     errors.connect + errors.read + errors.write, errors.timeout,
     latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, latency:percentile(99.9) / 1e3, latency.max / 1e3))

@@ -1,4 +1,4 @@
-"""Load from outside Python: wrk sends prepared requests, and is not the bottleneck itself."""
+"""Load with wrk, which sends prepared requests and is not the bottleneck itself."""
 
 import asyncio
 import json
@@ -16,16 +16,16 @@ CONNECTIONS: Final = 32
 OPERATIONS: Final = ("GET", "LIST", "POST", "PATCH", "COMPLETE")
 SEPARATOR: Final = b"\x1e"  # between raw requests in a file
 ORIGIN: Final = "http://localhost:3000"
-_passes: Final = count(1)
+_editions: Final = count(1)
 
 
 class MissingProgram(Exception):
-    """A program that the benchmark drives is not installed; says how to install it."""
+    """A program is not installed. The message says how to install it."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody who asks: their token, and tasks of theirs."""
+    """A user with a token and some tasks."""
 
     token: str
     tasks: Sequence[str]
@@ -33,11 +33,11 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of a load. ``refused`` counts answers that are no 2xx, times are milliseconds."""
+    """The result of a load. ``errors`` counts responses other than 2xx. Times are milliseconds."""
 
     requests: int
     seconds: float
-    refused: int
+    errors: int
     broken: int
     timeouts: int
     p50: float
@@ -47,8 +47,8 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Requests that were answered as asked, each second."""
-        return (self.requests - self.refused) / self.seconds
+        """Responses with 2xx per second."""
+        return (self.requests - self.errors) / self.seconds
 
 
 def require(program: str) -> str:
@@ -62,31 +62,31 @@ def require(program: str) -> str:
 
 
 def requests_of(operation: str, users: Sequence[User]) -> list[bytes]:
-    """Raw requests that belong together, each user's in turn.
+    """Raw requests of the users in turn.
 
-    Every one changes what it addresses if it is sent in this order: no edit is idle.
+    In this order, every PATCH and COMPLETE request changes its task.
     """
     if operation == "LIST":
         return [_request("GET", "/api/tasks?limit=20", user) for user in users]
-    each = [(user, task) for user, task in _in_turn(users)]
+    pairs = list(_in_turn(users))
     if operation == "GET":
-        return [_request("GET", f"/api/tasks/{task}", user) for user, task in each]
+        return [_request("GET", f"/api/tasks/{task}", user) for user, task in pairs]
     if operation == "POST":
         return [
             _request("POST", "/api/tasks", user, {"title": f"Buy milk for {number}"})
             for number, user in enumerate(users)
         ]
-    found = []
+    requests = []
     for is_second in (False, True):
-        mark = next(_passes)
-        for user, task in each:
+        edition = next(_editions)
+        for user, task in pairs:
             if operation == "PATCH":
-                path, body = f"/api/tasks/{task}", {"title": f"Buy milk, edition {mark}"}
-                found.append(_request("PATCH", path, user, body))
+                path, body = f"/api/tasks/{task}", {"title": f"Buy milk, edition {edition}"}
+                requests.append(_request("PATCH", path, user, body))
             else:
                 path = f"/api/tasks/{task}/complete"
-                found.append(_request("PATCH", path, user, {"completed": not is_second}))
-    return found
+                requests.append(_request("PATCH", path, user, {"completed": not is_second}))
+    return requests
 
 
 def _in_turn(users: Sequence[User]) -> Iterator[tuple[User, str]]:
@@ -104,7 +104,7 @@ def _request(method: str, path: str, user: User, body: Mapping[str, object] | No
 
 
 def write_requests(requests: Mapping[str, Sequence[bytes]], directory: Path) -> None:
-    """A file of the name of each, as wrk's script and the in-process driver read it."""
+    """Write one file per name, for wrk's script and the in-process driver."""
     for name, raw in requests.items():
         (directory / name).write_bytes(SEPARATOR.join(raw))
 
@@ -112,10 +112,7 @@ def write_requests(requests: Mapping[str, Sequence[bytes]], directory: Path) -> 
 async def drive(
     port: int, requests: Sequence[bytes], seconds: float, connections: int = CONNECTIONS
 ) -> Load:
-    """Send the requests over and over from so many connections, and tell what came of it.
-
-    Raises MissingProgram.
-    """
+    """Send the requests repeatedly over the connections. Raises MissingProgram."""
     return await asyncio.to_thread(_drive, port, requests, seconds, connections)
 
 

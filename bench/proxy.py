@@ -1,4 +1,4 @@
-"""A network between service and database: a proxy that delays, and counts the round trips."""
+"""A proxy in front of the database that adds a delay and counts the round trips."""
 
 import asyncio
 from asyncio import StreamReader, StreamWriter
@@ -11,35 +11,35 @@ from urllib.parse import parse_qs, urlsplit
 _SOCKET = ".s.PGSQL.5432"
 
 
-class Network:
-    """Adds ``delay`` seconds to each round trip on its way to the database behind ``url``.
+class Proxy:
+    """Adds ``delay`` seconds to each round trip. Clients connect to ``url``.
 
-    ``trips`` counts how often a client spoke after the server had; exact while each client waits
-    for its answer.
+    ``round_trips`` counts the first message of a client after a message of the server. The count is
+    exact while every client waits for its responses.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.delay = 0.0
-        self.trips = 0
+        self.round_trips = 0
 
 
 @asynccontextmanager
-async def network(database_url: str) -> AsyncIterator[Network]:
-    """A network in front of the embedded database with this URL."""
+async def proxy_for(database_url: str) -> AsyncIterator[Proxy]:
+    """A proxy for the embedded database with this URL."""
     server = Path(parse_qs(urlsplit(database_url).query)["host"][0], _SOCKET)
     with TemporaryDirectory(prefix="todo-bench-") as directory:
-        between = Network(f"postgresql://postgres@/todo?host={directory}")
+        proxy = Proxy(f"postgresql://postgres@/todo?host={directory}")
         pairs: set[asyncio.Task[None]] = set()
 
         async def serve(reader: StreamReader, writer: StreamWriter) -> None:
-            pair = asyncio.create_task(_connect(between, server, reader, writer))
+            pair = asyncio.create_task(_connect(proxy, server, reader, writer))
             pairs.add(pair)
             pair.add_done_callback(pairs.discard)
 
         listener = await asyncio.start_unix_server(serve, Path(directory, _SOCKET))
         try:
-            yield between
+            yield proxy
         finally:
             listener.close()
             for pair in list(pairs):
@@ -47,35 +47,33 @@ async def network(database_url: str) -> AsyncIterator[Network]:
             await asyncio.gather(*pairs, return_exceptions=True)
 
 
-async def _connect(
-    between: Network, server: Path, reader: StreamReader, writer: StreamWriter
-) -> None:
-    answers, asked = await asyncio.open_unix_connection(server)
+async def _connect(proxy: Proxy, server: Path, reader: StreamReader, writer: StreamWriter) -> None:
+    responses, requests = await asyncio.open_unix_connection(server)
     loop = asyncio.get_running_loop()
-    is_answered = True
+    server_sent_last = True
 
-    async def there() -> None:
-        nonlocal is_answered
+    async def forward() -> None:
+        nonlocal server_sent_last
         while data := await reader.read(65536):
-            if is_answered:
-                is_answered = False
-                between.trips += 1
-            if between.delay:
-                loop.call_later(between.delay, asked.write, data)
+            if server_sent_last:
+                server_sent_last = False
+                proxy.round_trips += 1
+            if proxy.delay:
+                loop.call_later(proxy.delay, requests.write, data)
             else:
-                asked.write(data)
-        asked.close()
+                requests.write(data)
+        requests.close()
 
-    async def back() -> None:
-        nonlocal is_answered
-        while data := await answers.read(65536):
-            is_answered = True
+    async def backward() -> None:
+        nonlocal server_sent_last
+        while data := await responses.read(65536):
+            server_sent_last = True
             writer.write(data)
         writer.close()
 
     try:
         with suppress(ConnectionError):
-            await asyncio.gather(there(), back())
+            await asyncio.gather(forward(), backward())
     finally:
-        asked.close()
+        requests.close()
         writer.close()

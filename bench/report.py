@@ -1,4 +1,4 @@
-"""Results as a file, a table and a plot; two files compared."""
+"""Writes results as a file, a table and a plot, and compares two files."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from bench.rounds import TARGETS, Ratio, Sample, Samples, control, is_conclusive, rate_ratios
 
-_CAPTION: Final = "Throughput to the floor; lines span all rounds, red marks are the targets"
+_CAPTION: Final = "Throughput as a ratio to the baseline; lines: all rounds; red: targets"
 
 
 def save(path: Path, samples: Samples, trips: Mapping[str, int]) -> None:
-    """Everything that was measured, and where and when."""
+    """Write all samples with date, machine and command."""
     document = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -26,25 +26,29 @@ def save(path: Path, samples: Samples, trips: Mapping[str, int]) -> None:
         "load_average": os.getloadavg()[0],
         "round_trips": trips,
         "samples": {
-            operation: {name: [asdict(sample) for sample in of[name]] for name in of}
-            for operation, of in samples.items()
+            operation: {
+                name: [asdict(sample) for sample in series] for name, series in by_app.items()
+            }
+            for operation, by_app in samples.items()
         },
     }
     path.write_text(json.dumps(document, indent=1))
 
 
 def load(path: Path) -> tuple[dict[str, Any], Samples]:
-    """What ``save`` has written: the document, and its samples."""
+    """Read a file of ``save``: the document and its samples."""
     document = json.loads(path.read_text())
     samples = {
-        operation: {name: [Sample(**sample) for sample in of[name]] for name in of}
-        for operation, of in document["samples"].items()
+        operation: {
+            name: [Sample(**sample) for sample in series] for name, series in by_app.items()
+        }
+        for operation, by_app in document["samples"].items()
     }
     return document, samples
 
 
 def machine() -> str:
-    """What this machine is, in a line."""
+    """CPU, cores and Python version."""
     cores = os.cpu_count()
     with Path("/proc/cpuinfo").open() as lines:
         model = next(
@@ -54,50 +58,60 @@ def machine() -> str:
 
 
 def table(samples: Samples, trips: Mapping[str, int]) -> str:
-    """Markdown: the ratios with their spread, and what stands behind them."""
+    """A Markdown table of the ratios with their spread, and the measured values."""
     rows: list[tuple[str, ...]] = [
         (
-            *("operation", "throughput to floor", "target", "CPU to floor", "requests/s"),
-            *("p50 ms", "p99 ms", "CPU µs", "round trips", "MiB", "floor to itself"),
+            *("operation", "throughput to baseline", "target", "CPU to baseline", "requests/s"),
+            *("p50 ms", "p99 ms", "CPU µs", "round trips", "MiB", "baseline to itself"),
         )
     ]
-    for operation, of in samples.items():
-        pair = (of["service"], [*of["floor"], *of["again"]])
+    for operation, by_app in samples.items():
+        pair = (by_app["service"], [*by_app["baseline"], *by_app["again"]])
         target = TARGETS.get(operation)
         rows.append(
             (
                 operation,
-                str(rate_ratios(of)),
+                str(rate_ratios(by_app)),
                 f"{target:.2f}" if target else "",
-                f"{_middle(pair[0], 'cpu') / _middle(pair[1], 'cpu'):.2f}",
-                " / ".join(f"{_middle(of, 'rate'):,.0f}" for of in pair),
-                " / ".join(f"{_middle(of, 'p50'):.1f}" for of in pair),
-                " / ".join(f"{_middle(of, 'p99'):.1f}" for of in pair),
-                " / ".join(f"{_middle(of, 'cpu'):.0f}" for of in pair),
+                f"{_median(pair[0], 'cpu') / _median(pair[1], 'cpu'):.2f}",
+                " / ".join(f"{_median(series, 'rate'):,.0f}" for series in pair),
+                " / ".join(f"{_median(series, 'p50'):.1f}" for series in pair),
+                " / ".join(f"{_median(series, 'p99'):.1f}" for series in pair),
+                " / ".join(f"{_median(series, 'cpu'):.0f}" for series in pair),
                 str(trips.get(operation, "")),
-                f"{_middle(pair[0], 'memory'):.0f}",
-                str(control(of)),
+                f"{_median(pair[0], 'memory'):.0f}",
+                str(control(by_app)),
             )
         )
-    verdict = "" if is_conclusive(samples) else "\nThe floor was not like itself: no conclusion.\n"
+    verdict = (
+        ""
+        if is_conclusive(samples)
+        else "\nNo conclusion: the two measurements of the baseline differ too much.\n"
+    )
     return markdown(rows) + verdict
 
 
 def compared(first: Path, second: Path) -> str:
-    """Markdown: the ratios of two files, and the change where the rounds do not overlap."""
+    """A Markdown table of two files; a change is certain if the rounds do not overlap."""
     (_, before), (_, after) = load(first), load(second)
     rows = [("operation", first.stem, second.stem, "change", "certain")]
     for operation in before:
         old, new = rate_ratios(before[operation]), rate_ratios(after[operation])
-        change = new.middle / old.middle - 1
+        change = new.median / old.median - 1
         rows.append(
-            (operation, str(old), str(new), f"{change:+.1%}", "yes" if _apart(old, new) else "no")
+            (
+                operation,
+                str(old),
+                str(new),
+                f"{change:+.1%}",
+                "yes" if _is_disjoint(old, new) else "no",
+            )
         )
     return markdown(rows)
 
 
 def plot(samples: Samples) -> str:
-    """SVG: the ratio of each operation with its spread, and its target."""
+    """An SVG of the ratio of each operation with its spread and target."""
     width, step, top, scale = 640, 44, 40, 480
     height = top + step * len(samples) + 30
     parts = [
@@ -106,8 +120,8 @@ def plot(samples: Samples) -> str:
         '<rect width="100%" height="100%" fill="white"/>',
         f'<text x="10" y="22">{_CAPTION}</text>',
     ]
-    for number, (operation, of) in enumerate(samples.items()):
-        y, ratio = top + step * number, rate_ratios(of)
+    for number, (operation, by_app) in enumerate(samples.items()):
+        y, ratio = top + step * number, rate_ratios(by_app)
         parts += _bar(operation, ratio, TARGETS.get(operation), y, scale)
     for tenth in range(0, 11, 2):
         x = 100 + scale * tenth / 10
@@ -117,13 +131,13 @@ def plot(samples: Samples) -> str:
 
 def _bar(name: str, ratio: Ratio, target: float | None, y: int, scale: int) -> list[str]:
     low, middle, high = (
-        100 + scale * value for value in (ratio.least, ratio.middle, ratio.greatest)
+        100 + scale * value for value in (ratio.minimum, ratio.median, ratio.maximum)
     )
     parts = [
         f'<text x="90" y="{y + 20}" text-anchor="end">{escape(name)}</text>',
         f'<rect x="100" y="{y + 4}" width="{middle - 100:.0f}" height="24" fill="#4a7ab5"/>',
         f'<line x1="{low:.0f}" x2="{high:.0f}" y1="{y + 16}" y2="{y + 16}" stroke="black"/>',
-        f'<text x="{high + 8:.0f}" y="{y + 20}">{ratio.middle:.2f}</text>',
+        f'<text x="{high + 8:.0f}" y="{y + 20}">{ratio.median:.2f}</text>',
     ]
     if target:
         x = f"{100 + scale * target:.0f}"
@@ -132,17 +146,17 @@ def _bar(name: str, ratio: Ratio, target: float | None, y: int, scale: int) -> l
     return parts
 
 
-def _middle(samples: Sequence[Sample], what: str) -> float:
-    values: list[float] = [getattr(sample, what) for sample in samples]
+def _median(samples: Sequence[Sample], name: str) -> float:
+    values: list[float] = [getattr(sample, name) for sample in samples]
     return median(values)
 
 
-def _apart(old: Ratio, new: Ratio) -> bool:
-    return new.least > old.greatest or new.greatest < old.least
+def _is_disjoint(old: Ratio, new: Ratio) -> bool:
+    return new.minimum > old.maximum or new.maximum < old.minimum
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """The rows as a Markdown table; the first is its head."""
+    """The rows as a Markdown table. The first row is the head."""
     head, *body = rows
     lines = [head, ["---"] * len(head), *body]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,4 +1,4 @@
-"""What is measured and what it stands on: data in a database, servers, and their cores."""
+"""The environment of the benchmarks: a database with data, servers, and CPU cores."""
 
 import asyncio
 import os
@@ -26,14 +26,14 @@ from todo_adapters.postgres.url import parse_database_url
 
 OWNERS: Final = 1000
 TASKS_EACH: Final = 100
-ASKING: Final = 100
+CLIENTS: Final = 100  # owners whose tokens send the requests
 SERVICE: Final = (str(Path(sys.executable).with_name("todo-api")), "serve")
-FLOOR: Final = (sys.executable, "-m", "bench.floor")
-_PATIENCE: Final = 30.0  # seconds
+BASELINE: Final = (sys.executable, "-m", "bench.baseline")
+_TIMEOUT: Final = 30.0  # seconds
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 _CORES: Final = sorted(os.sched_getaffinity(0))
-# One core for the server that is measured; the database and the load share the others.
+# The measured server has one core. The database and the load share the others.
 SERVER_CORES: Final = set(_CORES[:1])
 OTHER_CORES: Final = set(_CORES[1:]) or SERVER_CORES
 
@@ -44,7 +44,7 @@ _TASKS_SQL: Final = """
 INSERT INTO todo.tasks (id, user_id, title, description, priority, due_at, due_all_day, tags,
                         created_at, updated_at, completed_at, version, deleted_at)
 SELECT uuidv7(-age), md5($1 || owner),
-       (ARRAY['Buy','Call','Write','Mend','Read'])[1 + nr % 5] || ' ' || md5(nr::text || owner),
+       (ARRAY['Buy','Call','Write','Fix','Read'])[1 + nr % 5] || ' ' || md5(nr::text || owner),
        CASE WHEN nr % 2 = 0 THEN repeat('some words ', 8) || nr END,
        nullif(nr % 4, 0), CASE WHEN nr % 3 = 0 THEN now() + nr % 365 * interval '1 day' END,
        nr % 2 = 0, CASE WHEN nr % 10 = 0 THEN ARRAY['home', 'tag' || nr % 100] ELSE '{}' END,
@@ -58,13 +58,13 @@ FROM generate_series(1, $2::int) owner, generate_series(1, $3::int) nr,
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A PostgreSQL with durable defaults, the schema and data."""
+    """A PostgreSQL with default durability, the schema and data."""
 
     url: str
     secret: str
 
     async def fetch(self, sql: str, *arguments: object) -> list[Any]:
-        """Rows, through a connection of its own."""
+        """Execute SQL on a new connection and return the rows."""
         connection = await asyncpg.connect(self.url)
         try:
             rows: list[Any] = await connection.fetch(sql, *arguments, timeout=600)
@@ -73,13 +73,13 @@ class Database:
             await connection.close()
 
     async def fill(self, prefix: str, owners: int, tasks: int) -> None:
-        """Give so many new owners so many tasks each."""
+        """Add ``owners`` new owners with ``tasks`` tasks each."""
         await self.fetch(_OWNERS_SQL, prefix, owners)
         await self.fetch(_TASKS_SQL, prefix, owners, tasks)
         await self.fetch("VACUUM ANALYZE todo.tasks")
 
     async def users(self, prefix: str, owners: int, tasks: int = 10) -> list[User]:
-        """The first owners, with tokens and some of their tasks."""
+        """The first owners, with a token and some tasks each."""
         return [await self._user(prefix, owner, tasks) for owner in range(1, owners + 1)]
 
     async def _user(self, prefix: str, number: int, tasks: int) -> User:
@@ -94,7 +94,7 @@ class Database:
         return User(jwt.encode(claims, self.secret), [str(row["id"]) for row in rows])
 
     def variables(self, **others: str) -> dict[str, str]:
-        """The environment of a server on this database, with everything switched on."""
+        """The environment variables of a server with all features on this database."""
         return os.environ | {
             "DATABASE_URL": self.url,
             "AUTH_MODE": "shared-secret",
@@ -108,21 +108,21 @@ class Database:
 
 @asynccontextmanager
 async def database(owners: int = OWNERS, tasks: int = TASKS_EACH) -> AsyncIterator[Database]:
-    """A new database where ``owners`` whose ids begin with "user" have ``tasks`` each."""
+    """A new database. The prefix "user" has ``owners`` owners with ``tasks`` tasks each."""
     with (
         TemporaryDirectory(prefix="todo-bench-") as directory,
         on_cores(OTHER_CORES),
         embedded_postgres(Path(directory)) as url,
     ):
         await migrate(parse_database_url(url))
-        place = Database(url, secrets.token_urlsafe(32))
-        await place.fill("user", owners, tasks)
-        yield place
+        db = Database(url, secrets.token_urlsafe(32))
+        await db.fill("user", owners, tasks)
+        yield db
 
 
 @contextmanager
 def on_cores(cores: set[int]) -> Iterator[None]:
-    """Keep this thread, and every program that it starts meanwhile, on these cores."""
+    """Restrict this thread and the programs that it starts to these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -132,7 +132,7 @@ def on_cores(cores: set[int]) -> Iterator[None]:
 
 
 class Server:
-    """A running server, the processes it is made of, and what it writes."""
+    """A running server with its processes and its log."""
 
     def __init__(
         self, command: tuple[str, ...], variables: Mapping[str, str], directory: Path
@@ -148,41 +148,41 @@ class Server:
                 stdout=output,
                 stderr=STDOUT,
             )
-        self._read = 0  # bytes of the log
+        self._read = 0  # bytes of the log that were read
 
-    async def first_answer(self) -> None:
-        """Return once it has answered anything."""
-        deadline = time.monotonic() + _PATIENCE
+    async def wait_until_ready(self) -> None:
+        """Return after the first response."""
+        deadline = time.monotonic() + _TIMEOUT
         async with httpx.AsyncClient(trust_env=False) as client:
             while self._process.poll() is None and time.monotonic() < deadline:
                 with suppress(httpx.TransportError):
                     await client.get(f"http://127.0.0.1:{self.port}/health/live")
                     return
                 await asyncio.sleep(0.01)
-        raise RuntimeError(f"the server does not answer: {self.log.read_text()}")
+        raise RuntimeError(f"the server does not respond: {self.log.read_text()}")
 
     def stop(self) -> None:
-        """End it, by force if it takes long."""
+        """Terminate the server; kill it after a time-out."""
         self._process.terminate()
         with suppress(TimeoutExpired):
-            self._process.wait(_PATIENCE)
+            self._process.wait(_TIMEOUT)
         self._process.kill()
         self._process.wait()
 
     def cpu(self) -> float:
-        """Seconds of processor time that its processes have taken."""
+        """Seconds of CPU time of its processes."""
         return sum(_ticks(pid) for pid in self._tree()) / _TICKS
 
     def memory(self) -> float:
-        """Mebibytes that its processes hold, shared ones divided among those who share them."""
+        """MiB of memory of its processes (proportional set size)."""
         return sum(_proportional_kib(pid) for pid in self._tree()) / 1024
 
     def cores(self) -> set[int]:
-        """The cores that its processes may run on."""
+        """The cores that its processes may use."""
         return set().union(*(os.sched_getaffinity(pid) for pid in self._tree()))
 
     def new_log(self) -> bytes:
-        """What it has written since this was last asked."""
+        """The part of the log since the last call."""
         with self.log.open("rb") as log:
             log.seek(self._read)
             new = log.read()
@@ -190,18 +190,18 @@ class Server:
         return new
 
     def _tree(self) -> list[int]:
-        found, new = [], [self._process.pid]
+        pids, new = [], [self._process.pid]
         while new:
             pid = new.pop()
-            found.append(pid)
+            pids.append(pid)
             for children in Path(f"/proc/{pid}/task").glob("*/children"):
                 new += map(int, children.read_text().split())
-        return found
+        return pids
 
 
 def _ticks(pid: int) -> int:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15]))  # user and system time, its own and its ended children's
+    return sum(map(int, fields[11:15]))  # user and system time, with those of ended children
 
 
 def _proportional_kib(pid: int) -> int:
@@ -210,22 +210,22 @@ def _proportional_kib(pid: int) -> int:
 
 
 @asynccontextmanager
-async def serving(
+async def serve(
     command: tuple[str, ...], variables: Mapping[str, str], cores: set[int] = SERVER_CORES
 ) -> AsyncIterator[Server]:
-    """A server at a free port, from its first answer on, alone on its cores, stopped at the end."""
+    """A ready server at a free port, restricted to the cores, and stopped at the end."""
     with TemporaryDirectory(prefix="todo-bench-") as directory:
         with on_cores(cores):
             server = Server(command, variables, Path(directory))
         try:
-            await server.first_answer()
+            await server.wait_until_ready()
             yield server
         finally:
             server.stop()
 
 
 def _free_port() -> int:
-    """Below the ports that outgoing connections get."""
+    """A free port below the ephemeral ports."""
     while True:
         port = 20000 + secrets.randbelow(12000)
         with socket.socket() as probe, suppress(OSError):

@@ -1,7 +1,7 @@
-"""The floor: the least that answers the same requests, on the same server, driver and database.
+"""The baseline: a minimal app for the same requests, on the same server, driver and database.
 
-Raw ASGI, an asyncpg pool, SQL by hand, orjson and a remembered token. It validates nothing, limits
-nothing and logs nothing: what the service costs beyond it is the price of being a service.
+Raw ASGI, an asyncpg pool, hand-written SQL, orjson and a cached token. The baseline has no
+validation, no limits and no logs.
 """
 
 import sys
@@ -48,8 +48,8 @@ _COLLECTION: Final = "/api/tasks"
 _JSON: Final = (b"content-type", b"application/json")
 
 
-class Floor:
-    """An ASGI app that answers what the benchmark asks, and nothing else."""
+class Baseline:
+    """An ASGI app that serves only the requests of the benchmark."""
 
     def __init__(self, database_url: str, secret: str) -> None:
         self._database_url = database_url
@@ -59,37 +59,37 @@ class Floor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._lifespan(receive, send)
             return
         path, method = scope["path"], scope["method"]
         owner = self._user(scope)
         if method == "GET":
             if path == _COLLECTION:
                 rows = await self._pool.fetch(_LIST, owner)
-                await _answer(send, 200, [_document(row) for row in rows])
+                await _respond(send, 200, [_document(row) for row in rows])
             else:
                 row = await self._pool.fetchrow(_GET, owner, path[len(_COLLECTION) + 1 :])
-                await _answer(send, 200, _document(row))
+                await _respond(send, 200, _document(row))
             return
         body = await _body(receive)
         if method == "POST":
             task_id = uuid_utils.compat.uuid7()
             row = await self._pool.fetchrow(_POST, task_id, owner, body["title"])
-            await _answer(send, 201, _document(row))
+            await _respond(send, 201, _document(row))
         elif path.endswith("/complete"):
             task_id = path[len(_COLLECTION) + 1 : -len("/complete")]
             row = await self._pool.fetchrow(_COMPLETE, owner, task_id, body["completed"])
-            await _answer(send, 200, _document(row))
+            await _respond(send, 200, _document(row))
         else:
             task_id = path[len(_COLLECTION) + 1 :]
             row = await self._pool.fetchrow(_PATCH, owner, task_id, body["title"])
-            await _answer(send, 200, _document(row))
+            await _respond(send, 200, _document(row))
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        # Without this asyncpg asks the server for a RESET whenever a connection comes back.
+        # Without ``reset``, asyncpg sends a RESET whenever a connection is released.
         self._pool = await asyncpg.create_pool(
-            self._database_url, min_size=10, max_size=10, reset=_keep
+            self._database_url, min_size=10, max_size=10, reset=_no_reset
         )
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -108,20 +108,20 @@ class Floor:
         raise PermissionError
 
 
-async def _keep(_: object) -> None:
-    """A connection comes back as it is."""
+async def _no_reset(_: object) -> None:
+    """Leave the released connection unchanged."""
 
 
 async def _body(receive: Receive) -> Any:  # noqa: ANN401 - JSON
-    body, more = b"", True
-    while more:
+    body, has_more = b"", True
+    while has_more:
         message = await receive()
         body += message.get("body", b"")
-        more = message.get("more_body", False)
+        has_more = message.get("more_body", False)
     return orjson.loads(body)
 
 
-async def _answer(send: Send, status: int, document: object) -> None:
+async def _respond(send: Send, status: int, document: object) -> None:
     body = orjson.dumps(document, default=str)
     headers = [_JSON, (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -146,13 +146,13 @@ def _document(row: Any) -> dict[str, Any]:  # noqa: ANN401 - asyncpg's record
 
 
 def build(settings: Settings) -> ASGIApp:
-    """The floor over the database and the secret of the service's own settings."""
+    """The baseline with the database and the secret of the service's settings."""
     database_url = settings.database_url or SecretStr("")
     secret = settings.better_auth_secret or SecretStr("")
-    return Floor(database_url.get_secret_value(), secret.get_secret_value())
+    return Baseline(database_url.get_secret_value(), secret.get_secret_value())
 
 
-if __name__ == "__main__":  # served as `todo-api serve` serves the service
+if __name__ == "__main__":  # the same server as `todo-api serve`
     settings = Settings.read()
     server.serve(settings, partial(build, settings))
     sys.exit()
