@@ -9,75 +9,14 @@ from typing import Final
 import httpx
 import pytest
 from starlette.requests import Request
-from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from contracts import RateLimiterContract
 from fakes import FakeTokenVerifier, InMemoryRateLimiter, InMemoryTaskRepository
 from support.http_client import FRONTEND, client, served
 from todo_adapters.rate_limits import LimitsRateLimiter
 from todo_api.dependencies import client_network
-from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER, RateLimiter
+from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER
 from todo_domain.queries import TaskQuery
-
-POLICIES: Final = {"few": "5/hour", "both": "2/minute;5/hour", "none": "off"}
-NOBODY_LISTENS: Final = "redis://:hunter2@127.0.0.1:1/0"
-
-
-class TestLimitsRateLimiter(RateLimiterContract):
-    @pytest.fixture
-    def limiter(self) -> RateLimiter:
-        return LimitsRateLimiter(POLICIES)
-
-    async def test_leaves_no_work_behind_that_grows_with_its_keys(
-        self, limiter: RateLimiter
-    ) -> None:
-        running = asyncio.all_tasks()
-        for number in range(100):
-            await limiter.hit("few", f"user {number}")
-        assert asyncio.all_tasks() == running
-
-    @pytest.mark.parametrize(
-        ("text", "quotas"),
-        [
-            ("600/minute", [(600, 60)]),
-            ("600 per minute", [(600, 60)]),
-            ("1/second", [(1, 1)]),
-            ("10/5 minutes", [(10, 300)]),
-            ("10/second;600/minute", [(10, 1), (600, 60)]),
-            ("off", []),
-        ],
-    )
-    async def test_reads_the_notation_of_its_library(
-        self, text: str, quotas: list[tuple[int, int]]
-    ) -> None:
-        standings = await LimitsRateLimiter({"policy": text}).hit("policy", "ada")
-        assert [(standing.quota, standing.window) for standing in standings] == quotas
-
-    @pytest.mark.parametrize("text", ["", "600", "600/fortnight", "many", "-1/minute", "OFF;", "*"])
-    def test_refuses_what_it_cannot_read_in_a_sentence(self, text: str) -> None:
-        with pytest.raises(ValueError, match=r"^the rate limit 'user' must be like 600/minute"):
-            LimitsRateLimiter({"user": text})
-
-
-class TestLimitsRateLimiterWhoseRedisIsAway(RateLimiterContract):
-    """Counts in this process: a limiter that is down takes nothing down with it."""
-
-    @pytest.fixture
-    def limiter(self) -> RateLimiter:
-        return LimitsRateLimiter(POLICIES, NOBODY_LISTENS)
-
-    async def test_says_so_once_and_never_the_url(self, limiter: RateLimiter) -> None:
-        with capture_logs() as log:
-            for _ in range(10):
-                await limiter.hit("few", "ada")
-        assert [entry["event"] for entry in log] == ["rate_limit.storage_unavailable"]
-        assert "hunter2" not in str(log)
-
-    async def test_is_not_asked_where_nothing_is_limited(self, limiter: RateLimiter) -> None:
-        with capture_logs() as log:
-            await limiter.hit("none", "ada")
-        assert log == []
 
 
 @asynccontextmanager
