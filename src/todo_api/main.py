@@ -20,7 +20,7 @@ from todo_adapters.embedded_postgres.server import (
     running_url,
 )
 from todo_adapters.jose.development import DevelopmentIssuer
-from todo_adapters.jose.diagnosis import usable_algorithms, why_refused
+from todo_adapters.jose.diagnosis import count_algorithms, explain_rejection
 from todo_adapters.jose.key_sets import RemoteKeySet
 from todo_adapters.jose.verifiers import JwksTokenVerifier, SharedSecretTokenVerifier
 from todo_adapters.postgres import schema
@@ -195,7 +195,7 @@ async def diagnose_database(settings: Settings) -> Diagnosis:
 
 async def key_algorithms(auth: JwksAuth) -> Counter[str]:
     """How many keys of each algorithm the auth server has. Raises AuthKeysUnavailable."""
-    return await usable_algorithms(auth.url)
+    return await count_algorithms(auth.url)
 
 
 async def check_tokens(settings: Settings) -> None:
@@ -210,7 +210,7 @@ async def explain_token(settings: Settings, token: str) -> str:
         actor = await auth.tokens.verify(token, datetime.now(UTC))
     except TokenRejected as rejected:
         issuer, audience = settings.issuer_and_audience
-        why = why_refused(rejected.reason, token, issuer=issuer, audience=audience)
+        why = explain_rejection(rejected.reason, token, issuer=issuer, audience=audience)
         raise ConfigurationError(f"it is refused ({rejected.code}): {why}") from None
     finally:
         await auth.close()

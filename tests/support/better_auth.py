@@ -1,4 +1,4 @@
-"""A real Better Auth: the npm package behind Node's HTTP server, with users who really sign in."""
+"""Runs a real Better Auth: the npm package in Node's HTTP server, with users who sign in."""
 
 import asyncio
 import json
@@ -23,30 +23,30 @@ from support.service import free_port
 SECRET: Final = "the-secret-of-this-better-auth-and-its-frontend"
 ADA: Final = "ada@example.com"
 PASSWORD: Final = "correct horse battery staple"
-PATIENCE: Final = 60  # seconds after which what should have happened is not going to
+PATIENCE: Final = 60  # seconds
 
 _PACKAGE: Final = Path(__file__).parents[1] / "integration" / "end_to_end" / "better_auth"
-# Nothing here speaks TLS, and reading the certificates of the world takes httpx long.
+# The tests use no TLS, and httpx takes long to load the CA certificates.
 _NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def install(config: pytest.Config) -> None:
-    """Fetch the locked npm packages unless they are there. Where there is no Node, tests skip."""
+    """Install the locked npm packages if necessary. Skips the test if Node is not installed."""
     require("node")
     lock, installed = _PACKAGE / "package-lock.json", _PACKAGE / "node_modules/.package-lock.json"
     if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
         return
     command = [require("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
     with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print("\nInstalling better-auth with npm: once, some seconds ...", flush=True)  # noqa: T201
+        print("\nInstalling better-auth with npm, which takes some seconds ...", flush=True)  # noqa: T201
         npm = subprocess.run(command, cwd=_PACKAGE, check=False)
     if npm.returncode != 0:
-        pytest.fail("npm could not install better-auth; what it said is above")
+        pytest.fail("npm could not install better-auth; its output is above")
 
 
 @asynccontextmanager
 async def better_auth(*, port: int | None = None, **options: Json) -> AsyncIterator["BetterAuth"]:
-    """An auth server with an empty database. ``server.mjs`` says what options there are."""
+    """An auth server with an empty database. ``server.mjs`` describes the options."""
     port = port or free_port()
     node = await asyncio.create_subprocess_exec(
         require("node"),
@@ -69,9 +69,9 @@ async def better_auth(*, port: int | None = None, **options: Json) -> AsyncItera
 
 @dataclass(frozen=True)
 class Session:
-    """A user who has signed in, with a browser that keeps the cookies.
+    """A signed-in user, with a browser that has the cookies.
 
-    ``token`` is the session's opaque one, ``signed_token`` the same with its signature.
+    ``token`` is the opaque session token, and ``signed_token`` is that token with its signature.
     """
 
     browser: httpx.AsyncClient
@@ -80,22 +80,22 @@ class Session:
     signed_token: str
 
     async def jwt(self) -> str:
-        """The token that a frontend fetches for its backend."""
+        """The JWT that a frontend fetches for its backend."""
         return await _jwt(self.browser)
 
     async def jwt_in_header(self) -> str:
-        """The token that comes along when a frontend asks for the session."""
-        answer = await self.browser.get("/api/auth/get-session")
-        return str(answer.headers["set-auth-jwt"])
+        """The JWT in a header of the response to get-session."""
+        response = await self.browser.get("/api/auth/get-session")
+        return str(response.headers["set-auth-jwt"])
 
     @property
     def cached_in_cookie(self) -> str:
-        """The session as a cookie holds it for a while, to spare the database."""
+        """The session data in the cache cookie."""
         return unquote(self.browser.cookies["better-auth.session_data"])
 
 
 class BetterAuth:
-    """An auth server that listens at ``origin`` and in its tokens calls itself ``name``."""
+    """An auth server that listens at ``origin``, and whose tokens have the issuer ``name``."""
 
     def __init__(
         self, port: int, name: str | None, controls: httpx.AsyncClient, opened: AsyncExitStack
@@ -108,76 +108,75 @@ class BetterAuth:
         self._opened = opened
 
     async def sign_up(self, email: str = ADA) -> Session:
-        """A new user in a new browser."""
+        """Sign up a new user in a new browser."""
         account = {"name": "Ada Lovelace", "email": email, "password": PASSWORD}
         return await self._session("sign-up", account)
 
     async def sign_in(self, email: str = ADA) -> Session:
-        """A user who has signed up, in a new browser."""
+        """Sign in an existing user in a new browser."""
         return await self._session("sign-in", {"email": email, "password": PASSWORD})
 
     async def jwt_for(self, session_token: str) -> str:
-        """The JWT that a client without cookies gets for its session's token."""
+        """The JWT for a client that sends the session token instead of cookies."""
         bearer = {"Authorization": f"Bearer {session_token}"}
         return await _jwt(await self._browser(), bearer)
 
-    async def mailed_token(self, session: Session) -> str:
-        """The token in the mail that lets the user verify their address."""
-        answer = await session.browser.post(
+    async def verification_mail_token(self, session: Session) -> str:
+        """The token in the mail that verifies the user's address."""
+        response = await session.browser.post(
             "/api/auth/send-verification-email",
             json={"email": session.user["email"]},
             headers={"Origin": self.name},
         )
-        answer.raise_for_status()
+        response.raise_for_status()
         return str(await self._control("mail"))
 
     async def install(self, **options: Json) -> None:
-        """Put a new database under it, with the options."""
+        """Replace the database with an empty one, and the options."""
         await self._control("install", **options)
 
     async def configure(self, **options: Json) -> None:
-        """Start it anew on its database, with the options and with keys that are well."""
+        """Replace the options, and serve the key set normally again."""
         await self._control("configure", **options)
 
     async def age_keys(self, seconds: int) -> None:
-        """Let time pass for the keys."""
+        """Make the keys older."""
         await self._control("age", seconds=seconds)
 
     async def fail(self, how: str) -> None:
-        """Answer the key set ``how`` from now on; ``server.mjs`` says what there is."""
+        """Make requests for the key set fail; ``server.mjs`` lists the ways."""
         await self._control("fail", how=how)
 
     async def fetches(self) -> int:
-        """How often the key set was asked for since the database is there."""
+        """The number of requests for the key set since the last ``install``."""
         return int(await self._control("fetches"))
 
     async def sign(self, lifetime: str = "30m", **claims: Json) -> str:
-        """A token that the frontend signs itself, with jose and BETTER_AUTH_SECRET."""
+        """A token that the frontend signs with BETTER_AUTH_SECRET and the npm package jose."""
         return str(await self._control("sign", claims=claims, lifetime=lifetime))
 
-    async def _session(self, entrance: str, account: dict[str, str]) -> Session:
+    async def _session(self, action: str, account: dict[str, str]) -> Session:
         browser = await self._browser()
-        answer = await browser.post(f"/api/auth/{entrance}/email", json=account)
-        document = answer.raise_for_status().json()
-        signed_token = unquote(answer.headers["set-auth-token"])
+        response = await browser.post(f"/api/auth/{action}/email", json=account)
+        document = response.raise_for_status().json()
+        signed_token = unquote(response.headers["set-auth-token"])
         return Session(browser, document["user"], document["token"], signed_token)
 
     async def _control(self, command: str, **arguments: Json) -> Json:
-        answer = await self._controls.post(f"/control/{command}", json=arguments)
-        return answer.raise_for_status().json()
+        response = await self._controls.post(f"/control/{command}", json=arguments)
+        return response.raise_for_status().json()
 
     async def _browser(self) -> httpx.AsyncClient:
-        """A new one, without cookies."""
         return await self._opened.enter_async_context(_client(self.port))
 
 
 def header(jwt: str) -> dict[str, Json]:
-    """What the token says of its key."""
+    """The header of the token, not verified."""
     return _members(jwt.split(".")[-3])
 
 
 def claims(jwt: str) -> dict[str, Json]:
-    """What the token says of its user."""
+    """The claims of the token, not verified."""
     return _members(jwt.split(".")[-2])
 
 
@@ -194,5 +193,5 @@ def _client(port: int) -> httpx.AsyncClient:
 
 
 async def _jwt(browser: httpx.AsyncClient, headers: dict[str, str] | None = None) -> str:
-    answer = await browser.get("/api/auth/token", headers=headers)
-    return str(answer.raise_for_status().json()["token"])
+    response = await browser.get("/api/auth/token", headers=headers)
+    return str(response.raise_for_status().json()["token"])

@@ -1,7 +1,7 @@
-"""Tokens and keys for tests, as Better Auth makes them and as nobody should.
+"""Builds tokens and key sets for tests: those of Better Auth, and invalid variants.
 
-Nothing here uses the code under test or python-jose: what is signed is any text at all, with real
-keys. The defaults are a valid token at NOW; a test says only what is different about its own.
+This module uses neither the code under test nor python-jose, and signs any text with real keys. The
+defaults are valid at NOW; a test specifies only the differences.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ def unb64(text: str) -> bytes:
 
 
 def changed(members: Members, changes: Members) -> Members:
-    """The members with some replaced, added, or left out where the change is ABSENT."""
+    """The members with the changes applied. The change ABSENT removes a member."""
     return {name: value for name, value in (members | changes).items() if value is not ABSENT}
 
 
@@ -74,7 +74,7 @@ def seconds(moment: datetime) -> int:
 
 
 def better_auth_claims(**changes: Json) -> Members:
-    """The payload of Better Auth's ``jwt`` plugin: the user's row and the registered claims."""
+    """The claims of Better Auth's ``jwt`` plugin: the user row and the registered claims."""
     claims = {
         "id": USER,
         "name": "Ada Lovelace",
@@ -93,14 +93,14 @@ def better_auth_claims(**changes: Json) -> Members:
 
 
 def frontend_claims(**changes: Json) -> Members:
-    """The payload that a frontend signs for itself, with the secret it shares with the service."""
+    """The claims of a token that a frontend signs with the shared secret."""
     claims = {"sub": USER, "iat": seconds(NOW), "exp": seconds(NOW) + 1800, "name": "Ada Lovelace"}
     return changed(claims, changes)
 
 
 @dataclass(frozen=True)
 class Signer:
-    """A private key that signs for one algorithm under one ``kid``."""
+    """A private key with its algorithm and its ``kid``."""
 
     algorithm: str
     kid: str
@@ -112,28 +112,28 @@ class Signer:
     def token(
         self, claims: Members | bytes | None = None, header: Members | bytes | None = None
     ) -> str:
-        """A token with this payload and header, given as members or to the letter."""
+        """A token with these claims and this header, as members or as bytes."""
         claims = better_auth_claims() if claims is None else claims
         header = self.header() if header is None else header
-        return self.signed(f"{b64(written(header))}.{b64(written(claims))}")
+        return self.signed(f"{b64(to_json(header))}.{b64(to_json(claims))}")
 
     def signed(self, signing_input: str) -> str:
-        """The text with its signature, whatever it is."""
+        """The text and its signature."""
         signature = self.signature(signing_input.encode("utf-8", "surrogatepass"))
         return f"{signing_input}.{b64(signature)}"
 
     def header(self, **changes: Json) -> Members:
-        """The header that Better Auth writes."""
+        """The header of Better Auth's tokens."""
         return changed({"alg": self.algorithm, "kid": self.kid}, changes)
 
     def jwk(self, **changes: Json) -> Members:
-        """The public key as Better Auth publishes it."""
+        """The public key in Better Auth's key set."""
         members = {"alg": self.algorithm, "kid": self.kid, **public_members(self.private)}
         return changed(members, changes)
 
     def private_pem(self, password: bytes | None = None) -> bytes:
-        lock = BestAvailableEncryption(password) if password else NoEncryption()
-        return self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock)
+        encryption = BestAvailableEncryption(password) if password else NoEncryption()
+        return self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
     def pem(self) -> bytes:
         return self.private.public_key().public_bytes(
@@ -143,7 +143,7 @@ class Signer:
 
 @cache
 def signer(algorithm: str = "EdDSA", kid: str = "", owner: str = "issuer") -> Signer:
-    """The owner's signer for the algorithm; one key for each kind of key, whatever the kid."""
+    """The owner's signer for the algorithm. An owner has one key per key type, for every kid."""
     return Signer(algorithm, kid or f"kid-{algorithm}", private_key(algorithm, owner))
 
 
@@ -173,7 +173,7 @@ def _rsa_key(_owner: str) -> rsa.RSAPrivateKey:
 
 
 def sign(private: PrivateKey, algorithm: str, message: bytes) -> bytes:
-    """A signature as RFC 7518 and RFC 8037 have it."""
+    """A signature by RFC 7518 or RFC 8037."""
     if isinstance(private, Ed25519PrivateKey):
         return private.sign(message)
     digest = _HASHES[algorithm[2:]]
@@ -186,13 +186,13 @@ def sign(private: PrivateKey, algorithm: str, message: bytes) -> bytes:
 
 
 def raw_ecdsa(der: bytes, bits: int) -> bytes:
-    """The two numbers of a DER signature side by side."""
+    """The two numbers of a DER signature, concatenated."""
     length = (bits + 7) // 8
     return b"".join(number.to_bytes(length) for number in decode_dss_signature(der))
 
 
 def public_members(private: PrivateKey) -> Members:
-    """What a JWK says of the public key: its type, and its numbers at their full length."""
+    """The members of the public key's JWK."""
     public = private.public_key()
     if isinstance(public, rsa.RSAPublicKey):
         numbers = public.public_numbers()
@@ -218,25 +218,25 @@ def hmac_token(
     secret: bytes = SECRET.encode(),
     algorithm: str = "HS256",
 ) -> str:
-    """A token signed with a secret, as a frontend's route makes it."""
+    """A token signed with a secret, like those of a frontend."""
     claims = frontend_claims() if claims is None else claims
     header = {"alg": algorithm} if header is None else header
-    signing_input = f"{b64(written(header))}.{b64(written(claims))}"
+    signing_input = f"{b64(to_json(header))}.{b64(to_json(claims))}"
     digest = hmac.new(secret, signing_input.encode(), f"sha{algorithm[2:]}").digest()
     return f"{signing_input}.{b64(digest)}"
 
 
 def key_set(*entries: Json) -> bytes:
-    """The document at an issuer's JWKS address."""
+    """A JWK set document."""
     return json.dumps({"keys": list(entries)}).encode()
 
 
-def written(value: Members | bytes) -> bytes:
-    """JSON as JavaScript writes it; bytes as they are."""
+def to_json(value: Members | bytes) -> bytes:
+    """Compact JSON. Bytes are returned unchanged."""
     return value if isinstance(value, bytes) else json.dumps(value, separators=(",", ":")).encode()
 
 
 def opaque_session_token(text: str = USER) -> str:
-    """The session's token as Better Auth's cookie has it: with its HMAC, in base64."""
+    """The session token of Better Auth's cookie: the text and its HMAC in base64."""
     digest = hmac.new(SECRET.encode(), text.encode(), hashlib.sha256).digest()
     return f"{text}.{urlsafe_b64encode(digest).decode().replace('-', '+').replace('_', '/')}"

@@ -1,1 +1,1 @@
-"""Who is asking: Better Auth's tokens verified through python-jose, and the keys that takes."""
+"""Verifies bearer tokens: signed JWTs of Better Auth or of a frontend, checked with python-jose."""

@@ -1,10 +1,11 @@
-"""An issuer of tokens for trying things out: the stand-in for Better Auth in ``todo-api dev``."""
+"""Issues tokens for ``todo-api dev``, in place of Better Auth."""
 
-import os
-import secrets
+import json
 from contextlib import suppress
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Final
 
 import structlog
@@ -14,51 +15,46 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )
-from jose import jwk, jws
 
-from todo_adapters.jose.claims import is_subject
-from todo_adapters.jose.key_sets import StaticKeySet
-from todo_adapters.jose.keys import fingerprint, verification_key
+from todo_adapters.jose.claims import is_user_id
+from todo_adapters.jose.encoding import encode_base64url
+from todo_adapters.jose.keys import VerificationKey, verification_key
 from todo_adapters.jose.verifiers import JwksTokenVerifier
 from todo_domain.ports import TokenVerifier
 
-LIFETIME: Final = timedelta(days=1)
 KEY_FILE: Final = "development-key.pem"
 
 _log = structlog.get_logger()
 
 
 class DevelopmentIssuer:
-    """Signs tokens for anybody, with an Ed25519 key that lives in a directory.
+    """Signs tokens for any user with an Ed25519 key in a directory. The KeySource of that key.
 
-    Whoever can read the directory can be any user: never for more than one person's own machine.
-    ``name`` is the tokens' issuer and audience.
+    A person who can read the directory can act as any user: only for development on one machine.
+    ``name`` is the issuer and the audience of the tokens.
     """
 
     name: Final = "todo-api-dev"
 
     def __init__(self, directory: Path) -> None:
-        """Read the key in the directory, or make both. Raises ValueError for an unreadable key."""
-        self._private = _load(_ensured(directory / KEY_FILE))
-        public = self._private.public_key()
-        self._key = verification_key(fingerprint(public).hex()[:16], "EdDSA", public)
+        """Read the key file, or create it. Raises ValueError if that is impossible."""
+        try:
+            self._private_key = _read_key(directory / KEY_FILE)
+        except OSError as error:
+            raise ValueError(
+                f"{directory} cannot hold the development key ({error.strerror}): set DATA_DIR to"
+                " another directory"
+            ) from None
+        public = self._private_key.public_key()
+        der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self._key = verification_key(sha256(der).hexdigest()[:16], "EdDSA", public)
 
-    def token(
-        self,
-        user_id: str,
-        now: datetime,
-        *,
-        lifetime: timedelta = LIFETIME,
-        name: str | None = None,
-        email: str | None = None,
-    ) -> str:
-        """A token with which the bearer is that user from ``now`` on.
-
-        Raises ValueError for an id that no user can have.
-        """
-        if not is_subject(user_id):
+    def token(self, user_id: str, now: datetime, lifetime: timedelta) -> str:
+        """Issue a token for a user. Raises ValueError for an invalid user id."""
+        if not is_user_id(user_id):
             raise ValueError("a user id is printable text of 1 to 255 characters")
         issued_at = int(now.timestamp())
         claims = {
@@ -68,46 +64,43 @@ class DevelopmentIssuer:
             "iat": issued_at,
             "exp": issued_at + int(lifetime.total_seconds()),
         }
-        display = {"name": name, "email": email}
-        claims |= {member: text for member, text in display.items() if text is not None}
-        signer = jwk.construct(self._private, "EdDSA")
-        token: str = jws.sign(claims, signer, headers={"kid": self._key.kid}, algorithm="EdDSA")
-        return token
+        header = {"alg": "EdDSA", "kid": self._key.kid, "typ": "JWT"}
+        parts = (json.dumps(part, separators=(",", ":")).encode() for part in (header, claims))
+        signing_input = ".".join(map(encode_base64url, parts))
+        signature = self._private_key.sign(signing_input.encode())
+        return f"{signing_input}.{encode_base64url(signature)}"
 
     def verifier(self) -> TokenVerifier:
-        """The judge that believes this issuer, and says so in the log."""
-        _log.warning("config.unsafe", reason="tokens of the development issuer are believed")
-        return JwksTokenVerifier(StaticKeySet([self._key]), issuer=self.name, audience=self.name)
+        """A verifier that accepts this issuer's tokens. Logs that they are accepted."""
+        _log.warning("config.unsafe", reason="tokens of the development issuer are accepted")
+        return JwksTokenVerifier(self, issuer=self.name, audience=self.name)
+
+    async def find(self, kid: str, skip: VerificationKey | None = None) -> VerificationKey | None:
+        return self._key if kid == self._key.kid and skip is None else None
+
+    def is_active(self, key: VerificationKey) -> bool:
+        return key == self._key
 
 
-def _ensured(path: Path) -> Path:
-    """The path, with a new key in it if there was none.
+def _create_key(path: Path) -> None:
+    """Create a key file that only its owner can read, and that is complete once it exists.
 
-    The file appears whole or not at all and only its owner can read it. Of several processes that
-    make it at the same time one wins, and all use its key.
+    If several processes create the file at once, all of them use the first one.
     """
-    if path.exists():
-        return path
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(_new_key())
+    private_key = Ed25519PrivateKey.generate()
+    with NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.") as draft:
+        draft.write(private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        draft.flush()
         with suppress(FileExistsError):
-            path.hardlink_to(draft)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
+            path.hardlink_to(draft.name)
 
 
-def _new_key() -> bytes:
-    private = Ed25519PrivateKey.generate()
-    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _load(path: Path) -> Ed25519PrivateKey:
+def _read_key(path: Path) -> Ed25519PrivateKey:
+    if not path.exists():
+        _create_key(path)
     with suppress(TypeError, ValueError, UnsupportedAlgorithm):
-        private = load_pem_private_key(path.read_bytes(), password=None)
-        if isinstance(private, Ed25519PrivateKey):
-            return private
-    raise ValueError(f"{path} holds no Ed25519 key; delete it, and a new one is made")
+        private_key = load_pem_private_key(path.read_bytes(), password=None)
+        if isinstance(private_key, Ed25519PrivateKey):
+            return private_key
+    raise ValueError(f"{path} has no Ed25519 key: delete the file, and a new key is created")

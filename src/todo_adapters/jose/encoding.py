@@ -1,7 +1,7 @@
-"""The two notations that tokens and key sets are written in, read without tolerance.
+"""Strict decoders for base64url and JSON, the two notations of tokens and key sets.
 
-Python's decoders forgive what lets two different texts mean the same token, or lets one text mean
-two things to two readers: stray characters, padding, repeated members, NaN, UTF-16.
+Python's decoders accept padding, stray characters, repeated members, NaN and UTF-16. Two texts can
+then carry the same token, and two parsers can read different values from the same text.
 """
 
 import json
@@ -14,44 +14,38 @@ JsonObject = dict[str, Any]
 
 
 def decode_base64url(text: str) -> bytes:
-    """The octets behind an unpadded base64url text (RFC 7515, section 2).
-
-    Raises ValueError unless the text is the one way to write these octets.
-    """
-    try:
-        octets = urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except ValueError:
-        raise ValueError("not base64url") from None
+    """Decode base64url (RFC 7515, section 2). Raises ValueError unless the text is canonical."""
+    octets = urlsafe_b64decode(text + "=" * (-len(text) % 4))
     if encode_base64url(octets) != text:
         raise ValueError("not canonical base64url")
     return octets
 
 
 def encode_base64url(octets: bytes) -> str:
-    """The unpadded base64url text of the octets."""
+    """Encode as base64url without padding."""
     return urlsafe_b64encode(octets).rstrip(b"=").decode("ascii")
 
 
 def parse_json_object(document: bytes) -> JsonObject:
-    """The JSON object (RFC 8259) that a UTF-8 document holds, nested at most DEPTH_MAX deep.
+    """Parse a JSON object (RFC 8259) in UTF-8 with at most DEPTH_MAX levels of nesting.
 
-    Raises ValueError for anything else, a member given twice and a number that is none included.
+    Raises ValueError for anything else, and for a repeated member, NaN and Infinity.
     """
     try:
         value = _DECODER.decode(document.decode("utf-8"))
     except RecursionError:
         raise ValueError("nested too deep") from None
-    if not (isinstance(value, dict) and _is_within(value, DEPTH_MAX)):
+    if not isinstance(value, dict) or _is_deeper(value, DEPTH_MAX):
         raise ValueError("not a JSON object of bounded depth")
     return value
 
 
-def _is_within(value: object, depth: int) -> bool:
+def _is_deeper(value: object, levels: int) -> bool:
     if isinstance(value, dict):
-        return depth > 0 and all(_is_within(member, depth - 1) for member in value.values())
-    if isinstance(value, list):
-        return depth > 0 and all(_is_within(item, depth - 1) for item in value)
-    return True
+        value = list(value.values())
+    if not isinstance(value, list):
+        return False
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in value)
 
 
 def _unique_members(pairs: list[tuple[str, Any]]) -> JsonObject:
@@ -61,10 +55,8 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> JsonObject:
     return members
 
 
-def _refuse_constant(_: str) -> NoReturn:
+def _reject_nan(_: str) -> NoReturn:
     raise ValueError("not a JSON number")
 
 
-_DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_unique_members, parse_constant=_refuse_constant
-)
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique_members, parse_constant=_reject_nan)

@@ -1,112 +1,51 @@
-# python-jose ships no types, so that its ``Key`` is Any to the type checker.
+# python-jose has no type hints, so its class ``Key`` is Any for mypy.
 # mypy: allow-subclassing-any
-"""The keys that verify tokens: each read strictly, fit for one algorithm, prepared once.
+"""Parses JWK sets (RFC 7517) strictly and prepares each public key for one algorithm.
 
-python-jose tries any key of a set with any algorithm that fits it, whatever the key says of itself.
-Here every key is pinned to the algorithm that its issuer published it for, and the algorithms that
-python-jose does not know (EdDSA, PS256 and its kin) are added to it.
+python-jose tries every key of a set with any algorithm that fits, whatever ``alg`` and ``use`` the
+JWK has. Here a key verifies only the algorithm that the issuer published the key for. EdDSA and
+PS256 to PS512, which python-jose does not support, are added with the cryptography library.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PrivateKey,
-    Ed25519PublicKey,
-)
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from jose import jwk
 from jose.backends.base import Key
 
 from todo_adapters.jose.encoding import JsonObject, decode_base64url, parse_json_object
 
-DOCUMENT_MAX: Final = 512 * 1024
 KEYS_MAX: Final = 500
 KID_MAX: Final = 255
 RSA_BITS: Final = range(2048, 8192 + 1)
 RSA_EXPONENTS: Final = range(65537, 2**32, 2)
 
 PublicKey = Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+_Reader = Callable[[JsonObject], PublicKey]
 
-
-class Ed25519Key(Key):
-    """EdDSA over Ed25519 (RFC 8037) for python-jose; a private key can also sign."""
-
-    def __init__(self, key: Ed25519PublicKey | Ed25519PrivateKey, _algorithm: str) -> None:
-        self._private = key if isinstance(key, Ed25519PrivateKey) else None
-        self._public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
-
-    def sign(self, msg: bytes) -> bytes:
-        if self._private is None:
-            raise NotImplementedError("a public key does not sign")
-        return self._private.sign(msg)
-
-    def verify(self, msg: bytes, sig: bytes) -> bool:
-        try:
-            self._public.verify(sig, msg)
-        except InvalidSignature:
-            return False
-        return True
-
-
-class RsaPssKey(Key):
-    """RSASSA-PSS with a salt as long as the hash (RFC 7518, section 3.5) for python-jose."""
-
-    _HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
-        "PS256": hashes.SHA256(),
-        "PS384": hashes.SHA384(),
-        "PS512": hashes.SHA512(),
-    }
-
-    def __init__(self, key: rsa.RSAPublicKey, algorithm: str) -> None:
-        self._public = key
-        self._hash = self._HASHES[algorithm]
-        self._padding = padding.PSS(padding.MGF1(self._hash), padding.PSS.DIGEST_LENGTH)
-
-    def verify(self, msg: bytes, sig: bytes) -> bool:
-        try:
-            self._public.verify(sig, msg, self._padding, self._hash)
-        except InvalidSignature:
-            return False
-        return True
-
-
-jwk.register_key("EdDSA", Ed25519Key)
-jwk.register_key("PS256", RsaPssKey)
-jwk.register_key("PS384", RsaPssKey)
-jwk.register_key("PS512", RsaPssKey)
-
-# The kind of key (kty, crv) that each algorithm needs. HS256 has no place among public keys.
-_KINDS: Final[dict[str, tuple[str, str | None]]] = {
+# The ``kty`` and ``crv`` of each algorithm's keys
+_KEY_TYPES: Final[dict[str, tuple[str, str | None]]] = {
     "EdDSA": ("OKP", "Ed25519"),
     "ES256": ("EC", "P-256"),
     "ES384": ("EC", "P-384"),
     "ES512": ("EC", "P-521"),
 } | {f"{scheme}{bits}": ("RSA", None) for scheme in ("RS", "PS") for bits in (256, 384, 512)}
+PUBLIC_KEY_ALGORITHMS: Final = frozenset(_KEY_TYPES)
 
-PUBLIC_KEY_ALGORITHMS: Final = frozenset(_KINDS)
-
-# Where a key names no algorithm, as with old issuers, its curve does; RSA leaves it open.
-_ALGORITHM_OF_KIND: Final = {kind: name for name, kind in _KINDS.items() if kind[0] != "RSA"}
-
-_CURVES: Final[dict[str, ec.EllipticCurve]] = {
-    "P-256": ec.SECP256R1(),
-    "P-384": ec.SECP384R1(),
-    "P-521": ec.SECP521R1(),
-}
-
+_CURVES: Final = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
+_PSS_HASHES: Final = {"PS256": hashes.SHA256(), "PS384": hashes.SHA384(), "PS512": hashes.SHA512()}
 _PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 _ED25519_PRIME: Final = 2**255 - 19
-_ED25519_ORDER_8: Final = (
-    2707385501144840649318225287225658788936804267575313519463743609750303402022
-)
-# The y of every point whose order divides 8: signatures under such a key prove nothing.
+_ED25519_ORDER_8: Final = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+# The y coordinates of the points whose order divides 8: such a key verifies forged signatures.
 _ED25519_SMALL_ORDER: Final = frozenset(
     {0, 1, _ED25519_PRIME - 1, _ED25519_ORDER_8, _ED25519_PRIME - _ED25519_ORDER_8}
 )
@@ -114,73 +53,76 @@ _ED25519_SMALL_ORDER: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class VerificationKey:
-    """A key, prepared for python-jose, and the one algorithm that it verifies.
-
-    Two are equal when ``kid``, algorithm and key are the same.
-    """
+    """A key, prepared for python-jose as ``key``, and the one algorithm that the key verifies."""
 
     kid: str
     algorithm: str
+    public: PublicKey | None = field(repr=False)
     key: Any = field(compare=False, repr=False)
-    fingerprint: bytes = field(repr=False)
+
+
+class _CryptographyKey(Key):
+    """Adapts ``verify`` of a key of the cryptography library to python-jose."""
+
+    def __init__(self, verify: Callable[[bytes, bytes], None]) -> None:
+        self._verify = verify
+
+    def verify(self, msg: bytes, sig: bytes) -> bool:
+        with suppress(InvalidSignature):
+            self._verify(sig, msg)
+            return True
+        return False
 
 
 def verification_key(kid: str, algorithm: str, public: PublicKey) -> VerificationKey:
-    """The public key, prepared for the algorithm."""
-    return VerificationKey(kid, algorithm, jwk.construct(public, algorithm), fingerprint(public))
+    """Prepare a public key for an algorithm that fits the key."""
+    return VerificationKey(kid, algorithm, public, _prepare(algorithm, public))
 
 
-def fingerprint(public: PublicKey) -> bytes:
-    """The SHA-256 of the public key's DER form (SubjectPublicKeyInfo): other for another key."""
-    der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).digest()
+def _prepare(algorithm: str, public: PublicKey) -> Key:
+    if isinstance(public, Ed25519PublicKey):
+        return _CryptographyKey(public.verify)
+    if isinstance(public, rsa.RSAPublicKey) and algorithm in _PSS_HASHES:
+        digest = _PSS_HASHES[algorithm]
+        # RFC 7518, section 3.5: the salt is as long as the hash.
+        scheme = padding.PSS(padding.MGF1(digest), padding.PSS.DIGEST_LENGTH)
+        return _CryptographyKey(lambda sig, msg: public.verify(sig, msg, scheme, digest))
+    return jwk.construct(public, algorithm)
 
 
-def checked_algorithms(names: Iterable[str]) -> frozenset[str]:
-    """The names, if each is a signature algorithm of public keys. Raises ValueError."""
+def check_algorithms(names: Iterable[str]) -> frozenset[str]:
+    """The names, if each one is a signature algorithm of public keys. Raises ValueError."""
     algorithms = frozenset(names)
     wrong = sorted(algorithms - PUBLIC_KEY_ALGORITHMS)
     if wrong or not algorithms:
         raise ValueError(
-            f"AUTH_ALGORITHMS cannot be {', '.join(wrong) or 'empty'}: with a key set, tokens are"
-            f" signed by one of {', '.join(_KINDS)}"
-            " (HS256 has a mode of its own, AUTH_MODE=shared-secret)"
+            f"AUTH_ALGORITHMS cannot be {', '.join(wrong) or 'empty'}: choose from"
+            f" {', '.join(_KEY_TYPES)} (HS256 needs AUTH_MODE=shared-secret)"
         )
     return algorithms
 
 
 def parse_key_set(
-    document: bytes,
-    algorithms: frozenset[str],
-    skipped: Callable[[str], object] = lambda _reason: None,
-) -> Mapping[str, VerificationKey]:
-    """The usable keys of a JWK set (RFC 7517) by their ``kid``.
+    document: bytes, algorithms: frozenset[str]
+) -> tuple[dict[str, VerificationKey], list[str]]:
+    """The usable keys of a JWK set by ``kid``, and why each of the other entries was skipped.
 
-    Each entry is judged on its own; ``skipped`` is called with the reason for every one that is of
-    no use here. A ``kid`` that two usable keys have is ambiguous and names neither.
-
-    Raises ValueError when the document is no key set, over DOCUMENT_MAX or of more than KEYS_MAX.
+    Keys with the same ``kid`` are skipped. Raises ValueError if the document is not a JWK set of at
+    most KEYS_MAX entries.
     """
-    keys: dict[str, VerificationKey] = {}
-    repeated: set[str] = set()
-    for entry in _entries(document):
+    usable: list[VerificationKey] = []
+    skipped: list[str] = []
+    for entry in _read_entries(document):
         try:
-            key = _parse_key(entry, algorithms)
-        except (ValueError, UnsupportedAlgorithm) as unusable:
-            skipped(str(unusable))
-        else:
-            if key.kid in keys:
-                repeated.add(key.kid)
-            keys[key.kid] = key
-    for kid in repeated:
-        del keys[kid]
-        skipped("kid is given twice")
-    return keys
+            usable.append(_parse_key(entry, algorithms))
+        except (ValueError, UnsupportedAlgorithm) as error:
+            skipped.append(str(error))
+    counts = Counter(key.kid for key in usable)
+    skipped += ["kid is given twice" for count in counts.values() if count > 1]
+    return {key.kid: key for key in usable if counts[key.kid] == 1}, skipped
 
 
-def _entries(document: bytes) -> list[Any]:
-    if len(document) > DOCUMENT_MAX:
-        raise ValueError("too large")
+def _read_entries(document: bytes) -> list[Any]:
     entries = parse_json_object(document).get("keys")
     if not isinstance(entries, list) or len(entries) > KEYS_MAX:
         raise ValueError(f'no array "keys" of at most {KEYS_MAX}')
@@ -190,72 +132,62 @@ def _entries(document: bytes) -> list[Any]:
 def _parse_key(entry: object, algorithms: frozenset[str]) -> VerificationKey:
     if not isinstance(entry, dict) or _PRIVATE_MEMBERS & entry.keys():
         raise ValueError("not a public key")
-    if entry.get("use", "sig") != "sig" or "verify" not in _operations(entry):
+    operations = entry.get("key_ops", ["verify"])
+    is_for_verifying = isinstance(operations, list) and "verify" in operations
+    if entry.get("use", "sig") != "sig" or not is_for_verifying:
         raise ValueError("not for signatures")
-    algorithm = _algorithm(entry)
+    algorithm = _read_algorithm(entry)
     if algorithm not in algorithms:
         raise ValueError("algorithm is not allowed here")
-    return verification_key(_kid(entry), algorithm, _public_key(entry))
-
-
-def _operations(entry: JsonObject) -> list[Any]:
-    operations = entry.get("key_ops", ["verify"])
-    return operations if isinstance(operations, list) else []
-
-
-def _kid(entry: JsonObject) -> str:
     kid = entry.get("kid")
     if not isinstance(kid, str) or not 0 < len(kid) <= KID_MAX:
         raise ValueError("kid is missing or too long")
-    return kid
+    return verification_key(kid, algorithm, _READERS[entry["kty"]](entry))
 
 
-def _algorithm(entry: JsonObject) -> str:
-    """The algorithm that the entry names, or that its curve implies, if it fits the key."""
-    kind = (_text(entry, "kty"), None if entry.get("kty") == "RSA" else _text(entry, "crv"))
-    algorithm = _text(entry, "alg") if "alg" in entry else _ALGORITHM_OF_KIND.get(kind)
-    if algorithm is None or _KINDS.get(algorithm) != kind:
-        raise ValueError("algorithm and kind of key do not fit")
+def _read_algorithm(entry: JsonObject) -> str:
+    """``alg``, which must fit the key. If ``alg`` is missing, an OKP or EC curve implies it."""
+    kty = _read_text(entry, "kty")
+    key_type = (kty, None if kty == "RSA" else _read_text(entry, "crv"))
+    fitting = [name for name, needed in _KEY_TYPES.items() if needed == key_type]
+    if "alg" not in entry and len(fitting) == 1:  # Better Auth up to 1.2
+        return fitting[0]
+    algorithm = _read_text(entry, "alg")
+    if algorithm not in fitting:
+        raise ValueError("algorithm and key type do not fit")
     return algorithm
 
 
-def _public_key(entry: JsonObject) -> PublicKey:
-    match entry["kty"]:
-        case "OKP":
-            return _ed25519(_octets(entry, "x"))
-        case "EC":
-            return _elliptic(_CURVES[entry["crv"]], _octets(entry, "x"), _octets(entry, "y"))
-        case _:
-            return _rsa(_octets(entry, "n"), _octets(entry, "e"))
-
-
-def _ed25519(x: bytes) -> Ed25519PublicKey:
-    y = int.from_bytes(x, "little") % 2**255
+def _read_ed25519(entry: JsonObject) -> Ed25519PublicKey:
+    octets = _read_octets(entry, "x")
+    y = int.from_bytes(octets, "little") % 2**255
     if y >= _ED25519_PRIME or y in _ED25519_SMALL_ORDER:
         raise ValueError("not a point of full order")
-    return Ed25519PublicKey.from_public_bytes(x)
+    return Ed25519PublicKey.from_public_bytes(octets)
 
 
-def _elliptic(curve: ec.EllipticCurve, x: bytes, y: bytes) -> ec.EllipticCurvePublicKey:
-    """The public key at a point given in full-length coordinates (RFC 7518, section 6.2.1)."""
-    length = (curve.key_size + 7) // 8
-    if not len(x) == len(y) == length:
+def _read_elliptic(entry: JsonObject) -> ec.EllipticCurvePublicKey:
+    curve, x, y = _CURVES[entry["crv"]], _read_octets(entry, "x"), _read_octets(entry, "y")
+    if not len(x) == len(y) == (curve.key_size + 7) // 8:  # RFC 7518, section 6.2.1.2
         raise ValueError("coordinates of the wrong length")
     return ec.EllipticCurvePublicKey.from_encoded_point(curve, b"\x04" + x + y)
 
 
-def _rsa(n: bytes, e: bytes) -> rsa.RSAPublicKey:
-    modulus, exponent = int.from_bytes(n), int.from_bytes(e)
+def _read_rsa(entry: JsonObject) -> rsa.RSAPublicKey:
+    modulus, exponent = (int.from_bytes(_read_octets(entry, member)) for member in ("n", "e"))
     if modulus.bit_length() not in RSA_BITS or exponent not in RSA_EXPONENTS:
         raise ValueError("RSA modulus or exponent out of bounds")
     return rsa.RSAPublicNumbers(exponent, modulus).public_key()
 
 
-def _octets(entry: JsonObject, member: str) -> bytes:
-    return decode_base64url(_text(entry, member))
+_READERS: Final[dict[str, _Reader]] = {"OKP": _read_ed25519, "EC": _read_elliptic, "RSA": _read_rsa}
 
 
-def _text(entry: JsonObject, member: str) -> str:
+def _read_octets(entry: JsonObject, member: str) -> bytes:
+    return decode_base64url(_read_text(entry, member))
+
+
+def _read_text(entry: JsonObject, member: str) -> str:
     match entry.get(member):
         case str(text):
             return text

@@ -20,12 +20,14 @@ from starlette.types import ASGIApp
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
+from support.frontend import token_of
 from support.http_client import FRONTEND, Parts, client, served
+from support.jose_tokens import SECRET, seconds
 from support.round_trips import PostgresProxy, proxy_before
 from support.tasks import HOSTILE_TEXTS, MEMBERS, UNSAID
 from todo_adapters.jose.development import DevelopmentIssuer
 from todo_adapters.jose.key_sets import RemoteKeySet
-from todo_adapters.jose.verifiers import JwksTokenVerifier
+from todo_adapters.jose.verifiers import JwksTokenVerifier, SharedSecretTokenVerifier
 from todo_adapters.postgres.database import Database, Statement
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl
@@ -67,7 +69,7 @@ class Service:
     database: Database
 
     def token(self, user_id: str) -> str:
-        return self.issuer.token(user_id, datetime.now(UTC))
+        return self.issuer.token(user_id, datetime.now(UTC), timedelta(hours=1))
 
     @asynccontextmanager
     async def running(
@@ -268,18 +270,11 @@ class TestRoutes:
         assert (await ada.delete("/api/tasks")).status_code == 400
         assert len((await ada.get("/api/tasks")).json()) == 1
 
-    async def test_me_is_the_user_the_tokens_end_and_the_counts(
-        self, app: ASGIApp, service: Service
-    ) -> None:
+    async def test_me_is_the_user_the_tokens_end_and_the_counts(self, service: Service) -> None:
         end = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
-        token = service.issuer.token(
-            ADA,
-            end - timedelta(hours=1),
-            lifetime=timedelta(hours=1),
-            name="Ada Lovelace",
-            email="ada@example.com",
-        )
-        async with client(app, token) as ada:
+        token = token_of(ADA, exp=seconds(end), name="Ada Lovelace", email="ada@example.com")
+        running = service.running(tokens=SharedSecretTokenVerifier(SECRET))
+        async with running as app, client(app, token) as ada:
             await created(ada)
             await created(ada, completed=True)
             answer = await ada.get("/api/me")

@@ -37,7 +37,7 @@ from support.jose_tokens import (
     opaque_session_token,
     seconds,
     signer,
-    written,
+    to_json,
 )
 from support.service import PATIENCE, Service, Workplace, eventually, free_port
 from support.tasks import a_task
@@ -128,7 +128,7 @@ REFUSED: Final = {
     "under another issuer's key": signer(owner="eve").token(claims()),
     "under an unknown key": signer(kid=f"Kid{MARK}").token(claims()),
     "of another issuer": signer().token(claims(iss=f"https://{Secret.EMAIL}")),
-    "without a signature": f"{b64(written({'alg': 'none'}))}.{b64(written(claims()))}.",
+    "without a signature": f"{b64(to_json({'alg': 'none'}))}.{b64(to_json(claims()))}.",
     "cut off": BOB[:-9],
     "with an odd claim": from_frontend(sub=[Secret.EMAIL]),
     "of a session": opaque_session_token(Secret.SESSION),
@@ -660,7 +660,7 @@ class TestNothingIsShown:
         assert leaks(traced(failure.value)) == set()
 
     async def test_by_the_failure_of_an_issuer(self) -> None:
-        keys = RemoteKeySet(f"http://{NOBODY}/jwks?key={Secret.JWKS_PASSWORD}")
+        keys = RemoteKeySet(f"http://{NOBODY}/jwks?key={Secret.JWKS_PASSWORD}", ("EdDSA",))
         with pytest.raises(TodoError) as failure:
             await keys.check()
         await keys.aclose()

@@ -603,7 +603,7 @@ class TestUnsafeConfiguration:
             unsafe = [line for line in told if line["event"] == "config.unsafe"]
             assert {line["level"] for line in unsafe} == {"warning"}
             assert {line["reason"] for line in unsafe} == {
-                "tokens of the development issuer are believed"
+                "tokens of the development issuer are accepted"
             }
 
     def test_that_is_refused_is_told_to_the_person_who_starts_it(

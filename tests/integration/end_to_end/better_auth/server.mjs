@@ -1,16 +1,16 @@
-// Better Auth as a frontend has it, and ways to make happen to it what happens in years.
+// Better Auth as in a frontend, with controls for time, options and failures.
 //
 //   BETTER_AUTH_SECRET=… node server.mjs '{"port": 3000, "algorithm": "ES256"}'
 //
-// It lives until its input ends. Members of the argument, all but the port optional:
-//   name               its origin in tokens, if that is not where it listens
+// The server stops at the end of its standard input. Members of the argument (only port is required):
+//   name               the issuer in tokens, if it differs from the address
 //   algorithm          EdDSA, ES256, ES512, RS256 or PS256
-//   rotationInterval   seconds for which a key signs
-//   gracePeriod        seconds for which it stays published after that
-//   audience           text or array
-//   subject            the member of the user that becomes `sub`
-//   ids                "serial" or "uuid" instead of random text
-//   cookieCache        "compact", "jwt" (under the secret), "jwt by key" or "jwe"
+//   rotationInterval   seconds for which a key signs tokens
+//   gracePeriod        seconds for which the key stays published after that
+//   audience           a string or an array
+//   subject            the member of the user for `sub`
+//   ids                "serial" or "uuid" instead of random strings
+//   cookieCache        "compact", "jwt" (signed with the secret), "jwt by key" or "jwe"
 //   jwksPerMinute      the rate limit of the key set
 import { createServer } from "node:http";
 import { text } from "node:stream/consumers";
@@ -25,7 +25,7 @@ const KEY_SET = "/api/auth/jwks";
 const secret = process.env.BETTER_AUTH_SECRET;
 const startOptions = JSON.parse(process.argv[2]);
 
-let database, outbox, handleAuth, answerKeys, fetches;
+let database, outbox, handleAuth, handleKeySet, fetches;
 
 function frontend(options) {
   const { algorithm, rotationInterval, gracePeriod } = options;
@@ -56,7 +56,7 @@ function frontend(options) {
   });
 }
 
-// How the key set can be answered instead.
+// Failures of the key set
 const failures = {
   slow(response) {
     const drip = setInterval(() => response.write(" "), 20);
@@ -69,32 +69,32 @@ const failures = {
   down: (response) => response.destroy(),
 };
 
-// What tests can make happen, by POST to /control/<name>.
+// Commands for tests: POST /control/<name>
 const controls = {
-  // A new database: no users, no keys.
+  // An empty database without users and keys.
   install(options) {
     database = { user: [], session: [], account: [], verification: [], jwks: [] };
     outbox = [];
     fetches = 0;
     controls.configure(options);
   },
-  // Other options for the same database; the key set is answered well again.
+  // Other options for the same database, and no failure of the key set.
   configure(options) {
     handleAuth = toNodeHandler(frontend(options));
-    answerKeys = handleAuth;
+    handleKeySet = handleAuth;
   },
-  // Let time pass for the keys.
+  // Make the keys older.
   age({ seconds }) {
     for (const key of database.jwks)
       for (const when of ["createdAt", "expiresAt"])
         if (key[when]) key[when] = new Date(key[when].getTime() - 1000 * seconds);
   },
   fail({ how }) {
-    answerKeys = (_, response) => failures[how](response);
+    handleKeySet = (_, response) => failures[how](response);
   },
   fetches: () => fetches,
   mail: () => outbox.at(-1),
-  // What a frontend's own route signs for the backend.
+  // The token that a route of the frontend signs for the backend.
   sign: ({ claims, lifetime }) =>
     new SignJWT(claims)
       .setProtectedHeader({ alg: "HS256" })
@@ -113,7 +113,7 @@ createServer((request, response) => {
   if (request.url.startsWith("/control/")) return control(request, response);
   if (request.url !== KEY_SET) return handleAuth(request, response);
   fetches += 1;
-  return answerKeys(request, response);
+  return handleKeySet(request, response);
 }).listen(startOptions.port, "127.0.0.1", () => console.log("ready"));
 
 process.stdin.on("end", () => process.exit()).resume();

@@ -7,20 +7,20 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from support.jose_tokens import JWKS_ALGORITHMS, ORIGIN, USER, Signer, key_set, signer
+from support.jose_tokens import ORIGIN, USER, Signer, key_set, signer
 from support.tasks import NOW
 from todo_adapters.jose.key_sets import (
+    DOCUMENT_MAX,
     MAX_STALE,
     REDIRECTS_MAX,
+    REFETCH_BURST,
     REFETCH_INTERVAL,
-    REFETCHES,
     REFRESH_AFTER,
     RETRY_WITH_KEYS,
     RETRY_WITHOUT_KEYS,
     RemoteKeySet,
-    StaticKeySet,
 )
-from todo_adapters.jose.keys import DOCUMENT_MAX, VerificationKey, parse_key_set
+from todo_adapters.jose.keys import VerificationKey
 from todo_adapters.jose.verifiers import JwksTokenVerifier
 from todo_domain.errors import AuthKeysUnavailable, TokenRejected
 
@@ -28,24 +28,25 @@ PATH: Final = "/api/auth/jwks"
 OLD: Final = signer("EdDSA", "old")
 NEW: Final = signer("ES256", "new")
 INSTANT: Final = 0.001
+ALGORITHMS: Final = ("EdDSA", "ES256", "RS256")
 
 Log = list[MutableMapping[str, Any]]
 
 
-def answer(body: bytes = b"", status: str = "200 OK", *headers: str) -> bytes:
+def response(body: bytes = b"", status: str = "200 OK", *headers: str) -> bytes:
     """An HTTP response, from its status line to its last byte."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def publishing(*signers: Signer) -> bytes:
-    return answer(key_set(*(each.jwk() for each in signers)))
+    return response(key_set(*(each.jwk() for each in signers)))
 
 
 class Issuer:
-    """An auth server on loopback that says what a test wants, and counts how often it is asked.
+    """An auth server on loopback that sends what a test publishes, and counts the requests.
 
-    It answers with what it published when the question came, once ``gate`` is open.
+    A response has the content of the time of its request, and is sent when ``gate`` is open.
     """
 
     def __init__(self) -> None:
@@ -55,13 +56,13 @@ class Issuer:
         self.last_request = b""
         self.gate = asyncio.Event()
         self.gate.set()
-        self.first_answers: list[bytes] = []
+        self.first_responses: list[bytes] = []
 
     def publish(self, *signers: Signer) -> None:
         self.pages[PATH] = publishing(*signers)
 
-    def say(self, response: bytes) -> None:
-        self.pages[PATH] = response
+    def respond(self, page: bytes) -> None:
+        self.pages[PATH] = page
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -69,9 +70,9 @@ class Issuer:
             self.fetches += 1
             self.last_request = request
             page = self.pages[request.split()[1].decode()]
-            response = self.first_answers.pop(0) if self.first_answers else page
+            content = self.first_responses.pop(0) if self.first_responses else page
             await self.gate.wait()
-            writer.write(response)
+            writer.write(content)
             await writer.drain()
         writer.close()
 
@@ -90,7 +91,7 @@ async def running_issuer() -> AsyncIterator[Issuer]:
 
 
 class Clock:
-    """A monotonic clock that a test moves on."""
+    """A monotonic clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -112,7 +113,7 @@ def clock() -> Clock:
 
 @pytest.fixture(scope="module")
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    # One that would follow any redirect if it were let.
+    # By its own settings, this client would follow any redirect.
     async with httpx.AsyncClient(trust_env=False, follow_redirects=True) as client:
         yield client
 
@@ -121,7 +122,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 async def keys(
     issuer: Issuer, clock: Clock, client: httpx.AsyncClient
 ) -> AsyncIterator[RemoteKeySet]:
-    keys = RemoteKeySet(issuer.url, client=client, clock=clock)
+    keys = RemoteKeySet(issuer.url, ALGORITHMS, client=client, clock=clock)
     yield keys
     await keys.aclose()
 
@@ -133,9 +134,9 @@ def log() -> Iterator[Log]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the others run until it is so."""
+    """Run the other tasks until the condition is true."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - the end of a background task has no event
+        while not condition():  # noqa: ASYNC110 - a background task sets no event
             await asyncio.sleep(0)
 
 
@@ -145,22 +146,22 @@ async def found(keys: RemoteKeySet, kid: str) -> VerificationKey:
     return key
 
 
-async def renewed(issuer: Issuer, keys: RemoteKeySet, log: Log) -> None:
-    """Ask for keys that are due, and wait until the renewal that this begins has ended."""
+async def refresh(issuer: Issuer, keys: RemoteKeySet, log: Log) -> None:
+    """Start the refresh that is due, and wait for its end."""
     fetches, events = issuer.fetches, len(log)
     await keys.check()
     await until(lambda: len(log) > events)
     assert issuer.fetches == fetches + 1
 
 
-# --- Finding a key ---
+# --- Fetch ---
 
 
 async def test_nothing_is_fetched_before_it_is_needed(issuer: Issuer, keys: RemoteKeySet) -> None:
     assert (issuer.fetches, (await found(keys, "old")).algorithm) == (0, "EdDSA")
 
 
-async def test_keys_that_were_fetched_are_not_fetched_again(
+async def test_keys_are_not_fetched_again_before_refresh_after(
     issuer: Issuer, keys: RemoteKeySet, clock: Clock
 ) -> None:
     first = await found(keys, "old")
@@ -169,20 +170,22 @@ async def test_keys_that_were_fetched_are_not_fetched_again(
     assert issuer.fetches == 1
 
 
-async def test_a_cold_start_with_many_requests_makes_one_fetch_and_answers_all(
+async def test_many_calls_on_a_cold_start_share_one_fetch(
     issuer: Issuer, keys: RemoteKeySet
 ) -> None:
-    answers = await asyncio.gather(*(found(keys, "old") for _ in range(100)))
-    assert {key.kid for key in answers} == {"old"}
+    results = await asyncio.gather(*(found(keys, "old") for _ in range(100)))
+    assert {key.kid for key in results} == {"old"}
     assert issuer.fetches == 1
 
 
-async def test_a_key_set_may_be_as_large_as_the_limit(issuer: Issuer, keys: RemoteKeySet) -> None:
-    issuer.say(answer(key_set(OLD.jwk()).ljust(DOCUMENT_MAX)))
+async def test_a_document_of_the_maximum_size_is_accepted(
+    issuer: Issuer, keys: RemoteKeySet
+) -> None:
+    issuer.respond(response(key_set(OLD.jwk()).ljust(DOCUMENT_MAX)))
     await found(keys, "old")
 
 
-async def test_only_keys_for_the_chosen_algorithms_are_known(
+async def test_keys_of_other_algorithms_are_not_found(
     issuer: Issuer, client: httpx.AsyncClient
 ) -> None:
     issuer.publish(OLD, NEW)
@@ -191,17 +194,7 @@ async def test_only_keys_for_the_chosen_algorithms_are_known(
     assert await keys.find("old") is None
 
 
-async def test_keys_for_the_algorithms_of_better_auth_are_known_unless_others_are_chosen(
-    issuer: Issuer, keys: RemoteKeySet
-) -> None:
-    issuer.publish(*(signer(algorithm) for algorithm in JWKS_ALGORITHMS))
-    await keys.check()
-    assert sorted(keys.algorithms()) == ["ES256", "EdDSA", "RS256"]
-
-
-async def test_keys_are_asked_for_as_json_that_is_not_compressed(
-    issuer: Issuer, keys: RemoteKeySet
-) -> None:
+async def test_the_request_accepts_uncompressed_json(issuer: Issuer, keys: RemoteKeySet) -> None:
     await keys.check()
     request, *headers = issuer.last_request.decode().split("\r\n")
     assert request == f"GET {PATH} HTTP/1.1"
@@ -211,7 +204,7 @@ async def test_keys_are_asked_for_as_json_that_is_not_compressed(
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "none", "RS1"])
-def test_an_algorithm_that_no_public_key_has_is_refused(algorithm: str) -> None:
+def test_an_algorithm_without_public_keys_is_rejected(algorithm: str) -> None:
     with pytest.raises(ValueError, match="AUTH_ALGORITHMS"):
         RemoteKeySet("https://app.example/api/auth/jwks", [algorithm])
 
@@ -228,17 +221,15 @@ def test_an_algorithm_that_no_public_key_has_is_refused(algorithm: str) -> None:
         "ftp://app.example",
     ],
 )
-def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="AUTH_JWKS_URL must be an address like https://"):
-        RemoteKeySet(url)
+def test_an_invalid_url_is_rejected(url: str) -> None:
+    with pytest.raises(ValueError, match="AUTH_JWKS_URL must be a URL like https://"):
+        RemoteKeySet(url, ALGORITHMS)
 
 
-# --- Unknown names ---
+# --- Unknown kid ---
 
 
-async def test_the_first_token_of_a_new_key_is_accepted_at_once(
-    issuer: Issuer, keys: RemoteKeySet
-) -> None:
+async def test_the_first_token_of_a_new_key_is_accepted(issuer: Issuer, keys: RemoteKeySet) -> None:
     verifier = JwksTokenVerifier(keys, issuer=ORIGIN, audience=ORIGIN)
     assert (await verifier.verify(OLD.token(), NOW)).user_id == USER
     issuer.publish(OLD, NEW)
@@ -246,7 +237,7 @@ async def test_the_first_token_of_a_new_key_is_accepted_at_once(
     assert issuer.fetches == 2
 
 
-async def test_the_first_token_of_a_key_that_takes_over_a_name_is_accepted_at_once(
+async def test_the_first_token_of_a_new_key_under_a_used_kid_is_accepted(
     issuer: Issuer, keys: RemoteKeySet
 ) -> None:
     verifier = JwksTokenVerifier(keys, issuer=ORIGIN, audience=ORIGIN)
@@ -260,11 +251,11 @@ async def test_the_first_token_of_a_key_that_takes_over_a_name_is_accepted_at_on
 @pytest.mark.parametrize(
     ("forged", "reason"),
     [
-        pytest.param(signer("EdDSA", "old", "forger"), "signature", id="another key's"),
-        pytest.param(signer("ES256", "old"), "algorithm_of_key", id="another algorithm's"),
+        pytest.param(signer("EdDSA", "old", "forger"), "signature", id="another key"),
+        pytest.param(signer("ES256", "old"), "algorithm_of_key", id="another algorithm"),
     ],
 )
-async def test_a_key_that_takes_over_a_name_does_not_vouch_for_others(
+async def test_a_token_of_neither_the_old_nor_the_new_key_under_a_kid_is_rejected(
     issuer: Issuer, keys: RemoteKeySet, forged: Signer, reason: str
 ) -> None:
     verifier = JwksTokenVerifier(keys, issuer=ORIGIN, audience=ORIGIN)
@@ -275,39 +266,43 @@ async def test_a_key_that_takes_over_a_name_does_not_vouch_for_others(
     assert issuer.fetches == 2
 
 
-async def test_a_stray_token_does_not_keep_a_new_key_from_being_found(
+async def test_a_new_key_is_found_after_an_unknown_kid(
     issuer: Issuer, keys: RemoteKeySet, clock: Clock
 ) -> None:
     await found(keys, "old")
-    assert await keys.find("a stranger's") is None
+    assert await keys.find("unknown") is None
     clock.now += 1
     issuer.publish(OLD, NEW)
     await found(keys, "new")
 
 
-async def test_a_flood_of_unknown_names_costs_the_issuer_a_few_fetches(
+async def test_a_flood_of_unknown_kids_causes_at_most_the_burst_of_fetches(
     issuer: Issuer, keys: RemoteKeySet
 ) -> None:
     await found(keys, "old")
     for number in range(300):
         assert await keys.find(f"unknown {number}") is None
-    assert issuer.fetches == 1 + REFETCHES
+    assert issuer.fetches == 1 + REFETCH_BURST
 
 
-async def test_a_flood_at_the_same_time_costs_no_more(issuer: Issuer, keys: RemoteKeySet) -> None:
+async def test_a_concurrent_flood_causes_at_most_the_burst_of_fetches(
+    issuer: Issuer, keys: RemoteKeySet
+) -> None:
     await found(keys, "old")
-    names = [f"unknown {number}" for number in range(300)]
-    assert await asyncio.gather(*map(keys.find, names)) == [None] * 300
-    assert issuer.fetches <= 1 + REFETCHES
+    kids = [f"unknown {number}" for number in range(300)]
+    assert await asyncio.gather(*map(keys.find, kids)) == [None] * 300
+    assert issuer.fetches <= 1 + REFETCH_BURST
 
 
-async def test_a_flood_on_a_cold_start_costs_no_more(issuer: Issuer, keys: RemoteKeySet) -> None:
-    names = [f"unknown {number}" for number in range(300)]
-    assert await asyncio.gather(*map(keys.find, names)) == [None] * 300
-    assert issuer.fetches <= 1 + REFETCHES
+async def test_a_flood_on_a_cold_start_causes_at_most_the_burst_of_fetches(
+    issuer: Issuer, keys: RemoteKeySet
+) -> None:
+    kids = [f"unknown {number}" for number in range(300)]
+    assert await asyncio.gather(*map(keys.find, kids)) == [None] * 300
+    assert issuer.fetches <= 1 + REFETCH_BURST
 
 
-async def test_even_in_a_flood_a_new_key_is_known_after_the_interval(
+async def test_during_a_flood_a_new_key_is_found_after_the_interval(
     issuer: Issuer, keys: RemoteKeySet, clock: Clock
 ) -> None:
     for number in range(10):
@@ -315,12 +310,12 @@ async def test_even_in_a_flood_a_new_key_is_known_after_the_interval(
     issuer.publish(OLD, NEW)
     assert await keys.find("new") is None
     clock.now += REFETCH_INTERVAL
-    assert await keys.find("a stranger's") is None
+    assert await keys.find("unknown") is None
     await found(keys, "new")
-    assert issuer.fetches == 1 + REFETCHES + 1
+    assert issuer.fetches == 1 + REFETCH_BURST + 1
 
 
-async def test_a_quiet_time_restores_the_allowance_and_no_more(
+async def test_a_pause_refills_the_burst_and_no_more(
     issuer: Issuer, keys: RemoteKeySet, clock: Clock
 ) -> None:
     for number in range(10):
@@ -329,19 +324,17 @@ async def test_a_quiet_time_restores_the_allowance_and_no_more(
     fetches = issuer.fetches
     for number in range(10):
         await keys.find(f"unknown {number}")
-    assert issuer.fetches == fetches + REFETCHES
+    assert issuer.fetches == fetches + REFETCH_BURST
 
 
-async def test_many_first_tokens_of_a_new_key_make_one_fetch(
-    issuer: Issuer, keys: RemoteKeySet
-) -> None:
+async def test_many_calls_for_a_new_key_share_one_fetch(issuer: Issuer, keys: RemoteKeySet) -> None:
     await found(keys, "old")
     issuer.publish(OLD, NEW)
     await asyncio.gather(*(found(keys, "new") for _ in range(50)))
     assert issuer.fetches == 2
 
 
-async def test_an_answer_that_was_on_its_way_before_the_key_existed_does_not_settle_it(
+async def test_a_fetch_that_started_before_the_call_is_followed_by_another(
     issuer: Issuer, keys: RemoteKeySet
 ) -> None:
     issuer.gate.clear()
@@ -355,10 +348,10 @@ async def test_an_answer_that_was_on_its_way_before_the_key_existed_does_not_set
     assert issuer.fetches == 2
 
 
-# --- Ageing ---
+# --- Refresh ---
 
 
-async def test_ageing_keys_are_renewed_while_they_serve(
+async def test_keys_stay_in_use_during_their_refresh(
     issuer: Issuer, keys: RemoteKeySet, clock: Clock, log: Log
 ) -> None:
     await found(keys, "old")
@@ -372,38 +365,38 @@ async def test_ageing_keys_are_renewed_while_they_serve(
     assert issuer.fetches == 2
 
 
-async def test_asking_whether_a_key_is_in_use_renews_it_too(
+async def test_is_active_starts_a_refresh_that_is_due(
     issuer: Issuer, keys: RemoteKeySet, clock: Clock, log: Log
 ) -> None:
     key = await found(keys, "old")
     issuer.publish(NEW)
     clock.now += REFRESH_AFTER
-    assert keys.holds(key)
+    assert keys.is_active(key)
     await until(lambda: len(log) == 2)
-    assert not keys.holds(key)
+    assert not keys.is_active(key)
 
 
-async def test_a_key_that_is_still_published_stays_in_use(
+async def test_a_key_that_is_still_published_stays_active(
     issuer: Issuer, keys: RemoteKeySet, clock: Clock, log: Log
 ) -> None:
     key = await found(keys, "old")
     issuer.publish(NEW, OLD)
     clock.now += REFRESH_AFTER
-    await renewed(issuer, keys, log)
-    assert keys.holds(key)
+    await refresh(issuer, keys, log)
+    assert keys.is_active(key)
 
 
-async def test_a_key_replaced_under_its_name_is_not_in_use(
+async def test_a_key_that_is_replaced_under_its_kid_is_not_active(
     issuer: Issuer, keys: RemoteKeySet, clock: Clock, log: Log
 ) -> None:
     key = await found(keys, "old")
     issuer.publish(signer("EdDSA", "old", "stranger"))
     clock.now += REFRESH_AFTER
-    await renewed(issuer, keys, log)
-    assert not keys.holds(key)
+    await refresh(issuer, keys, log)
+    assert not keys.is_active(key)
 
 
-async def test_a_remembered_token_ends_with_its_key(
+async def test_a_cached_token_is_rejected_when_its_key_is_withdrawn(
     issuer: Issuer, keys: RemoteKeySet, clock: Clock, log: Log
 ) -> None:
     verifier = JwksTokenVerifier(keys, issuer=ORIGIN, audience=ORIGIN)
@@ -416,43 +409,43 @@ async def test_a_remembered_token_ends_with_its_key(
         await verifier.verify(OLD.token(), NOW)
 
 
-# --- When the issuer fails ---
+# --- Failures of the issuer ---
 
 FAILURES: Final = {
-    "status 500": answer(b"oops", "500 Internal Server Error"),
-    "status 404": answer(b"<html>", "404 Not Found"),
-    "status 429": answer(b"{}", "429 Too Many Requests", "Retry-After: 10"),
-    "status 204": answer(b"", "204 No Content"),
+    "status 500": response(b"oops", "500 Internal Server Error"),
+    "status 404": response(b"<html>", "404 Not Found"),
+    "status 429": response(b"{}", "429 Too Many Requests", "Retry-After: 10"),
+    "status 204": response(b"", "204 No Content"),
     "unreachable": b"",
-    "no key set: Expecting value": answer(b"<html>Sign in</html>"),
-    "no key set: not a JSON object": answer(b"[]"),
-    "no key set: too large": answer(key_set(OLD.jwk()) + b" " * DOCUMENT_MAX),
-    "no usable key: empty set": answer(key_set()),
-    "no usable key: not for signatures": answer(key_set(OLD.jwk(use="enc"))),
-    "redirected": answer(b"", "302 Found", "Location: https://evil.example/api/auth/jwks"),
+    "no key set: Expecting value": response(b"<html>Sign in</html>"),
+    "no key set: not a JSON object": response(b"[]"),
+    "no key set: too large": response(key_set(OLD.jwk()) + b" " * DOCUMENT_MAX),
+    "no usable key: empty set": response(key_set()),
+    "no usable key: not for signatures": response(key_set(OLD.jwk(use="enc"))),
+    "redirected": response(b"", "302 Found", "Location: https://evil.example/api/auth/jwks"),
 }
 every_failure = pytest.mark.parametrize("reason", FAILURES)
 
 
 @every_failure
-async def test_known_keys_serve_while_the_issuer_fails(
+async def test_cached_keys_stay_in_use_while_the_issuer_fails(
     reason: str, issuer: Issuer, keys: RemoteKeySet, clock: Clock, log: Log
 ) -> None:
     key = await found(keys, "old")
-    issuer.say(FAILURES[reason])
+    issuer.respond(FAILURES[reason])
     clock.now += REFRESH_AFTER
-    await renewed(issuer, keys, log)
+    await refresh(issuer, keys, log)
     assert await found(keys, "old") is key
-    assert keys.holds(key)
+    assert keys.is_active(key)
     assert log[-1]["event"] == "auth.keys_unavailable"
     assert log[-1]["reason"].startswith(reason)
 
 
 @every_failure
-async def test_without_keys_no_token_can_be_judged_until_the_issuer_is_well(
+async def test_without_keys_find_raises_until_the_issuer_recovers(
     reason: str, issuer: Issuer, keys: RemoteKeySet, clock: Clock
 ) -> None:
-    issuer.say(FAILURES[reason])
+    issuer.respond(FAILURES[reason])
     with pytest.raises(AuthKeysUnavailable, match=reason):
         await keys.find("old")
     issuer.publish(OLD)
@@ -460,95 +453,97 @@ async def test_without_keys_no_token_can_be_judged_until_the_issuer_is_well(
     await found(keys, "old")
 
 
-async def test_an_issuer_that_is_not_there_is_a_failure(
+async def test_an_issuer_that_does_not_listen_is_unreachable(
     client: httpx.AsyncClient, clock: Clock
 ) -> None:
     async with running_issuer() as gone:
         url = gone.url
     with pytest.raises(AuthKeysUnavailable, match="unreachable"):
-        await RemoteKeySet(url, client=client, clock=clock).find("old")
+        await RemoteKeySet(url, ALGORITHMS, client=client, clock=clock).find("old")
 
 
-async def test_an_answer_that_takes_too_long_is_a_failure(
+async def test_a_fetch_ends_after_the_timeout(
     issuer: Issuer, client: httpx.AsyncClient, clock: Clock
 ) -> None:
     issuer.gate.clear()
-    keys = RemoteKeySet(issuer.url, client=client, clock=clock, timeout=0.02)
+    keys = RemoteKeySet(issuer.url, ALGORITHMS, client=client, clock=clock, timeout=0.02)
     with pytest.raises(AuthKeysUnavailable, match="timeout"):
         await keys.find("old")
     assert issuer.fetches <= 1
 
 
-async def test_a_clients_own_timeout_is_a_failure_too(issuer: Issuer, clock: Clock) -> None:
+async def test_a_timeout_of_the_http_client_is_a_timeout_too(issuer: Issuer, clock: Clock) -> None:
     issuer.gate.clear()
     async with httpx.AsyncClient(trust_env=False, timeout=0.02) as client:
         with pytest.raises(AuthKeysUnavailable, match="timeout"):
-            await RemoteKeySet(issuer.url, client=client, clock=clock).find("old")
+            await RemoteKeySet(issuer.url, ALGORITHMS, client=client, clock=clock).find("old")
 
 
-async def test_the_first_fetch_is_tried_twice(issuer: Issuer, keys: RemoteKeySet) -> None:
-    issuer.first_answers = [FAILURES["no usable key: empty set"]]
+async def test_without_keys_a_failed_fetch_is_repeated_once(
+    issuer: Issuer, keys: RemoteKeySet
+) -> None:
+    issuer.first_responses = [FAILURES["no usable key: empty set"]]
     await found(keys, "old")
     assert issuer.fetches == 2
 
 
-async def test_without_keys_a_failing_issuer_is_not_hammered(
+async def test_without_keys_a_failing_issuer_gets_two_requests_per_retry_interval(
     issuer: Issuer, keys: RemoteKeySet, clock: Clock
 ) -> None:
-    issuer.say(FAILURES["status 429"])
+    issuer.respond(FAILURES["status 429"])
     clock.now += 0.5
-    for ask in [lambda: keys.find("old"), keys.check] * 50:
+    for call in [lambda: keys.find("old"), keys.check] * 50:
         with pytest.raises(AuthKeysUnavailable):
-            await ask()
+            await call()
     assert issuer.fetches == 2
 
 
-async def test_with_keys_a_failing_issuer_is_not_hammered(
+async def test_with_keys_a_failing_issuer_gets_one_request_per_retry_interval(
     issuer: Issuer, keys: RemoteKeySet, clock: Clock, log: Log
 ) -> None:
     await found(keys, "old")
-    issuer.say(FAILURES["status 429"])
+    issuer.respond(FAILURES["status 429"])
     clock.now += REFRESH_AFTER
-    await renewed(issuer, keys, log)
+    await refresh(issuer, keys, log)
     clock.now += RETRY_WITH_KEYS - INSTANT
     for _ in range(100):
         await found(keys, "old")
     assert issuer.fetches == 2
     clock.now += INSTANT
-    await renewed(issuer, keys, log)
+    await refresh(issuer, keys, log)
 
 
-async def test_an_unknown_name_is_unknown_while_the_issuer_fails(
+async def test_an_unknown_kid_is_not_found_while_the_issuer_fails(
     issuer: Issuer, keys: RemoteKeySet
 ) -> None:
     await found(keys, "old")
-    issuer.say(FAILURES["status 500"])
+    issuer.respond(FAILURES["status 500"])
     assert await keys.find("new") is None
 
 
-async def test_known_keys_do_not_serve_for_ever(
+async def test_cached_keys_are_not_used_after_max_stale(
     issuer: Issuer, keys: RemoteKeySet, clock: Clock, log: Log
 ) -> None:
     key = await found(keys, "old")
-    issuer.say(FAILURES["status 500"])
+    issuer.respond(FAILURES["status 500"])
     clock.now += MAX_STALE - INSTANT
-    await renewed(issuer, keys, log)
-    assert keys.holds(key)
+    await refresh(issuer, keys, log)
+    assert keys.is_active(key)
     assert keys.algorithms() == ["EdDSA"]
     clock.now += INSTANT
-    assert not keys.holds(key)
+    assert not keys.is_active(key)
     assert keys.algorithms() == []
     with pytest.raises(AuthKeysUnavailable, match="status 500"):
         await keys.find("old")
 
 
-async def test_who_asks_when_keys_have_ended_waits_for_the_fetch_that_is_under_way(
+async def test_a_call_after_max_stale_waits_for_the_running_fetch(
     issuer: Issuer, keys: RemoteKeySet, clock: Clock, log: Log
 ) -> None:
     await found(keys, "old")
-    issuer.say(FAILURES["status 500"])
+    issuer.respond(FAILURES["status 500"])
     clock.now += MAX_STALE - INSTANT
-    await renewed(issuer, keys, log)
+    await refresh(issuer, keys, log)
     issuer.publish(OLD, NEW)
     issuer.gate.clear()
     first = asyncio.create_task(found(keys, "new"))
@@ -561,32 +556,34 @@ async def test_who_asks_when_keys_have_ended_waits_for_the_fetch_that_is_under_w
     assert issuer.fetches == 3
 
 
-async def test_an_issuer_that_is_well_again_is_found_out_in_the_background(
+async def test_a_recovered_issuer_is_noticed_in_the_background(
     issuer: Issuer, keys: RemoteKeySet, clock: Clock, log: Log
 ) -> None:
     await found(keys, "old")
-    issuer.say(FAILURES["status 500"])
+    issuer.respond(FAILURES["status 500"])
     clock.now += REFRESH_AFTER
-    await renewed(issuer, keys, log)
+    await refresh(issuer, keys, log)
     issuer.publish(OLD, NEW)
     clock.now += RETRY_WITH_KEYS
-    await renewed(issuer, keys, log)
+    await refresh(issuer, keys, log)
     await found(keys, "new")
     assert issuer.fetches == 3
 
 
-# --- Readiness ---
+# --- Check ---
 
 
-async def test_ready_means_that_there_are_keys(issuer: Issuer, keys: RemoteKeySet) -> None:
+async def test_check_passes_while_there_are_keys(issuer: Issuer, keys: RemoteKeySet) -> None:
     await keys.check()
-    issuer.say(FAILURES["status 500"])
+    issuer.respond(FAILURES["status 500"])
     await keys.check()
     assert issuer.fetches == 1
 
 
-async def test_not_ready_names_the_host_and_the_reason(issuer: Issuer, keys: RemoteKeySet) -> None:
-    issuer.say(FAILURES["status 500"])
+async def test_check_raises_with_the_host_and_the_reason(
+    issuer: Issuer, keys: RemoteKeySet
+) -> None:
+    issuer.respond(FAILURES["status 500"])
     with pytest.raises(AuthKeysUnavailable, match=r"^no keys from 127\.0\.0\.1: status 500$"):
         await keys.check()
 
@@ -596,7 +593,7 @@ async def test_not_ready_names_the_host_and_the_reason(issuer: Issuer, keys: Rem
 
 async def test_a_redirect_within_the_origin_is_followed(issuer: Issuer, keys: RemoteKeySet) -> None:
     issuer.pages[f"{PATH}/"] = publishing(OLD)
-    issuer.say(answer(b"", "308 Permanent Redirect", f"Location: {PATH}/"))
+    issuer.respond(response(b"", "308 Permanent Redirect", f"Location: {PATH}/"))
     await found(keys, "old")
 
 
@@ -604,35 +601,35 @@ async def test_a_redirect_to_another_origin_is_not_followed(
     issuer: Issuer, keys: RemoteKeySet
 ) -> None:
     async with running_issuer() as other:
-        issuer.say(answer(b"", "307 Temporary Redirect", f"Location: {other.url}"))
+        issuer.respond(response(b"", "307 Temporary Redirect", f"Location: {other.url}"))
         with pytest.raises(AuthKeysUnavailable, match="redirected"):
             await keys.find("old")
         assert other.fetches == 0
 
 
-async def test_redirects_do_not_go_round_for_ever(issuer: Issuer, keys: RemoteKeySet) -> None:
-    issuer.say(answer(b"", "302 Found", f"Location: {PATH}"))
+async def test_the_number_of_redirects_is_limited(issuer: Issuer, keys: RemoteKeySet) -> None:
+    issuer.respond(response(b"", "302 Found", f"Location: {PATH}"))
     with pytest.raises(AuthKeysUnavailable, match="redirected"):
         await keys.find("old")
     assert issuer.fetches == 2 * (1 + REDIRECTS_MAX)
 
 
-@pytest.mark.parametrize("nowhere", ["http://host:port/", "http://xn--a/"])
-async def test_a_redirect_to_nowhere_is_a_failure(
-    nowhere: str, issuer: Issuer, keys: RemoteKeySet
+@pytest.mark.parametrize("location", ["http://host:port/", "http://xn--a/"])
+async def test_a_redirect_to_an_invalid_url_is_a_failure(
+    location: str, issuer: Issuer, keys: RemoteKeySet
 ) -> None:
-    issuer.say(answer(b"", "302 Found", f"Location: {nowhere}"))
+    issuer.respond(response(b"", "302 Found", f"Location: {location}"))
     with pytest.raises(AuthKeysUnavailable, match="unreachable"):
         await keys.find("old")
 
 
-# --- The log ---
+# --- Log ---
 
 
-async def test_the_log_says_what_keys_there_are(
+async def test_a_refresh_is_logged_with_the_algorithms_and_the_skipped_entries(
     issuer: Issuer, keys: RemoteKeySet, log: Log
 ) -> None:
-    issuer.say(answer(key_set(OLD.jwk(), NEW.jwk(), NEW.jwk(kid="enc", use="enc"))))
+    issuer.respond(response(key_set(OLD.jwk(), NEW.jwk(), NEW.jwk(kid="enc", use="enc"))))
     await keys.check()
     assert log == [
         {
@@ -646,13 +643,13 @@ async def test_the_log_says_what_keys_there_are(
     ]
 
 
-async def test_the_log_shows_nothing_of_the_address_but_the_host(
+async def test_log_and_message_have_no_part_of_the_url_but_the_host(
     issuer: Issuer, client: httpx.AsyncClient, clock: Clock, log: Log
 ) -> None:
     issuer.pages[f"{PATH}?api_key=sesame"] = FAILURES["status 500"]
     url = issuer.url.replace("://", "://user:sesame@") + "?api_key=sesame"
     with pytest.raises(AuthKeysUnavailable) as caught:
-        await RemoteKeySet(url, client=client, clock=clock).check()
+        await RemoteKeySet(url, ALGORITHMS, client=client, clock=clock).check()
     assert log == [
         {
             "event": "auth.keys_unavailable",
@@ -664,24 +661,24 @@ async def test_the_log_shows_nothing_of_the_address_but_the_host(
     assert "sesame" not in str(caught.value)
 
 
-# --- Ending ---
+# --- Close ---
 
 
-async def test_one_who_stops_waiting_does_not_end_the_fetch_for_the_others(
+async def test_a_cancelled_caller_does_not_cancel_the_fetch_for_the_others(
     issuer: Issuer, keys: RemoteKeySet
 ) -> None:
     issuer.gate.clear()
-    impatient = asyncio.create_task(found(keys, "old"))
-    patient = asyncio.create_task(found(keys, "old"))
+    cancelled = asyncio.create_task(found(keys, "old"))
+    waiting = asyncio.create_task(found(keys, "old"))
     await until(lambda: issuer.fetches == 1)
-    impatient.cancel()
-    await asyncio.wait([impatient])
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
     issuer.gate.set()
-    assert (await patient).kid == "old"
+    assert (await waiting).kid == "old"
     assert issuer.fetches == 1
 
 
-async def test_closing_ends_a_fetch_that_is_under_way(issuer: Issuer, keys: RemoteKeySet) -> None:
+async def test_closing_cancels_a_running_fetch(issuer: Issuer, keys: RemoteKeySet) -> None:
     issuer.gate.clear()
     waiting = asyncio.create_task(keys.find("old"))
     await until(lambda: issuer.fetches == 1)
@@ -691,31 +688,15 @@ async def test_closing_ends_a_fetch_that_is_under_way(issuer: Issuer, keys: Remo
     assert "timeout" not in str(caught.value)
 
 
-async def test_a_client_that_was_given_stays_open(
+async def test_closing_leaves_a_passed_client_open(
     keys: RemoteKeySet, client: httpx.AsyncClient
 ) -> None:
     await keys.aclose()
     assert not client.is_closed
 
 
-async def test_no_client_need_be_given(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_client_is_optional(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
-    keys = RemoteKeySet(issuer.url)
+    keys = RemoteKeySet(issuer.url, ALGORITHMS)
     await found(keys, "old")
     await keys.aclose()
-
-
-# --- Keys given once ---
-
-
-async def test_given_keys_are_found_and_in_use_for_ever() -> None:
-    document = key_set(OLD.jwk(), NEW.jwk())
-    old, new = parse_key_set(document, frozenset({"EdDSA", "ES256"})).values()
-    keys = StaticKeySet([old])
-    await keys.check()
-    assert await keys.find("old") is old
-    assert await keys.find("old", other_than=old) is None
-    assert await keys.find("old", other_than=new) is old
-    assert await keys.find("new") is None
-    assert keys.holds(old)
-    assert not keys.holds(new)

@@ -5,9 +5,8 @@ from typing import Any, Final
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from jose import jwk, jws
+from jose import jws
 
 from support.jose_tokens import (
     ABSENT,
@@ -19,10 +18,9 @@ from support.jose_tokens import (
     unb64,
 )
 from todo_adapters.jose.keys import (
-    DOCUMENT_MAX,
     KEYS_MAX,
-    Ed25519Key,
-    checked_algorithms,
+    VerificationKey,
+    check_algorithms,
     parse_key_set,
 )
 
@@ -50,28 +48,31 @@ def other_coordinate(entry: dict[str, Any]) -> str:
 
 
 def usable(*entries: object) -> set[str]:
-    return set(parse_key_set(key_set(*entries), ALL))
+    return set(parse_key_set(key_set(*entries), ALL)[0])
 
 
 def reasons(*entries: object) -> list[str]:
-    skipped: list[str] = []
-    parse_key_set(key_set(*entries), ALL, skipped.append)
-    return skipped
+    return parse_key_set(key_set(*entries), ALL)[1]
+
+
+def parsed(entry: dict[str, Any]) -> VerificationKey:
+    (key,) = parse_key_set(key_set(entry), ALL)[0].values()
+    return key
 
 
 @pytest.mark.parametrize("algorithm", JWKS_ALGORITHMS)
 def test_a_key_of_every_algorithm_verifies_what_its_owner_signed(algorithm: str) -> None:
     owner = signer(algorithm)
-    key = parse_key_set(key_set(owner.jwk()), ALL)[owner.kid]
+    key = parsed(owner.jwk())
     assert key.algorithm == algorithm
     assert key.key.verify(b"a message", owner.signature(b"a message"))
     assert not key.key.verify(b"another message", owner.signature(b"a message"))
 
 
 @pytest.mark.parametrize("algorithm", JWKS_ALGORITHMS)
-def test_a_key_refuses_the_signature_of_a_stranger(algorithm: str) -> None:
+def test_a_key_rejects_the_signature_of_another_key(algorithm: str) -> None:
     stranger = signer(algorithm, owner="stranger")
-    key = parse_key_set(key_set(signer(algorithm).jwk()), ALL)[f"kid-{algorithm}"]
+    key = parsed(signer(algorithm).jwk())
     assert not key.key.verify(b"a message", stranger.signature(b"a message"))
 
 
@@ -81,23 +82,14 @@ def test_the_example_of_rfc_8037_verifies() -> None:
         "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc.hgyY0il_MGCjP0JzlnLWG1PPOt7-09P"
         "GcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"
     )
-    key = parse_key_set(key_set(ED25519 | {"x": x}), ALL)["kid-EdDSA"]
+    key = parsed(ED25519 | {"x": x})
     assert jws.verify(token, key.key, ["EdDSA"]) == b"Example of Ed25519 signing"
 
 
-def test_python_jose_signs_with_a_private_ed25519_key_and_never_with_a_public_one() -> None:
-    private = Ed25519PrivateKey.generate()
-    token = jws.sign({"sub": "ada"}, jwk.construct(private, "EdDSA"), algorithm="EdDSA")
-    public = Ed25519Key(private.public_key(), "EdDSA")
-    assert json.loads(jws.verify(token, public, ["EdDSA"])) == {"sub": "ada"}
-    with pytest.raises(NotImplementedError):
-        public.sign(b"a message")
-
-
 @pytest.mark.parametrize("algorithm", ["EdDSA", "ES256", "ES384", "ES512"])
-def test_a_curve_implies_the_algorithm_that_an_old_issuer_leaves_out(algorithm: str) -> None:
+def test_the_curve_implies_a_missing_algorithm(algorithm: str) -> None:
     entry = signer(algorithm).jwk(alg=ABSENT)
-    assert parse_key_set(key_set(entry), ALL)[entry["kid"]].algorithm == algorithm
+    assert parsed(entry).algorithm == algorithm
 
 
 @pytest.mark.parametrize(
@@ -107,14 +99,14 @@ def test_a_curve_implies_the_algorithm_that_an_old_issuer_leaves_out(algorithm: 
         pytest.param(ED25519 | {"key_ops": ["verify"]}, id="key_ops verify"),
         pytest.param(ED25519 | {"kid": "1"}, id="kid 1"),
         pytest.param(ED25519 | {"kid": "k" * 255}, id="kid of 255"),
-        pytest.param(ED25519 | {"x5t": "AAAA", "anything": [1]}, id="members of no concern"),
+        pytest.param(ED25519 | {"x5t": "AAAA", "anything": [1]}, id="unknown members"),
         pytest.param(rsa_entry(3072), id="RSA 3072"),
         pytest.param(RSA | {"n": b64(b"\xff" * 1024)}, id="RSA 8192"),
         pytest.param(RSA | {"e": b64((65539).to_bytes(3))}, id="RSA exponent 65539"),
         pytest.param(RSA | {"e": b64((2**32 - 1).to_bytes(4))}, id="RSA exponent of 32 bits"),
     ],
 )
-def test_is_usable(entry: dict[str, Any]) -> None:
+def test_an_entry_is_usable(entry: dict[str, Any]) -> None:
     assert usable(entry) == {entry["kid"]}
 
 
@@ -123,7 +115,7 @@ UNUSABLE: Final[dict[str, tuple[object, str]]] = {
     "text": ("key", "not a public key"),
     "a list": ([ED25519], "not a public key"),
     "no members": ({}, "kty is missing or not text"),
-    # Not for us to have, or not for signatures.
+    # Secret, private or not for signatures
     "oct": (
         {"kty": "oct", "k": b64(b"s" * 32), "kid": "1", "alg": "HS256"},
         "not a public key",
@@ -139,57 +131,54 @@ UNUSABLE: Final[dict[str, tuple[object, str]]] = {
     "key_ops sign": (ED25519 | {"key_ops": ["sign"]}, "not for signatures"),
     "key_ops empty": (ED25519 | {"key_ops": []}, "not for signatures"),
     "key_ops text": (ED25519 | {"key_ops": "verify"}, "not for signatures"),
-    # No usable name.
+    # Without a usable kid
     "no kid": (signer().jwk(kid=ABSENT), "kid is missing or too long"),
     "kid null": (ED25519 | {"kid": None}, "kid is missing or too long"),
     "kid empty": (ED25519 | {"kid": ""}, "kid is missing or too long"),
     "kid a number": (ED25519 | {"kid": 1}, "kid is missing or too long"),
     "kid too long": (ED25519 | {"kid": "k" * 256}, "kid is missing or too long"),
-    # The algorithm does not fit the key.
-    "RSA without alg": (
-        signer("RS256").jwk(alg=ABSENT),
-        "algorithm and kind of key do not fit",
-    ),
-    "RS256 on OKP": (ED25519 | {"alg": "RS256"}, "algorithm and kind of key do not fit"),
-    "EdDSA on EC": (P256 | {"alg": "EdDSA"}, "algorithm and kind of key do not fit"),
-    "ES256 on RSA": (RSA | {"alg": "ES256"}, "algorithm and kind of key do not fit"),
+    # The algorithm does not fit the key
+    "RSA without alg": (signer("RS256").jwk(alg=ABSENT), "alg is missing or not text"),
+    "RS256 on OKP": (ED25519 | {"alg": "RS256"}, "algorithm and key type do not fit"),
+    "EdDSA on EC": (P256 | {"alg": "EdDSA"}, "algorithm and key type do not fit"),
+    "ES256 on RSA": (RSA | {"alg": "ES256"}, "algorithm and key type do not fit"),
     "ES256 on P-384": (
         signer("ES384").jwk(alg="ES256"),
-        "algorithm and kind of key do not fit",
+        "algorithm and key type do not fit",
     ),
-    "ES512 on P-256": (P256 | {"alg": "ES512"}, "algorithm and kind of key do not fit"),
-    "HS256 on RSA": (RSA | {"alg": "HS256"}, "algorithm and kind of key do not fit"),
-    "none": (ED25519 | {"alg": "none"}, "algorithm and kind of key do not fit"),
-    "RSA-OAEP": (RSA | {"alg": "RSA-OAEP"}, "algorithm and kind of key do not fit"),
-    "ECDH-ES": (P256 | {"alg": "ECDH-ES"}, "algorithm and kind of key do not fit"),
+    "ES512 on P-256": (P256 | {"alg": "ES512"}, "algorithm and key type do not fit"),
+    "HS256 on RSA": (RSA | {"alg": "HS256"}, "algorithm and key type do not fit"),
+    "none": (ED25519 | {"alg": "none"}, "algorithm and key type do not fit"),
+    "RSA-OAEP": (RSA | {"alg": "RSA-OAEP"}, "algorithm and key type do not fit"),
+    "ECDH-ES": (P256 | {"alg": "ECDH-ES"}, "algorithm and key type do not fit"),
     "alg null": (ED25519 | {"alg": None}, "alg is missing or not text"),
     "alg a list": (ED25519 | {"alg": ["EdDSA"]}, "alg is missing or not text"),
-    "alg in lower case": (ED25519 | {"alg": "eddsa"}, "algorithm and kind of key do not fit"),
-    "unknown kty": (ED25519 | {"kty": "AKP"}, "algorithm and kind of key do not fit"),
-    "kty in lower case": (ED25519 | {"kty": "okp"}, "algorithm and kind of key do not fit"),
+    "alg in lower case": (ED25519 | {"alg": "eddsa"}, "algorithm and key type do not fit"),
+    "unknown kty": (ED25519 | {"kty": "AKP"}, "algorithm and key type do not fit"),
+    "kty in lower case": (ED25519 | {"kty": "okp"}, "algorithm and key type do not fit"),
     "kty null": (ED25519 | {"kty": None}, "kty is missing or not text"),
-    # Curves that are not ours.
-    "Ed448": (ED25519 | {"crv": "Ed448"}, "algorithm and kind of key do not fit"),
+    # Unsupported curves
+    "Ed448": (ED25519 | {"crv": "Ed448"}, "algorithm and key type do not fit"),
     "X25519": (
         ED25519
         | {
             "crv": "X25519",
             "x": b64(X25519PrivateKey.generate().public_key().public_bytes_raw()),
         },
-        "algorithm and kind of key do not fit",
+        "algorithm and key type do not fit",
     ),
     "secp256k1": (
         P256 | public_members(ec.generate_private_key(ec.SECP256K1())) | {"crv": "secp256k1"},
-        "algorithm and kind of key do not fit",
+        "algorithm and key type do not fit",
     ),
     "no crv": (signer("ES256").jwk(crv=ABSENT), "crv is missing or not text"),
     "crv a list": (P256 | {"crv": ["P-256"]}, "crv is missing or not text"),
-    # Points that are none, or prove nothing.
+    # Invalid points, and points of small order
     "x missing": (signer().jwk(x=ABSENT), "x is missing or not text"),
     "x a number": (ED25519 | {"x": 1}, "x is missing or not text"),
     "x padded": (ED25519 | {"x": ED25519["x"] + "="}, "not canonical base64url"),
     "x in another alphabet": (ED25519 | {"x": "+/" * 21 + "A"}, "not canonical base64url"),
-    "x outside every alphabet": (ED25519 | {"x": "é" * 43}, "not base64url"),
+    "x not ASCII": (ED25519 | {"x": "é" * 43}, "only ASCII characters"),
     "y missing": (signer("ES256").jwk(y=ABSENT), "y is missing or not text"),
     "EC off the curve": (P256 | {"y": other_coordinate(P256)}, "Invalid EC key"),
     "EC at infinity": (
@@ -205,7 +194,7 @@ UNUSABLE: Final[dict[str, tuple[object, str]]] = {
         P256 | {"x": signer("ES384").jwk()["x"], "y": signer("ES384").jwk()["y"]},
         "coordinates of the wrong length",
     ),
-    # RSA that is weak, or made to keep us busy.
+    # RSA keys that are weak or expensive to use
     "RSA 1024": (rsa_entry(1024), "RSA modulus or exponent out of bounds"),
     "RSA 2040": (rsa_entry(2040), "RSA modulus or exponent out of bounds"),
     "RSA 8200": (
@@ -253,8 +242,8 @@ UNUSABLE: Final[dict[str, tuple[object, str]]] = {
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_an_unusable_entry_is_skipped_with_its_reason(name: str) -> None:
     entry, reason = UNUSABLE[name]
-    (given,) = reasons(entry)
-    assert reason in given
+    (actual,) = reasons(entry)
+    assert reason in actual
 
 
 @pytest.mark.parametrize("member", ["d", "p", "q", "dp", "dq", "qi", "oth", "k"])
@@ -267,7 +256,7 @@ def test_an_ed25519_key_of_another_length_is_skipped(length: int) -> None:
     assert reasons(ED25519 | {"x": b64(b"\x09" * length)})
 
 
-def test_no_unusable_entry_hides_the_usable_ones() -> None:
+def test_usable_entries_among_unusable_ones_are_kept() -> None:
     unusable = [entry for entry, _ in UNUSABLE.values()]
     good = [ED25519 | {"kid": "first"}, *unusable, P256 | {"kid": "last"}]
     assert usable(*good) == {"first", "last"}
@@ -275,29 +264,28 @@ def test_no_unusable_entry_hides_the_usable_ones() -> None:
 
 
 def test_an_entry_for_an_algorithm_that_is_not_configured_is_skipped() -> None:
-    skipped: list[str] = []
-    keys = parse_key_set(key_set(ED25519, RSA), frozenset({"EdDSA"}), skipped.append)
+    keys, skipped = parse_key_set(key_set(ED25519, RSA), frozenset({"EdDSA"}))
     assert set(keys) == {"kid-EdDSA"}
     assert skipped == ["algorithm is not allowed here"]
 
 
 @pytest.mark.parametrize("times", [2, 3])
-def test_a_kid_that_is_given_to_several_keys_names_none(times: int) -> None:
-    rivals = [signer("EdDSA", "1").jwk(), signer("ES256", "1").jwk(), signer("RS256", "1").jwk()]
-    assert usable(*rivals[:times], ED25519) == {"kid-EdDSA"}
-    assert reasons(*rivals[:times]) == ["kid is given twice"]
+def test_keys_with_the_same_kid_are_skipped(times: int) -> None:
+    entries = [signer("EdDSA", "1").jwk(), signer("ES256", "1").jwk(), signer("RS256", "1").jwk()]
+    assert usable(*entries[:times], ED25519) == {"kid-EdDSA"}
+    assert reasons(*entries[:times]) == ["kid is given twice"]
 
 
-def test_a_kid_shared_with_an_unusable_key_still_names_the_usable_one() -> None:
+def test_an_unusable_entry_with_the_same_kid_does_not_matter() -> None:
     assert usable(ED25519, RSA | {"kid": "kid-EdDSA", "use": "enc"}) == {"kid-EdDSA"}
 
 
-def test_many_keys_are_all_usable() -> None:
+def test_a_set_may_have_many_keys() -> None:
     entries = [ED25519 | {"kid": f"key {number}"} for number in range(100)]
     assert len(usable(*entries)) == 100
 
 
-def test_a_set_without_keys_is_a_set() -> None:
+def test_a_set_may_be_empty() -> None:
     assert usable() == set()
 
 
@@ -321,19 +309,14 @@ def test_a_set_without_keys_is_a_set() -> None:
             b'{"keys": [' + b"[" * 40 + b"]" * 40 + b"]}", "bounded depth", id="nested too deep"
         ),
         pytest.param(key_set(*[None] * (KEYS_MAX + 1)), 'no array "keys"', id="too many keys"),
-        pytest.param(key_set(ED25519) + b" " * DOCUMENT_MAX, "too large", id="too large"),
     ],
 )
-def test_what_is_no_key_set_is_refused_as_a_whole(document: bytes, reason: str) -> None:
+def test_a_document_that_is_not_a_key_set_is_rejected(document: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_key_set(document, ALL)
 
 
-def test_a_set_may_be_as_large_as_the_limit() -> None:
-    assert set(parse_key_set(key_set(ED25519).ljust(DOCUMENT_MAX), ALL)) == {"kid-EdDSA"}
-
-
-def test_as_many_keys_as_are_allowed_are_read() -> None:
+def test_a_set_may_have_the_maximum_number_of_keys() -> None:
     entries = [ED25519 | {"kid": f"key {number}"} for number in range(KEYS_MAX)]
     assert len(usable(*entries)) == KEYS_MAX
 
@@ -341,21 +324,18 @@ def test_as_many_keys_as_are_allowed_are_read() -> None:
 @pytest.mark.parametrize(
     "name", ["none", "None", "HS256", "HS384", "HS512", "eddsa", "ES256K", "dir", ""]
 )
-def test_an_algorithm_that_is_none_for_public_keys_is_refused(name: str) -> None:
+def test_an_algorithm_without_public_keys_is_rejected(name: str) -> None:
     with pytest.raises(ValueError, match="AUTH_ALGORITHMS cannot be"):
-        checked_algorithms(["EdDSA", name])
+        check_algorithms(["EdDSA", name])
 
 
-def test_algorithms_must_be_named() -> None:
+def test_the_algorithms_cannot_be_empty() -> None:
     with pytest.raises(ValueError, match="AUTH_ALGORITHMS cannot be empty"):
-        checked_algorithms([])
+        check_algorithms([])
 
 
-def test_every_algorithm_for_public_keys_can_be_chosen() -> None:
-    assert checked_algorithms(JWKS_ALGORITHMS) == ALL
-
-
-Change = Callable[[], dict[str, Any]]
+def test_every_algorithm_with_public_keys_is_accepted() -> None:
+    assert check_algorithms(JWKS_ALGORITHMS) == ALL
 
 
 @pytest.mark.parametrize(
@@ -366,16 +346,15 @@ Change = Callable[[], dict[str, Any]]
         pytest.param(lambda: signer("RS256", owner="stranger").jwk(), id="another key"),
     ],
 )
-def test_keys_are_equal_only_when_name_algorithm_and_key_are(other: Change) -> None:
-    def read(entry: dict[str, Any]) -> object:
-        return next(iter(parse_key_set(key_set(entry), ALL).values()))
+def test_keys_are_equal_if_kid_algorithm_and_public_key_are_equal(
+    other: Callable[[], dict[str, Any]],
+) -> None:
+    assert parsed(RSA) == parsed(dict(RSA))
+    assert parsed(RSA) != parsed(other())
 
-    assert read(RSA) == read(dict(RSA))
-    assert read(RSA) != read(other())
 
-
-def test_a_key_shows_its_name_and_algorithm_alone_and_is_never_altered() -> None:
-    (key,) = parse_key_set(key_set(ED25519), ALL).values()
+def test_a_key_is_immutable_and_shows_only_kid_and_algorithm() -> None:
+    key = parsed(ED25519)
     assert repr(key) == "VerificationKey(kid='kid-EdDSA', algorithm='EdDSA')"
     for member in fields(key):
         with pytest.raises(FrozenInstanceError):
