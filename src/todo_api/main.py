@@ -25,7 +25,12 @@ from todo_adapters.jose.key_sets import RemoteKeySet
 from todo_adapters.jose.verifiers import JwksTokenVerifier, SharedSecretTokenVerifier
 from todo_adapters.postgres import schema
 from todo_adapters.postgres.database import Database
-from todo_adapters.postgres.diagnosis import Diagnosis, explain, inspect_database, translate_errors
+from todo_adapters.postgres.diagnosis import (
+    DatabaseReport,
+    explain,
+    inspect_database,
+    translate_errors,
+)
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl, DatabaseUrlError, parse_database_url
 from todo_adapters.rate_limits import LimitsRateLimiter
@@ -106,7 +111,7 @@ async def open_tasks(settings: Settings) -> AsyncIterator[TaskRepository]:
     try:
         yield PostgresTaskRepository(database)
     except DatabaseUnavailable as failure:
-        raise ConfigurationError(f"database: {explain(failure.__cause__ or failure)}") from None
+        raise ConfigurationError(f"database: {explain(failure)}") from None
     finally:
         await database.close()
 
@@ -179,17 +184,18 @@ def validate_for_production(settings: Settings) -> None:
             missing.append(str(failure))
     if missing:
         raise ConfigurationError("\n".join(missing))
-    address = database_url(settings)
-    if address.is_public and address.tls != "verified":
+    address, network = database_url(settings), settings.database_network
+    is_public = address.is_public if network == "auto" else network == "public"
+    if is_public and address.tls != "verified":
         raise ConfigurationError(
-            f"DATABASE_URL: {address.display_name} is public, but its server need not "
-            "prove its name: use sslmode=verify-full, with sslrootcert=FILE if its certificate is "
-            "not a public one"
+            f"DATABASE_URL: {address.display_name} is reached over a public network, but the "
+            "server's certificate is not verified: write sslmode=verify-full (and sslrootcert=FILE "
+            "for a private CA), or set DATABASE_NETWORK=private if the network is private"
         )
 
 
-async def diagnose_database(settings: Settings) -> Diagnosis:
-    """What the database is like. Raises DatabaseUnavailable, saying why it cannot be used."""
+async def diagnose_database(settings: Settings) -> DatabaseReport:
+    """Inspect the database. Raises DatabaseUnavailable, which explains why it cannot be used."""
     return await inspect_database(database_url(settings))
 
 

@@ -36,6 +36,7 @@ VIOLATIONS: Final = {
         ("todo_adapters/postgres/statements.py", "import todo_adapters.postgres.tasks"),
         ("todo_adapters/postgres/rows.py", "import todo_adapters.postgres.statements"),
         ("todo_adapters/postgres/tables.py", "import todo_adapters.postgres.database"),
+        ("todo_adapters/postgres/hosts.py", "import todo_adapters.postgres.url"),
         ("todo_adapters/postgres/unplaced.py", ""),
     ],
     "Layers of the JOSE adapter": [

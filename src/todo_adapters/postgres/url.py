@@ -1,478 +1,249 @@
-"""The database URL, from what people paste to what SQLAlchemy's asyncpg dialect takes.
+"""Parses database URLs as people paste them.
 
-It is read as libpq reads it (PostgreSQL manual, "Connection URIs" and "Parameter Key Words"), with
-differences on the safe side: TLS is verified unless the URL says otherwise, and what cannot be
-honoured is refused. What is wrong is told by naming parts, options and known words, never by
-repeating a value.
+SQLAlchemy's ``make_url`` splits the URL. This module adds libpq's options and verified TLS, and
+refuses what asyncpg cannot honour. docs/decisions/0010-database-url.md has the reasons.
 """
 
 import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
-from typing import Final, Literal
+from typing import Final, Literal, Self
 from urllib.parse import unquote
 
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
+
+from todo_adapters.postgres.hosts import is_local, is_public, parse_ip
 
 Tls = Literal["none", "unverified", "verified", "local"]
 
-_SHAPE: Final = "postgresql://USER:PASSWORD@HOST/DATABASE"
+_FORM: Final = "postgresql://USER:PASSWORD@HOST/DATABASE"
 _DEFAULT_PORT: Final = 5432
-_PORTS: Final = range(1, 65536)
-_POOLER_PORTS: Final = (6432, 6543)  # PgBouncer's own; Supabase's transaction mode
-_POOLER_SUFFIX: Final = "-pooler"
-# Vercel's older databases are Neon's under a name of Vercel's.
-_NEON_DOMAINS: Final = (".neon.tech", ".postgres.vercel-storage.com")
+_POOLER_PORTS: Final = (6432, 6543)  # PgBouncer's default; Supabase's transaction mode
+_POOLER_HOST: Final = re.compile(r"^([^.]*)-pooler(\.|$)")  # Neon's
+_NEON_DOMAINS: Final = (".neon.tech", ".postgres.vercel-storage.com")  # Vercel resold Neon
 
-_ASSIGNMENT: Final = re.compile(r"(?:export\s+|set\s+)?\w+\s*=", re.IGNORECASE)
-_SCHEME: Final = re.compile(r"(?P<name>[A-Za-z][\w+.:-]*)://(?P<rest>.*)", re.DOTALL)
-_POSTGRES: Final = re.compile(r"postgres(?:ql)?(?:\+\w+)?", re.IGNORECASE)
-_UNSAFE: Final = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff]")
-# A host has no "@", so the last one ends the credentials, as in a browser's and in Node's reading.
-_PARTS: Final = re.compile(
-    r"(?:(?P<credentials>[^/?#]*)@)?(?P<server>[^/?#@]*)"
-    r"(?:/(?P<database>[^/?#@]*))?(?:\?(?P<query>[^#@]*))?"
+_SCHEME: Final = re.compile(r"postgres(?:ql)?(?:\+\w+)?", re.IGNORECASE)
+_UNSAFE: Final = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff]|%(?![0-9A-Fa-f]{2})|%00")
+# What make_url splits correctly. Only credentials may contain "@": the last one ends them.
+_SPLITTABLE: Final = re.compile(
+    r"(?:[^/?#]*@)?(?:\[[^\[\]/?#@]*\]|[^\[\]:/?#@]*)(?::[1-9][0-9]{0,4})?(?:/[^/?#@]*)?"
+    r"(?:\?(?:[^=&#@]+=[^&#@]*|&)*)?"
 )
-_SERVER: Final = re.compile(r"(?:\[(?P<ip>[^\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[^:]*))?")
-_HOST_NAME: Final = re.compile(r"(?:[\w-]{1,63}\.)*[\w-]{1,63}\.?", re.ASCII)
-_PERCENT_ENCODED: Final = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*")
 _PLACEHOLDER: Final = re.compile(r"[*•]+|\[.*\]|<.*>")
+_HOST_NAME: Final = re.compile(r"(?:[\w-]{1,63}\.)*[\w-]{1,63}\.?", re.ASCII)
 _OPTION_NAME: Final = re.compile(r"[a-z]\w{0,39}", re.ASCII | re.IGNORECASE)
 _ENDPOINT: Final = re.compile(r"(?:endpoint|project)=[\w-]+", re.ASCII)
-_SECONDS: Final = re.compile(r"[0-9]{1,6}")
 
-_FOREIGN: Final = {
-    "http": "a web address",
-    "https": "a web address",
-    "jdbc:postgresql": "for Java",
-    "mariadb": "for MariaDB",
-    "mongodb": "for MongoDB",
-    "mssql": "for SQL Server",
-    "mysql": "for MySQL",
-    "prisma": "for Prisma's own proxy, which does not speak PostgreSQL",
-    "redis": "for Redis",
-    "sqlite": "for SQLite",
-}
-
-_READ: Final = frozenset(
-    {"application_name", "connect_timeout", "host", "options", "port"}
-    | {"ssl", "sslmode", "sslrootcert"}
+_MODES: Final = ("disable", "require", "verify-ca", "verify-full")  # from lax to strict
+_NODE_MODES: Final = {"false": "disable", "no-verify": "require", "true": "verify-full"}
+_SUPPORTED_OPTION: Final = re.compile(
+    r"""(?:application_name|connect_timeout|host|port|sslrootcert)=.*
+    | channel_binding=(?:disable|prefer|require) | pgbouncer=(?:true|false)
+    | (?:ssl|sslmode)=(?:disable|require|verify-ca|verify-full|false|no-verify|true)
+    | gssencmode=(?:disable|prefer) | sslnegotiation=postgres | target_session_attrs=any
+    # Without effect here: options of Prisma, Supabase, Vercel, SQLAlchemy, node-postgres and libpq.
+    | (?:connection_limit|max_(?:idle_)?connection_lifetime|pool_timeout|schema|socket_timeout)=.*
+    | (?:single_use_connections|supa|workaround|(?:prepared_)?statement_cache_size)=.*
+    | (?:uselibpqcompat|keepalives(?:_count|_idle|_interval)?)=.*""",
+    re.VERBOSE,
 )
-# Options for other clients and their pools: about the server they say nothing.
-_DROPPED: Final = frozenset(
-    {"connection_limit", "max_connection_lifetime", "max_idle_connection_lifetime", "pool_timeout"}
-    | {"schema", "single_use_connections", "socket_timeout", "statement_cache_size"}  # Prisma
-    | {"supa", "workaround"}  # Supabase, Vercel
-    | {"prepared_statement_cache_size", "uselibpqcompat"}  # SQLAlchemy, node-postgres
-    | {"keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval"}  # libpq
-)
-# Options of which asyncpg can keep the promise for these values only.
-_LIMITED: Final = {
-    "channel_binding": ("disable", "prefer", "require"),
-    "gssencmode": ("disable", "prefer"),
-    "pgbouncer": ("true", "false"),
-    "sslnegotiation": ("postgres",),
-    "target_session_attrs": ("any",),
+_HINTS: Final = {
+    "options": "poolers refuse it; remove it and use ALTER ROLE … SET …",
+    "sslmode": "write verify-full, verify-ca, require or disable; the others allow plain text",
 }
-_REFUSED: Final = {
-    **dict.fromkeys(
-        ("database", "dbname", "password", "user"),
-        f"is out of place after the ?: write {_SHAPE}",
-    ),
-    **dict.fromkeys(
-        ("sslcert", "sslidentity", "sslkey", "sslpassword"),
-        "asks for a client certificate, which is not supported: use a password, and write the file "
-        "with the server's CA, if it is that, as sslrootcert",
-    ),
-    "sslaccept": "is Prisma's alone: write sslmode=verify-full for strict, else sslmode=require",
-}
-
-_MODES: Final = ("disable", "require", "verify-ca", "verify-full")  # the stricter, the later
-# What node-postgres has besides, in its ssl as in its sslmode.
-_MODE_SYNONYMS: Final = {"true": "verify-full", "no-verify": "require", "false": "disable"}
-_TLS: Final[Mapping[str, Tls]] = {
-    "local": "local",
-    "disable": "none",
-    "require": "unverified",
-    "verify-ca": "verified",
-    "verify-full": "verified",
-}
-
-
-_PRIVATE_SUFFIXES: Final = (".internal", ".local", ".localdomain", ".lan", ".home.arpa", ".test")
+_MAY_BE_SECRET: Final = ("password", "sslpassword", "user")
 
 
 class DatabaseUrlError(ValueError):
-    """What is wrong with a database URL and what to write instead: a sentence with no secrets."""
+    """Says what is wrong with a database URL and what to write, without repeating a value."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DatabaseUrl:
-    """Where the database is and how to connect: ``url`` for SQLAlchemy, the rest for asyncpg.
+    """A database and how to connect to it.
 
-    ``via_pooler`` says that a transaction pooler stands in between: the host's first label ends in
-    ``-pooler`` as Neon's do, the port is 6432 or 6543, or the URL has ``pgbouncer=true``. ``tls``
-    says whether the server has to prove its name: ``none`` is plain text over a network, ``local``
-    plain text that never leaves the machine.
+    ``via_pooler`` is true for a transaction pooler: the first label of the host ends in
+    ``-pooler``, the port is 6432 or 6543, or the URL has ``pgbouncer=true``.
     """
 
     url: URL
-    connect_args: Mapping[str, object]
+    ssl_context: ssl.SSLContext | None
     via_pooler: bool
-    tls: Tls
+    application_name: str | None
+    connect_timeout: int | None  # seconds
+
+    @property
+    def tls(self) -> Tls:
+        """``none`` is plain text over a network, ``local`` plain text inside this machine."""
+        if self.ssl_context is None:
+            return "local" if is_local(self._host) else "none"
+        return "verified" if self.ssl_context.verify_mode else "unverified"
+
+    @property
+    def connect_args(self) -> dict[str, object]:
+        """The arguments of ``asyncpg.connect`` that are not in ``url``."""
+        arguments: dict[str, object] = {"ssl": self.ssl_context or False}
+        if self.via_pooler:
+            arguments["statement_cache_size"] = 0  # poolers share server-side statement names
+        if self.application_name:
+            arguments["server_settings"] = {"application_name": self.application_name}
+        if self.connect_timeout:
+            arguments["timeout"] = self.connect_timeout
+        return arguments
 
     @property
     def display_name(self) -> str:
         """Host and database, for logs."""
-        host = self.url.host or str(self.url.query["host"])
-        server = f"[{host}]" if _is_ip(host) and ":" in host else host
+        host = f"[{self._host}]" if parse_ip(self._host) and ":" in self._host else self._host
         port = "" if self.url.port == _DEFAULT_PORT else f":{self.url.port}"
-        return f"{server}{port}/{self.url.database}"
+        return f"{host}{port}/{self.url.database}"
 
     @property
     def is_public(self) -> bool:
-        """Whether the way there may lead through networks that are not one's own.
+        """Whether the connection may cross the internet, judged by the host."""
+        return is_public(self._host)
 
-        A private address is not, nor a name without a dot or under a suffix for private use.
-        """
-        host = self.url.host or ""
-        if not host or _is_loopback(host):
-            return False
-        if _is_ip(host):
-            return ip_address(host).is_global
-        return "." in host and not host.endswith(_PRIVATE_SUFFIXES)
+    @property
+    def _host(self) -> str:
+        return self.url.host or str(self.url.query["host"])
 
     def __repr__(self) -> str:
         return f"DatabaseUrl({self.display_name})"
 
-    def direct(self) -> "DatabaseUrl":
-        """The server behind Neon's pooler, for migrations; any other address as it is."""
-        host = self.url.host or ""
-        if not (self.via_pooler and _is_neon(host)):
+    def direct(self) -> Self:
+        """The server behind Neon's pooler, for migrations. Other URLs are returned unchanged."""
+        if not (self.via_pooler and self._host.endswith(_NEON_DOMAINS)):
             return self
-        endpoint, _, domain = host.partition(".")
-        return replace(
-            self,
-            url=self.url.set(host=f"{endpoint.removesuffix(_POOLER_SUFFIX)}.{domain}"),
-            connect_args={
-                name: value
-                for name, value in self.connect_args.items()
-                if name != "statement_cache_size"
-            },
-            via_pooler=False,
-        )
+        host = _POOLER_HOST.sub(r"\1\2", self._host)
+        return replace(self, url=self.url.set(host=host), via_pooler=False)
 
 
 def parse_database_url(text: str) -> DatabaseUrl:
-    """The address that a pasted URL means. Raises DatabaseUrlError.
+    """Parse a pasted URL with at least a host and a database. Raises DatabaseUrlError.
 
-    A user or password that is left out is looked for where libpq looks (``PGUSER``, ``PGPASSWORD``,
-    ``.pgpass``); host and database are never guessed.
+    asyncpg looks for a missing user or password where libpq does (``PGUSER``, ``.pgpass``, …).
     """
-    parts = _parts(_without_scheme(text.strip().strip("\"'`").strip()))
-    user, password = _credentials(parts["credentials"])
-    options = _options(parts["query"])
-    host, port = _server(parts["server"], options)
-    _refuse_startup_options(host, options)
-    mode = _tls_mode(host, options)
-    via_pooler = _is_pooled(host, port, options)
-    on_socket = host.startswith("/")
-    url = URL.create(
-        "postgresql+asyncpg",
-        user or None,
-        password or None,
-        None if on_socket else host,
-        port,
-        _database(parts["database"]),
-        query={"host": host} if on_socket else {},
+    parts = _split(text.strip().strip("\"'`").strip())
+    host = _host(str(parts.query.get("host") or unquote(parts.host or "")))
+    options = _options(parts, is_neon=host.endswith(_NEON_DOMAINS))
+    port = _number("port", options.get("port") or str(parts.port or _DEFAULT_PORT), 1, 65535)
+    if not (parts.database and parts.database.isprintable()):
+        raise DatabaseUrlError(f"The database URL has no name of a database: write {_FORM}.")
+    is_socket = host.startswith("/")
+    url = parts.set(
+        drivername="postgresql+asyncpg",
+        host="" if is_socket else host,
+        port=port,
+        query={"host": host} if is_socket else {},
     )
     return DatabaseUrl(
-        url, _connect_args(mode, options, via_pooler=via_pooler), via_pooler, _TLS[mode]
+        url,
+        _ssl_context(_tls_mode(host, options), options.get("sslrootcert")),
+        via_pooler=port in _POOLER_PORTS
+        or bool(_POOLER_HOST.match(host))
+        or options.get("pgbouncer") == "true",
+        application_name=options.get("application_name"),
+        connect_timeout=_number("connect_timeout", options.get("connect_timeout", "0"), 0, 86400),
     )
 
 
-def _without_scheme(text: str) -> str:
-    if not text:
-        raise DatabaseUrlError(f"The database URL is empty: write {_SHAPE}.")
-    if "psql" in text.split():
+def _split(text: str) -> URL:
+    scheme, _, rest = text.partition("://")
+    if not _SCHEME.fullmatch(scheme):
         raise DatabaseUrlError(
-            "The database URL is a psql command: write only what stands between its quotes, from "
-            "postgresql:// on."
+            "The database URL does not start with postgresql://: write only the URL of a "
+            f"PostgreSQL database, without psql, export or the name of a variable: {_FORM}."
         )
-    if _ASSIGNMENT.match(text):
+    if _UNSAFE.search(rest) or unquote(rest, errors="ignore") != unquote(rest):
         raise DatabaseUrlError(
-            f'The database URL begins with a name and "=": write only the URL, {_SHAPE}.'
+            'The database URL contains white space, a control character or a "%" that does not '
+            "start a percent-encoded character: write a space as %20, and % as %25."
         )
-    scheme = _SCHEME.fullmatch(text)
-    if scheme is None or not _POSTGRES.fullmatch(scheme["name"]):
-        raise DatabaseUrlError(_foreign("" if scheme is None else scheme["name"]))
-    return scheme["rest"]
-
-
-def _foreign(scheme: str) -> str:
-    kind = _FOREIGN.get(scheme.lower().partition("+")[0])
-    if kind is None:
-        return f"The database URL does not begin with postgresql://: write {_SHAPE}."
-    return f"The database URL is {kind}: write one for PostgreSQL, {_SHAPE}."
-
-
-def _parts(rest: str) -> Mapping[str, str]:
-    if _UNSAFE.search(rest):
+    if not _SPLITTABLE.fullmatch(rest):
         raise DatabaseUrlError(
-            "The database URL has white space or a control character inside: write it in one "
-            "piece, and a space that belongs there as %20."
+            "The database URL cannot be split into its parts: write "
+            "postgresql://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE, an IPv6 address in "
+            "brackets, and in user, password and values @ as %40, / as %2F, ? as %3F, # as %23."
         )
-    parts = _PARTS.fullmatch(rest)
-    if parts is None:
-        raise DatabaseUrlError(
-            'The database URL has an "@", "/" or "#" out of place, so that it cannot be read: '
-            "inside user, password and options write @ as %40, / as %2F, ? as %3F and # as %23."
-        )
-    return parts.groupdict(default="")
+    # make_url ends a password at its first "@", and reads "+" in an option as a space.
+    credentials, at, location = rest.replace("+", "%2B").rpartition("@")
+    rest = f"{credentials.replace('@', '%40')}{at}{location}"
+    parts = make_url(f"postgresql://{rest}", keep_blank_values=True)
+    if _PLACEHOLDER.fullmatch(parts.password or ""):
+        raise DatabaseUrlError("The password is a placeholder: write the real one.")
+    return parts
 
 
-def _credentials(text: str) -> tuple[str, str]:
-    user, _, password = text.partition(":")
-    if _PLACEHOLDER.fullmatch(password):
-        raise DatabaseUrlError(
-            "The password is a placeholder: copy the URL again with the password shown, or write "
-            "the password in its place."
-        )
-    return _decoded("user", user), _decoded("password", password)
-
-
-def _options(query: str) -> Mapping[str, str]:
+def _options(parts: URL, *, is_neon: bool) -> Mapping[str, str]:
     """The options by name.
 
-    An unencoded ``&`` makes further options of a secret's remainder. Therefore those that could
-    hold a secret are refused before any other is named.
+    An unencoded "&" in a secret makes options of the rest of the secret. An option that may hold a
+    secret is therefore refused before any other option is named in a message.
     """
-    pairs = [_option(pair) for pair in query.split("&") if pair]
-    for name, _ in pairs:
-        if name in _REFUSED:
-            raise DatabaseUrlError(f"The option {name} {_REFUSED[name]}.")
-    for name, value in pairs:
-        _refuse_unsupported(name, value)
-    options = dict(pairs)
-    if len(options) < len(pairs):
-        raise DatabaseUrlError("An option of the database URL is given twice: write it once.")
+    options = {}
+    for name in sorted(parts.query, key=lambda name: name not in _MAY_BE_SECRET):
+        value = parts.query[name]
+        if not isinstance(value, str):
+            raise DatabaseUrlError("The database URL has an option twice: write it once.")
+        # Neon's endpoint is for clients without SNI. asyncpg sends SNI.
+        if name == "options" and is_neon and _ENDPOINT.fullmatch(value):
+            continue
+        if not _SUPPORTED_OPTION.fullmatch(f"{name}={value}"):
+            named = f"option {name}" if _OPTION_NAME.fullmatch(name) else "name of an option"
+            hint = _HINTS.get(name, f"remove it, and write {_FORM}")
+            raise DatabaseUrlError(f"The {named} is not supported like this: {hint}.")
+        options[name] = value
     return options
 
 
-def _option(pair: str) -> tuple[str, str]:
-    name, equals, value = pair.partition("=")
-    if not equals:
-        raise DatabaseUrlError(
-            'An option of the database URL has no value: after the "?" write NAME=VALUE&…, and in '
-            "a password ? as %3F."
-        )
-    return _decoded("name of an option", name), _decoded("value of an option", value)
-
-
-def _refuse_unsupported(name: str, value: str) -> None:
-    if name in _READ | _DROPPED:
-        return
-    if name not in _LIMITED:
-        named = f"option {name}" if _OPTION_NAME.fullmatch(name) else "name of an option"
-        raise DatabaseUrlError(f"The {named} is not known here: take the option out of the URL.")
-    if value not in _LIMITED[name]:
-        raise DatabaseUrlError(
-            f"The option {name} cannot have that value here: write "
-            f"{' or '.join(_LIMITED[name])}, or take the option out of the URL."
-        )
-
-
-def _server(text: str, options: Mapping[str, str]) -> tuple[str, int]:
-    """Host, or the directory of the socket, and port; options go before, as in libpq."""
-    _refuse_several(text)
-    server = _SERVER.fullmatch(text)
-    if server is None:
-        raise DatabaseUrlError(
-            "The host and port cannot be read: write HOST or HOST:PORT, with an IPv6 address in "
-            "brackets."
-        )
-    host = options.get("host") or _decoded("host", server["ip"] or server["name"] or "")
-    return _host(host), _port(options.get("port") or server["port"] or str(_DEFAULT_PORT))
-
-
-def _refuse_several(hosts: str) -> None:
-    if "," in hosts:
-        raise DatabaseUrlError(
-            "The database URL names several hosts, and a write must not reach a standby: write "
-            "only the primary."
-        )
-
-
 def _host(host: str) -> str:
-    _refuse_several(host)
-    if not host:
-        raise DatabaseUrlError(
-            "The database URL names no host: write localhost, or ?host=/DIRECTORY for a socket."
-        )
-    if host.isprintable() and (host.startswith("/") or _is_ip(host)):
+    if host.isprintable() and (host.startswith("/") or parse_ip(host)):
         return host
     if _HOST_NAME.fullmatch(host):
         return host.lower().removesuffix(".")
     raise DatabaseUrlError(
-        "The host is neither a name nor an address: write letters, digits, hyphens and dots."
+        "The database URL has no valid host: write one name or address, or ?host=/DIRECTORY."
     )
 
 
-def _port(text: str) -> int:
-    if re.fullmatch(r"[0-9]{1,5}", text) and int(text) in _PORTS:
+def _number(name: str, text: str, lowest: int, highest: int) -> int:
+    if re.fullmatch(r"[0-9]{1,5}", text) and lowest <= int(text) <= highest:
         return int(text)
-    raise DatabaseUrlError(
-        "The port is no number from 1 to 65535: write one, or if a password begins there, its / as "
-        "%2F and its ? as %3F."
-    )
-
-
-def _database(text: str) -> str:
-    database = _decoded("database", text)
-    if not database:
-        raise DatabaseUrlError(f"The database URL names no database: write {_SHAPE}.")
-    if not database.isprintable():
-        raise DatabaseUrlError("The database has a control character: write its name without.")
-    return database
-
-
-def _decoded(part: str, text: str) -> str:
-    try:
-        decoded = unquote(text, errors="strict")
-    except UnicodeDecodeError:
-        decoded = "\0"
-    if "\0" in decoded or not _PERCENT_ENCODED.fullmatch(text):
-        raise DatabaseUrlError(
-            f'The {part} has a "%" that begins no percent-encoded UTF-8 character: write a "%" '
-            "that belongs there as %25."
-        )
-    return decoded
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (_is_ip(host) and ip_address(host).is_loopback)
-
-
-def _is_neon(host: str) -> bool:
-    return host.endswith(_NEON_DOMAINS)
-
-
-def _is_pooled(host: str, port: int, options: Mapping[str, str]) -> bool:
-    return (
-        host.partition(".")[0].endswith(_POOLER_SUFFIX)
-        or port in _POOLER_PORTS
-        or options.get("pgbouncer") == "true"
-    )
-
-
-def _refuse_startup_options(host: str, options: Mapping[str, str]) -> None:
-    value = options.get("options")
-    # Neon wants its endpoint there from clients that do not name the host in TLS; asyncpg does.
-    if value is None or (_is_neon(host) and _ENDPOINT.fullmatch(value)):
-        return
-    raise DatabaseUrlError(
-        "The option options does not pass through poolers: take it out of the URL, and make its "
-        "settings the role's (ALTER ROLE … SET …)."
-    )
+    raise DatabaseUrlError(f"The {name} is not a number from {lowest} to {highest}: write one.")
 
 
 def _tls_mode(host: str, options: Mapping[str, str]) -> str:
-    """What counts in the end: one of libpq's modes, or ``local`` for no TLS on this machine.
+    """The effective sslmode: the stricter of ``sslmode`` and node-postgres's ``ssl``.
 
-    Without a mode every host but loopback is verified. Neon's certificates are publicly trusted, so
-    that there every mode verifies. As in libpq a CA file turns ``require`` into ``verify-ca``; with
-    the CAs of the whole web ``verify-ca`` would prove nothing and means ``verify-full``.
+    Without either, every host except loopback is verified. Neon has public certificates, so every
+    mode verifies there. A CA file turns ``require`` into ``verify-ca``, as in libpq. ``verify-ca``
+    with public CAs would accept anybody's certificate, so it becomes ``verify-full``.
     """
-    mode = _verifying(_asked_mode(options), host, options.get("sslrootcert"))
-    if options.get("channel_binding") == "require" and mode != "verify-full":
-        raise DatabaseUrlError(
-            "The option channel_binding=require needs a verified server: write sslmode=verify-full "
-            "too, or take channel_binding out of the URL."
-        )
-    return mode
-
-
-def _verifying(mode: str | None, host: str, ca: str | None) -> str:
+    is_neon, ca = host.endswith(_NEON_DOMAINS), options.get("sslrootcert")
+    asked = [options[name] for name in ("sslmode", "ssl") if name in options]
+    default = "disable" if is_local(host) and not ca else "verify-full"
+    mode = max((_NODE_MODES.get(mode, mode) for mode in asked), key=_MODES.index, default=default)
+    if mode == "disable" and is_neon:
+        raise DatabaseUrlError("Neon refuses plain text: remove sslmode=disable from the URL.")
     if host.startswith("/"):
-        return "local"
-    if mode is None:
-        mode = "disable" if _is_loopback(host) and not ca else "verify-full"
-    if mode == "disable":
-        return _plain(host)
-    if _is_neon(host) or ca == "system":
-        return "verify-full"
-    if ca:
-        return max(mode, "verify-ca", key=_MODES.index)
-    return "verify-full" if mode == "verify-ca" else mode
-
-
-def _plain(host: str) -> str:
-    if _is_neon(host):
-        raise DatabaseUrlError("Neon refuses plain text: take sslmode=disable out of the URL.")
-    return "local" if _is_loopback(host) else "disable"
-
-
-def _asked_mode(options: Mapping[str, str]) -> str | None:
-    """The stricter of ``sslmode`` and node-postgres's ``ssl``, None when neither is given."""
-    asked = [_mode(options[name]) for name in ("sslmode", "ssl") if name in options]
-    return max(asked, key=_MODES.index, default=None)
-
-
-def _mode(word: str) -> str:
-    mode = _MODE_SYNONYMS.get(word, word)
-    if mode in {"allow", "prefer"}:
-        raise DatabaseUrlError(
-            f"The option sslmode={mode} falls back to plain text in silence: write "
-            "sslmode=verify-full, or disable if plain text is meant."
-        )
-    if mode not in _MODES:
-        raise DatabaseUrlError(
-            "The option sslmode cannot have that value: write disable, require, verify-ca or "
-            "verify-full."
-        )
+        mode = "disable"
+    elif mode != "disable" and (is_neon or ca == "system" or (mode == "verify-ca" and not ca)):
+        mode = "verify-full"
+    elif mode == "require" and ca:
+        mode = "verify-ca"
+    if options.get("channel_binding") == "require" and mode != "verify-full":
+        raise DatabaseUrlError("The option channel_binding=require needs sslmode=verify-full.")
     return mode
 
 
-def _connect_args(
-    mode: str, options: Mapping[str, str], *, via_pooler: bool
-) -> Mapping[str, object]:
-    arguments: dict[str, object] = {"ssl": _tls_context(mode, options.get("sslrootcert"))}
-    if via_pooler:
-        # A statement's name may mean another client's statement on the connection behind.
-        arguments["statement_cache_size"] = 0
-    if name := options.get("application_name"):
-        arguments["server_settings"] = {"application_name": name}
-    if seconds := _connect_timeout(options.get("connect_timeout", "0")):
-        arguments["timeout"] = seconds
-    return arguments
-
-
-def _connect_timeout(text: str) -> int:
-    if not _SECONDS.fullmatch(text):
-        raise DatabaseUrlError("The option connect_timeout is no number: write whole seconds.")
-    return int(text)
-
-
-def _tls_context(mode: str, ca: str | None) -> ssl.SSLContext | Literal[False]:
-    if mode in {"local", "disable"}:
-        return False
+def _ssl_context(mode: str, ca: str | None) -> ssl.SSLContext | None:
+    if mode == "disable":
+        return None
     try:
         context = ssl.create_default_context(cafile=None if ca == "system" else ca or None)
     except OSError:
-        raise DatabaseUrlError(
-            "The option sslrootcert names no readable file of PEM certificates: write the path of "
-            "one, or system for the CAs that this machine trusts."
-        ) from None
+        raise DatabaseUrlError("The option sslrootcert is not a readable PEM file.") from None
     context.check_hostname = mode == "verify-full"
     if mode == "require":
         context.verify_mode = ssl.CERT_NONE

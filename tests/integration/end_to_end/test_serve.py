@@ -68,11 +68,11 @@ REFUSALS: Final = {
     "no auth server": ({"BETTER_AUTH_URL": ""}, "BETTER_AUTH_URL is missing: set it to"),
     "another kind of database": (
         {"DATABASE_URL": f"mysql://ada:{PASSWORD}@localhost/todo"},
-        "DATABASE_URL: The database URL is for MySQL: write one for PostgreSQL",
+        "DATABASE_URL: The database URL does not start with postgresql://",
     ),
     "a password that hides the host": (
         {"DATABASE_URL": f"postgresql://ada:{PASSWORD}/slash@localhost/todo"},
-        "inside user, password and options write @ as %40, / as %2F",
+        "in user, password and values @ as %40, / as %2F",
     ),
     "every origin": ({"CORS_ORIGINS": "*"}, "CORS_ORIGINS must be exact origins"),
     "no secret": (SHARED_SECRET | {"BETTER_AUTH_SECRET": ""}, "BETTER_AUTH_SECRET is missing"),

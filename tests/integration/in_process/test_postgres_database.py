@@ -105,8 +105,7 @@ async def single(proxy: PostgresProxy) -> AsyncIterator[Database]:
 
 def via_pooler(database_url: DatabaseUrl) -> DatabaseUrl:
     """The same URL as if a transaction pooler were there."""
-    connect_args = {**database_url.connect_args, "statement_cache_size": 0}
-    return replace(database_url, via_pooler=True, connect_args=connect_args)
+    return replace(database_url, via_pooler=True)
 
 
 @pytest.mark.usefixtures("database")  # empties the tables

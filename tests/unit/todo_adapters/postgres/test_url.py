@@ -32,7 +32,7 @@ VERCEL_POOLER: Final = "ep-old-sky-123456-pooler.us-east-1.postgres.vercel-stora
 SUPABASE_POOLER: Final = "aws-0-eu-west-1.pooler.supabase.com"
 RENDER: Final = "dpg-abc123-a.oregon-postgres.render.com"
 HEROKU: Final = "ec2-1-2-3-4.compute-1.amazonaws.com"
-SHAPE: Final = "postgresql://USER:PASSWORD@HOST/DATABASE"
+FORM: Final = "postgresql://USER:PASSWORD@HOST/DATABASE"
 
 
 class Pasted(NamedTuple):
@@ -203,218 +203,147 @@ ACCEPTED: Final = {
     ),
 }
 
-UNREADABLE: Final = (
-    'The database URL has an "@", "/" or "#" out of place, so that it cannot be read: inside user, '
-    "password and options write @ as %40, / as %2F, ? as %3F and # as %23."
+NOT_POSTGRESQL: Final = (
+    "The database URL does not start with postgresql://: write only the URL of a PostgreSQL "
+    f"database, without psql, export or the name of a variable: {FORM}."
 )
-SPACED: Final = (
-    "The database URL has white space or a control character inside: write it in one piece, and a "
-    "space that belongs there as %20."
+UNSAFE: Final = (
+    'The database URL contains white space, a control character or a "%" that does not start a '
+    "percent-encoded character: write a space as %20, and % as %25."
 )
-PORT: Final = (
-    "The port is no number from 1 to 65535: write one, or if a password begins there, its / as %2F "
-    "and its ? as %3F."
+NOT_SPLITTABLE: Final = (
+    "The database URL cannot be split into its parts: write "
+    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE, an IPv6 address in brackets, and "
+    "in user, password and values @ as %40, / as %2F, ? as %3F, # as %23."
 )
-HOST: Final = "The host is neither a name nor an address: write letters, digits, hyphens and dots."
-SERVER: Final = (
-    "The host and port cannot be read: write HOST or HOST:PORT, with an IPv6 address in brackets."
-)
-NO_HOST: Final = (
-    "The database URL names no host: write localhost, or ?host=/DIRECTORY for a socket."
-)
-SEVERAL: Final = (
-    "The database URL names several hosts, and a write must not reach a standby: write only the "
-    "primary."
-)
-NO_SCHEME: Final = f"The database URL does not begin with postgresql://: write {SHAPE}."
-ASSIGNMENT: Final = f'The database URL begins with a name and "=": write only the URL, {SHAPE}.'
-PSQL: Final = (
-    "The database URL is a psql command: write only what stands between its quotes, from "
-    "postgresql:// on."
-)
-PLACEHOLDER: Final = (
-    "The password is a placeholder: copy the URL again with the password shown, or write the "
-    "password in its place."
-)
-PLAIN_TEXT: Final = (
-    "falls back to plain text in silence: write sslmode=verify-full, or disable if plain text is "
-    "meant."
-)
-CHANNEL_BINDING: Final = (
-    "The option channel_binding=require needs a verified server: write sslmode=verify-full too, or "
-    "take channel_binding out of the URL."
-)
-STARTUP: Final = (
-    "The option options does not pass through poolers: take it out of the URL, and make its "
-    "settings the role's (ALTER ROLE … SET …)."
-)
-NO_VALUE: Final = (
-    'An option of the database URL has no value: after the "?" write NAME=VALUE&…, and in a '
-    "password ? as %3F."
-)
-UNKNOWN_MODE: Final = (
-    "The option sslmode cannot have that value: write disable, require, verify-ca or verify-full."
-)
-PRISMAS: Final = (
-    "The option sslaccept is Prisma's alone: write sslmode=verify-full for strict, else "
-    "sslmode=require."
-)
-CERTIFICATE: Final = (
-    "asks for a client certificate, which is not supported: use a password, and write the file "
-    "with the server's CA, if it is that, as sslrootcert."
-)
-CA_FILE: Final = (
-    "The option sslrootcert names no readable file of PEM certificates: write the path of one, or "
-    "system for the CAs that this machine trusts."
-)
+PORT: Final = "The port is not a number from 1 to 65535: write one."
+TIMEOUT: Final = "The connect_timeout is not a number from 0 to 86400: write one."
+HOST: Final = "The database URL has no valid host: write one name or address, or ?host=/DIRECTORY."
+DATABASE: Final = f"The database URL has no name of a database: write {FORM}."
+PLACEHOLDER: Final = "The password is a placeholder: write the real one."
+CHANNEL_BINDING: Final = "The option channel_binding=require needs sslmode=verify-full."
+CA_FILE: Final = "The option sslrootcert is not a readable PEM file."
+TWICE: Final = "The database URL has an option twice: write it once."
+NEON_TLS: Final = "Neon refuses plain text: remove sslmode=disable from the URL."
 
 
-def _foreign(kind: str) -> str:
-    return f"The database URL is {kind}: write one for PostgreSQL, {SHAPE}."
+def _unsupported(option: str, hint: str = f"remove it, and write {FORM}") -> str:
+    return f"The {option} is not supported like this: {hint}."
 
 
-def _percent(part: str) -> str:
-    return (
-        f'The {part} has a "%" that begins no percent-encoded UTF-8 character: write a "%" that '
-        "belongs there as %25."
-    )
+MODE: Final = _unsupported(
+    "option sslmode",
+    "write verify-full, verify-ca, require or disable; the others allow plain text",
+)
+STARTUP: Final = _unsupported(
+    "option options", "poolers refuse it; remove it and use ALTER ROLE … SET …"
+)
+SERVER: Final = f"postgresql://{LOGIN}@db/todos"
 
-
-def _unknown(option: str) -> str:
-    return f"The {option} is not known here: take the option out of the URL."
-
-
-def _limited(option: str, values: str) -> str:
-    return (
-        f"The option {option} cannot have that value here: write {values}, or take the option out "
-        "of the URL."
-    )
-
-
-def _misplaced(option: str) -> str:
-    return f"The option {option} is out of place after the ?: write {SHAPE}."
-
-
-# What is pasted, and the sentence that its owner reads.
-REFUSED: Final[list[tuple[str, str]]] = [
-    ("", f"The database URL is empty: write {SHAPE}."),
-    (' "" ', f"The database URL is empty: write {SHAPE}."),
-    (f"psql 'postgresql://{LOGIN}@{NEON}/neondb?sslmode=require'", PSQL),
-    (f"PGPASSWORD={PASSWORD} psql -h {NEON} -U {USER} neondb", PSQL),
-    (f"DATABASE_URL=postgresql://{LOGIN}@{NEON}/neondb", ASSIGNMENT),
-    (f"export DATABASE_URL='postgresql://{LOGIN}@{NEON}/neondb'", ASSIGNMENT),
-    (f"host={NEON} user={USER} password={PASSWORD} dbname=neondb", ASSIGNMENT),
-    (f"Host={NEON};Username={USER};Password={PASSWORD};Database=neondb", ASSIGNMENT),
-    (f"{LOGIN}@{NEON}/neondb", NO_SCHEME),
-    (f"postgresql:{LOGIN}@{NEON}/neondb", NO_SCHEME),
-    (f"{USER}://{PASSWORD}@{NEON}/neondb", NO_SCHEME),
-    (f"mysql://{LOGIN}@localhost:3306/todos", _foreign("for MySQL")),
-    (f"mysql+aiomysql://{LOGIN}@localhost/todos", _foreign("for MySQL")),
-    ("sqlite+aiosqlite:///hush.db", _foreign("for SQLite")),
-    (f"mongodb+srv://{LOGIN}@cluster0.example.net/todos", _foreign("for MongoDB")),
-    (f"https://{LOGIN}@hush.supabase.co", _foreign("a web address")),
-    (f"jdbc:postgresql://{NEON}/neondb?user={USER}&password={PASSWORD}", _foreign("for Java")),
-    (
-        f"prisma://accelerate.prisma-data.net/?api_key={PASSWORD}",
-        _foreign("for Prisma's own proxy, which does not speak PostgreSQL"),
-    ),
-    (
+REFUSED: Final[dict[str, list[str]]] = {
+    NOT_POSTGRESQL: [
+        "",
+        ' "" ',
+        f"psql 'postgresql://{LOGIN}@{NEON}/neondb?sslmode=require'",
+        f"PGPASSWORD={PASSWORD} psql -h {NEON} -U {USER} neondb",
+        f"DATABASE_URL=postgresql://{LOGIN}@{NEON}/neondb",
+        f"export DATABASE_URL='postgresql://{LOGIN}@{NEON}/neondb'",
+        f"host={NEON} user={USER} password={PASSWORD} dbname=neondb",
+        f"{LOGIN}@{NEON}/neondb",
+        f"postgresql:{LOGIN}@{NEON}/neondb",
+        f"{USER}://{PASSWORD}@{NEON}/neondb",
+        f"mysql+aiomysql://{LOGIN}@localhost/todos",
+        "sqlite+aiosqlite:///hush.db",
+        f"https://{LOGIN}@hush.supabase.co",
+        f"jdbc:postgresql://{NEON}/neondb?user={USER}&password={PASSWORD}",
         f"prisma+postgres://accelerate.prisma-data.net/?api_key={PASSWORD}",
-        _foreign("for Prisma's own proxy, which does not speak PostgreSQL"),
-    ),
-    (f"postgresql://{LOGIN} @{NEON}/neondb", SPACED),
-    (f"postgresql://{LOGIN}@{NEON}\n/neondb", SPACED),
-    (f"postgresql://{LOGIN}\udcff@{NEON}/neondb", SPACED),
-    (f"postgresql://{LOGIN}/hush@{NEON}/neondb", UNREADABLE),
-    (f"postgresql://{LOGIN}?hush@{NEON}/neondb", UNREADABLE),
-    (f"postgresql://{LOGIN}#hush@{NEON}/neondb", UNREADABLE),
-    (f"postgresql://{USER}:1?hush=hush@{NEON}/neondb", UNREADABLE),
-    (f"postgresql://{LOGIN}@/hush?hush=1@{NEON}/neondb", UNREADABLE),
-    (f"postgresql://{LOGIN}@{NEON}/neondb#hush", UNREADABLE),
-    (f"postgresql://{LOGIN}@{NEON}/neondb/hush", UNREADABLE),
-    (f"postgresql://{LOGIN}", PORT),
-    (f"postgresql://{USER}:hush?hush", NO_VALUE),
-    (f"postgresql://{LOGIN}%@{NEON}/neondb", _percent("password")),
-    (f"postgresql://{LOGIN}%zz@{NEON}/neondb", _percent("password")),
-    (f"postgresql://{LOGIN}%ff@{NEON}/neondb", _percent("password")),
-    (f"postgresql://{LOGIN}%00@{NEON}/neondb", _percent("password")),
-    (f"postgresql://{USER}%:{PASSWORD}@{NEON}/neondb", _percent("user")),
-    (f"postgresql://{LOGIN}@%zz/neondb", _percent("host")),
-    (f"postgresql://{LOGIN}@{NEON}/%zz", _percent("database")),
-    (f"postgresql://{LOGIN}@{NEON}/neondb?%zz=1", _percent("name of an option")),
-    (f"postgresql://{LOGIN}@{NEON}/neondb?sslmode=%zz", _percent("value of an option")),
-    (f"postgresql://{USER}:****************@{NEON}/neondb", PLACEHOLDER),
-    (f"postgresql://{USER}:[YOUR-PASSWORD]@db.hush.supabase.co:5432/postgres", PLACEHOLDER),
-    (f"postgresql://{USER}:<password>@{NEON}/neondb", PLACEHOLDER),
-    (f"postgresql://{LOGIN}@/todos", NO_HOST),
-    ("postgresql:///todos", NO_HOST),
-    (f"postgresql://{LOGIN}@db1,db2:5433/todos", SEVERAL),
-    (f"postgresql://{LOGIN}@/todos?host=db1,db2", SEVERAL),
-    (f"postgresql://{LOGIN}@::1/todos", SERVER),
-    (f"postgresql://{LOGIN}@[::1/todos", SERVER),
-    (f"postgresql://{LOGIN}@[::zz]/todos", HOST),
-    (f"postgresql://{LOGIN}@db..example.com/todos", HOST),
-    (f"postgresql://{LOGIN}@%2Ftmp%0Ahush/todos", HOST),
-    (f"postgresql://{LOGIN}@{'d' * 64}.example.com/todos", HOST),
-    (f"postgresql://{LOGIN}@db:0/todos", PORT),
-    (f"postgresql://{LOGIN}@db:65536/todos", PORT),
-    (f"postgresql://{LOGIN}@db:five/todos", PORT),
-    (f"postgresql://{LOGIN}@db/todos?port=-1", PORT),
-    (f"postgresql://{LOGIN}@{NEON}", f"The database URL names no database: write {SHAPE}."),
-    (
+    ],
+    UNSAFE: [
+        f"postgresql://{LOGIN} @{NEON}/neondb",
+        f"postgresql://{LOGIN}@{NEON}\n/neondb",
+        f"postgresql://{LOGIN}\udcff@{NEON}/neondb",
+        f"postgresql://{LOGIN}%@{NEON}/neondb",
+        f"postgresql://{LOGIN}%zz@{NEON}/neondb",
+        f"postgresql://{LOGIN}%ff@{NEON}/neondb",
+        f"postgresql://{LOGIN}%00@{NEON}/neondb",
+        f"postgresql://{LOGIN}@{NEON}/neondb?sslmode=%zz",
+    ],
+    NOT_SPLITTABLE: [
+        f"postgresql://{LOGIN}/hush@{NEON}/neondb",
+        f"postgresql://{LOGIN}?hush@{NEON}/neondb",
+        f"postgresql://{LOGIN}#hush@{NEON}/neondb",
+        f"postgresql://{USER}:1?hush=hush@{NEON}/neondb",
+        f"postgresql://{LOGIN}@/hush?hush=1@{NEON}/neondb",
+        f"postgresql://{LOGIN}@{NEON}/neondb#hush",
+        f"postgresql://{LOGIN}@{NEON}/neondb/hush",
+        f"postgresql://{LOGIN}",
+        f"postgresql://{USER}:hush?hush",
+        f"postgresql://{LOGIN}@::1/todos",
+        f"postgresql://{LOGIN}@[::1/todos",
+        f"postgresql://{LOGIN}@db:five/todos",
+        f"postgresql://{LOGIN}@db:0/todos",
+        f"postgresql://{LOGIN}@db:5_432/todos",
+        f"postgresql://{LOGIN}@db:٥٤٣٢/todos",
+        f"postgresql://{LOGIN}@db1:5432,db2:5432/todos",
+    ],
+    HOST: [
+        f"postgresql://{LOGIN}@/todos",
+        "postgresql:///todos",
+        f"postgresql://{LOGIN}@db1,db2:5433/todos",
+        f"postgresql://{LOGIN}@/todos?host=db1,db2",
+        f"postgresql://{LOGIN}@[::zz]/todos",
+        f"postgresql://{LOGIN}@db..example.com/todos",
+        f"postgresql://{LOGIN}@%2Ftmp%0Ahush/todos",
+        f"postgresql://{LOGIN}@{'d' * 64}.example.com/todos",
+    ],
+    PORT: [
+        f"postgresql://{LOGIN}@db/todos?port=0",
+        f"postgresql://{LOGIN}@db:65536/todos",
+        f"postgresql://{LOGIN}@db/todos?port=-1",
+    ],
+    DATABASE: [
+        f"postgresql://{LOGIN}@{NEON}",
         f"postgresql://{LOGIN}@{NEON}/?sslmode=require",
-        f"The database URL names no database: write {SHAPE}.",
-    ),
-    (
         f"postgresql://{LOGIN}@{NEON}/neondb%0A",
-        "The database has a control character: write its name without.",
-    ),
-    (f"postgresql://{LOGIN}@db/todos?sslmode=prefer", f"The option sslmode=prefer {PLAIN_TEXT}"),
-    (f"postgresql://{LOGIN}@db/todos?ssl=allow", f"The option sslmode=allow {PLAIN_TEXT}"),
-    (f"postgresql://{LOGIN}@db/todos?sslmode=hush", UNKNOWN_MODE),
-    (
-        f"postgresql://{LOGIN}@{NEON}/neondb?sslmode=disable",
-        "Neon refuses plain text: take sslmode=disable out of the URL.",
-    ),
-    (f"postgresql://{LOGIN}@db/todos?{NEON_OPTIONS}", CHANNEL_BINDING),
-    (f"postgresql://{LOGIN}@localhost/todos?channel_binding=require", CHANNEL_BINDING),
-    (f"postgresql://{LOGIN}@db/todos?sslrootcert=/hush/ca.pem", CA_FILE),
-    (
-        f"postgresql://{LOGIN}@db/todos?channel_binding=hush",
-        _limited("channel_binding", "disable or prefer or require"),
-    ),
-    (
-        f"postgresql://{LOGIN}@db/todos?sslnegotiation=direct",
-        _limited("sslnegotiation", "postgres"),
-    ),
-    (
-        f"postgresql://{LOGIN}@db/todos?target_session_attrs=read-write",
-        _limited("target_session_attrs", "any"),
-    ),
-    (
-        f"postgresql://{LOGIN}@db/todos?connect_timeout=hush",
-        "The option connect_timeout is no number: write whole seconds.",
-    ),
-    (f"postgresql://{LOGIN}@db/todos?options=endpoint%3Dep-cool-lab-a1b2c3d4", STARTUP),
-    (f"postgresql://{LOGIN}@{NEON}/neondb?options=-csearch_path%3Dhush", STARTUP),
-    (f"postgresql://{LOGIN}@db/todos?statement_timeout=5000", _unknown("option statement_timeout")),
-    (f"postgresql://{LOGIN}@db/todos?SSLMODE=require", _unknown("option SSLMODE")),
-    (f"postgresql://{LOGIN}@db/todos?%22hush=1", _unknown("name of an option")),
-    (
-        f"postgresql://{LOGIN}@db/todos?sslmode=require&sslmode=disable",
-        "An option of the database URL is given twice: write it once.",
-    ),
-    (f"postgresql://db/todos?user={USER}&password={PASSWORD}", _misplaced("user")),
-    (f"postgresql://db/todos?password={PASSWORD}&hush=1", _misplaced("password")),
-    (f"postgresql://db/todos?hush=1&password={PASSWORD}&hush=2", _misplaced("password")),
-    (f"postgresql://{LOGIN}@db?dbname=todos", _misplaced("dbname")),
-    (f"postgresql://{LOGIN}@db/todos?sslaccept=strict", PRISMAS),
-    (f"postgresql://{LOGIN}@db/todos?sslcert=/hush.pem", f"The option sslcert {CERTIFICATE}"),
-    (
-        f"postgresql://{LOGIN}@db/todos?sslidentity=a&sslpassword=hush&hush=1",
-        f"The option sslidentity {CERTIFICATE}",
-    ),
-]
+    ],
+    PLACEHOLDER: [
+        f"postgresql://{USER}:****************@{NEON}/neondb",
+        f"postgresql://{USER}:[YOUR-PASSWORD]@db.hush.supabase.co:5432/postgres",
+        f"postgresql://{USER}:<password>@{NEON}/neondb",
+    ],
+    MODE: [f"{SERVER}?sslmode={mode}" for mode in ("prefer", "allow", "hush")],
+    NEON_TLS: [f"postgresql://{LOGIN}@{NEON}/neondb?sslmode=disable"],
+    CHANNEL_BINDING: [
+        f"{SERVER}?{NEON_OPTIONS}",
+        f"postgresql://{LOGIN}@localhost/todos?channel_binding=require",
+    ],
+    CA_FILE: [f"{SERVER}?sslrootcert=/hush/ca.pem"],
+    TIMEOUT: [f"{SERVER}?connect_timeout=hush", f"{SERVER}?connect_timeout=1_0"],
+    STARTUP: [
+        f"{SERVER}?options=endpoint%3Dep-cool-lab-a1b2c3d4",
+        f"postgresql://{LOGIN}@{NEON}/neondb?options=-csearch_path%3Dhush",
+    ],
+    TWICE: [f"{SERVER}?sslmode=require&sslmode=disable"],
+    **{
+        _unsupported(f"option {options.partition('=')[0]}"): [f"{SERVER}?{options}"]
+        for options in (
+            "ssl=allow",
+            "channel_binding=hush",
+            "sslnegotiation=direct",
+            "target_session_attrs=read-write",
+            "statement_timeout=5000",
+            "SSLMODE=require",
+            "dbname=todos",
+            "sslaccept=strict",
+            "sslcert=/hush.pem",
+            f"user={USER}&password={PASSWORD}",
+            f"password={PASSWORD}&hush=1",
+            f"sslpassword={PASSWORD}&hush=1",
+        )
+    },
+    _unsupported("name of an option"): [f"{SERVER}?%22hush=1"],
+}
+WITH_A_MESSAGE: Final = [(text, message) for message, texts in REFUSED.items() for text in texts]
 
 
 def refusal(text: str) -> DatabaseUrlError:
@@ -486,11 +415,11 @@ class TestAPastedUrlThatIsAccepted:
 
 
 class TestAPastedUrlThatIsRefused:
-    @pytest.mark.parametrize(("text", "message"), REFUSED)
+    @pytest.mark.parametrize(("text", "message"), WITH_A_MESSAGE)
     def test_is_answered_with_a_sentence_on_how_to_mend_it(self, text: str, message: str) -> None:
         assert str(refusal(text)) == message
 
-    @pytest.mark.parametrize("text", [text for text, _ in REFUSED])
+    @pytest.mark.parametrize("text", [text for text, _ in WITH_A_MESSAGE])
     def test_shows_no_secret(self, text: str) -> None:
         error = refusal(text)
         assert "hush" not in repr(error) + "".join(traceback.format_exception(error))
