@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: real ones, started, shared, interrupted and killed."""
+"""The embedded PostgreSQL: started, shared, interrupted and killed."""
 
 import asyncio
 import fcntl
@@ -18,7 +18,8 @@ from typing import Final
 import asyncpg
 import pytest
 
-from todo_adapters.embedded_postgres import server as embedded
+import todo_adapters
+from todo_adapters.embedded_postgres.launcher import SYSTEM_INSTALLATIONS, find_binaries
 from todo_adapters.embedded_postgres.server import (
     EmbeddedPostgresError,
     embedded_postgres,
@@ -26,10 +27,10 @@ from todo_adapters.embedded_postgres.server import (
 )
 
 NOBODY: Final = 65534
-PATIENCE: Final = 30  # seconds after which what should have happened is not going to
+PATIENCE: Final = 30  # seconds after which a test gives up
 
-# Keeps a database until its input ends. Ctrl-C makes it use the database once more before.
-KEEPER: Final = """
+# Supervises a server until its standard input ends. After Ctrl-C it uses the database once more.
+SUPERVISOR: Final = """
 import asyncio, sys
 from pathlib import Path
 from todo_adapters.embedded_postgres.server import EmbeddedPostgresError, embedded_postgres
@@ -49,43 +50,43 @@ try:
 except EmbeddedPostgresError as error:
     print(error)
 """
-# Where a Python finds this project and the programs without the virtual environment.
-PACKAGES: Final = f"{Path(embedded.__file__).parents[2]}:{Path(asyncpg.__file__).parents[1]}"
+# The import path of a Python outside the virtual environment.
+PACKAGES: Final = f"{Path(todo_adapters.__file__).parents[1]}:{Path(asyncpg.__file__).parents[1]}"
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends orphans")
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux stops orphans")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change its user")
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
-    """A place that every user can reach, as pytest's own are not. Nothing may be left running."""
-    place = Path(mkdtemp(prefix="todo-test-"))
-    place.chmod(0o711)
+def new_sandbox() -> Iterator[Path]:
+    """A directory that every user can reach, unlike pytest's. Fails if a process stays in it."""
+    sandbox = Path(mkdtemp(prefix="todo-test-"))
+    sandbox.chmod(0o711)
     try:
-        yield place
-        assert remaining(place) == []
+        yield sandbox
+        assert remaining(sandbox) == []
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(sandbox, ignore_errors=True)
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    with scratch() as place:
-        yield place
+def sandbox() -> Iterator[Path]:
+    with new_sandbox() as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(scope="module")
 def directory() -> Iterator[Path]:
-    """A directory whose first start is over."""
-    with scratch() as place:
-        with embedded_postgres(place / "db"):
+    """A directory with a cluster, so that starts are fast."""
+    with new_sandbox() as sandbox:
+        with embedded_postgres(sandbox / "db"):
             pass
-        yield place / "db"
+        yield sandbox / "db"
 
 
 @contextmanager
 def renamed(directory: Path, name: str) -> Iterator[Path]:
-    """The directory under another name for a while."""
+    """The directory under another name."""
     other = directory.rename(directory.with_name(name))
     try:
         yield other
@@ -96,34 +97,34 @@ def renamed(directory: Path, name: str) -> Iterator[Path]:
 
 @pytest.fixture
 def python_for_all() -> str:
-    """A Python that every user can run, as the one in root's home is not."""
+    """A Python that every user can run, unlike one in the home directory of root."""
     for python in (sys.executable, "/usr/bin/python3"):
-        with keeper(Path("/dev/null"), python, NOBODY) as process:
-            if "is a file" in said(process):
+        with supervisor(Path("/dev/null"), python, NOBODY) as process:
+            if "/dev/null" in output_line(process):
                 return python
-    pytest.skip("no Python here is within nobody's reach")
+    pytest.skip("the user nobody can run no Python here")
 
 
 @pytest.fixture
-def no_namespaces(place: Path) -> Mapping[str, str]:
-    """The environment of a root that cannot step down, as in most containers."""
-    programs = place / "bin"
+def no_namespaces(sandbox: Path) -> Mapping[str, str]:
+    """The environment of a root that cannot make namespaces, as in most containers."""
+    programs = sandbox / "bin"
     programs.mkdir()
     (programs / "test").symlink_to(shutil.which("test") or "")
     return os.environ | {"PATH": str(programs)}
 
 
 @contextmanager
-def keeper(
+def supervisor(
     directory: Path,
     python: str = sys.executable,
     user: int | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Iterator[Popen[str]]:
-    """Another process that keeps a database in the directory."""
-    # Through env, so that a Python out of reach is a keeper that says nothing.
+    """Another process that supervises a server in the directory."""
+    # env reports a Python that the user cannot run; Popen would raise.
     with Popen(
-        ["/usr/bin/env", python, "-c", KEEPER, str(directory)],
+        ["/usr/bin/env", python, "-c", SUPERVISOR, str(directory)],
         stdin=PIPE,
         stdout=PIPE,
         text=True,
@@ -139,25 +140,25 @@ def keeper(
             process.kill()
 
 
-def said(process: Popen[str]) -> str:
-    """The next line that the keeper says."""
+def output_line(process: Popen[str]) -> str:
+    """The next line of the standard output."""
     assert process.stdout
     return process.stdout.readline().strip()
 
 
 def value(url: str, statement: str) -> object:
-    async def fetched() -> object:
+    async def fetch() -> object:
         connection = await asyncpg.connect(url)
         try:
             return await connection.fetchval(statement)
         finally:
             await connection.close()
 
-    return asyncio.run(fetched())
+    return asyncio.run(fetch())
 
 
 def remaining(directory: Path) -> list[int]:
-    """The processes that still work for the directory, when they have had time to end."""
+    """The processes of the directory that do not end in time."""
     deadline = time.monotonic() + PATIENCE
     while (found := processes(directory)) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -166,17 +167,17 @@ def remaining(directory: Path) -> list[int]:
 
 def processes(directory: Path) -> list[int]:
     return [
-        int(entry.name) for entry in Path("/proc").glob("[0-9]*") if works_for(directory, entry)
+        int(entry.name) for entry in Path("/proc").glob("[0-9]*") if belongs_to(directory, entry)
     ]
 
 
-def works_for(directory: Path, process: Path) -> bool:
+def belongs_to(directory: Path, process: Path) -> bool:
     try:
         command = (process / "cmdline").read_bytes()
         return (
             os.fsencode(directory) in command or directory in (process / "cwd").readlink().parents
         )
-    except OSError:  # it ended meanwhile
+    except OSError:  # the process has ended
         return False
 
 
@@ -191,59 +192,65 @@ def owners(directory: Path) -> set[int]:
 
 
 class TestFirstStart:
-    def test_makes_a_database_that_knows_the_letters_of_every_script(self, directory: Path) -> None:
+    def test_creates_a_utf8_database_that_ignores_case_in_every_script(
+        self, directory: Path
+    ) -> None:
         with embedded_postgres(directory) as url:
             assert value(url, "SELECT current_database()") == "todo"
             assert value(url, "SHOW server_encoding") == "UTF8"
             assert value(url, "SELECT 'ÉCOLE' ILIKE 'école' AND 'ЖУК' ILIKE 'жук'")
 
-    def test_opens_it_to_no_other_user(self, directory: Path) -> None:
+    def test_creates_files_that_other_users_cannot_open(self, directory: Path) -> None:
         with embedded_postgres(directory):
             for path in (directory, directory / "data", directory / ".s.PGSQL.5432"):
                 assert path.stat().st_mode & 0o077 == 0, path
 
-    def test_changes_mode_and_owner_of_nothing_outside(self, place: Path) -> None:
-        outside = [place, *place.parents]
+    def test_changes_nothing_outside_its_directory(self, sandbox: Path) -> None:
+        outside = [sandbox, *sandbox.parents]
         before = ownership(outside)
-        with embedded_postgres(place / "db"):
+        with embedded_postgres(sandbox / "db"):
             pass
         assert ownership(outside) == before
-        assert list(place.iterdir()) == [place / "db"]
+        assert list(sandbox.iterdir()) == [sandbox / "db"]
 
-    def test_is_reported_and_does_not_mind_one_that_was_cut_short(self, place: Path) -> None:
+    def test_is_reported_and_replaces_an_incomplete_cluster(self, sandbox: Path) -> None:
         reports: list[str] = []
-        (place / "db" / "data.new" / "global").mkdir(parents=True)
-        (place / "db" / "data.new" / "PG_VERSION").write_text("18\n")
-        with embedded_postgres(place / "db", report=reports.append) as url:
+        (sandbox / "db" / "data.new" / "global").mkdir(parents=True)
+        (sandbox / "db" / "data.new" / "PG_VERSION").write_text("18\n")
+        with embedded_postgres(sandbox / "db", report=reports.append) as url:
             assert value(url, "SELECT 1") == 1
-        assert not (place / "db" / "data.new").exists()
-        assert reports == [f"Creating a new database in {place}/db."]
+        assert not (sandbox / "db" / "data.new").exists()
+        assert reports == [f"Creating a new database in {sandbox}/db."]
 
-    def test_works_with_the_system_s_programs_where_the_wheel_has_none(
-        self, place: Path, monkeypatch: pytest.MonkeyPatch
+    def test_uses_the_programs_of_the_system_without_the_wheel(
+        self, sandbox: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        if not list(embedded.SYSTEM_INSTALLATIONS.glob("*/bin/initdb")):
-            pytest.skip(f"no PostgreSQL in {embedded.SYSTEM_INSTALLATIONS}")
+        if not list(SYSTEM_INSTALLATIONS.glob("*/bin/initdb")):
+            pytest.skip(f"no PostgreSQL in {SYSTEM_INSTALLATIONS}")
         monkeypatch.setitem(sys.modules, "embedded_postgres", None)
-        with embedded_postgres(place / "db") as url:
+        with embedded_postgres(sandbox / "db") as url:
             assert value(url, "SELECT 'ÉCOLE' ILIKE 'école'")
 
     def test_without_any_programs_says_what_to_install(
-        self, place: Path, monkeypatch: pytest.MonkeyPatch
+        self, sandbox: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "embedded_postgres", None)
-        monkeypatch.setattr(embedded, "SYSTEM_INSTALLATIONS", place)
-        with (
-            pytest.raises(
-                EmbeddedPostgresError, match=r"install .* embedded-postgres, or set DATA"
-            ),
-            embedded_postgres(place / "db"),
-        ):
-            pass
+        with pytest.raises(EmbeddedPostgresError, match=r"install .* embedded-postgres, or set DA"):
+            find_binaries(system=sandbox)
+
+    def test_prefers_the_newest_programs_of_the_system(
+        self, sandbox: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "embedded_postgres", None)
+        for version in ("9.6", "17", "18", "16"):
+            (sandbox / version / "bin").mkdir(parents=True)
+        for version in ("9.6", "17", "16"):
+            (sandbox / version / "bin" / "initdb").touch()
+        assert find_binaries(system=sandbox) == sandbox / "17" / "bin"
 
 
 class TestLaterStart:
-    def test_finds_the_data_again_and_has_nothing_to_report(self, directory: Path) -> None:
+    def test_finds_the_data_and_reports_nothing(self, directory: Path) -> None:
         reports: list[str] = []
         with embedded_postgres(directory) as url:
             value(url, "CREATE TABLE stopped AS SELECT 42 AS answer")
@@ -251,13 +258,13 @@ class TestLaterStart:
             assert value(url, "SELECT answer FROM stopped") == 42
         assert reports == []
 
-    def test_begins_the_log_anew(self, directory: Path) -> None:
+    def test_starts_a_new_log(self, directory: Path) -> None:
         (directory / "postgres.log").write_text("yesterday")
         with embedded_postgres(directory):
             assert "yesterday" not in (directory / "postgres.log").read_text()
 
-    def test_is_not_kept_off_by_the_traces_of_a_dead_server(self, directory: Path) -> None:
-        alive = 1
+    def test_ignores_the_pid_files_and_sockets_of_a_dead_server(self, directory: Path) -> None:
+        alive = 1  # the pid of a dead server may belong to another process by now
         (directory / "data" / "postmaster.pid").write_text(
             f"{alive}\n{directory}/data\n1\n5432\n{directory}\n\n1 1\nready   \n"
         )
@@ -268,11 +275,11 @@ class TestLaterStart:
         with embedded_postgres(directory) as url:
             assert value(url, "SELECT 1") == 1
 
-    def test_that_fails_says_why_and_where_the_log_is(
-        self, place: Path, monkeypatch: pytest.MonkeyPatch
+    def test_that_fails_names_the_reason_and_the_log(
+        self, sandbox: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.chdir(place)
-        data = place / "db" / "data"
+        monkeypatch.chdir(sandbox)
+        data = sandbox / "db" / "data"
         data.mkdir(parents=True, mode=0o700)
         (data / "PG_VERSION").write_text("12\n")
         (data / "postgresql.conf").touch()
@@ -296,61 +303,58 @@ class TestDirectory:
             assert not private.exists()
 
     @linux
-    def test_of_the_socket_goes_with_the_next_start_after_a_kill(self, directory: Path) -> None:
+    def test_of_the_socket_is_removed_by_the_start_after_a_kill(self, directory: Path) -> None:
         with renamed(directory, "long" * 50) as other:
-            with keeper(other) as process:
-                said(process)
+            with supervisor(other) as process:
+                output_line(process)
             private = (other / "socket").readlink()
             with embedded_postgres(other):
                 assert not private.exists()
 
     @pytest.mark.parametrize("path", ["file", "file/db"])
-    def test_that_cannot_be_one_is_named(self, place: Path, path: str) -> None:
-        (place / "file").touch()
+    def test_that_is_a_file_is_refused_by_name(self, sandbox: Path, path: str) -> None:
+        (sandbox / "file").touch()
         with (
-            pytest.raises(EmbeddedPostgresError, match=f"{place}/{path} .*set DATABASE_URL"),
-            embedded_postgres(place / path),
+            pytest.raises(EmbeddedPostgresError, match=f"{sandbox}/{path} .*set DATABASE_URL"),
+            embedded_postgres(sandbox / path),
         ):
             pass
 
 
 class TestSharing:
-    def test_gives_a_second_process_the_same_server_and_leaves_it_running(
-        self, directory: Path
-    ) -> None:
+    def test_gives_a_second_process_the_server_of_the_first(self, directory: Path) -> None:
         with embedded_postgres(directory) as url:
-            with keeper(directory) as second:
-                assert said(second) == url
+            with supervisor(directory) as second:
+                assert output_line(second) == url
                 second.communicate(timeout=PATIENCE)
             assert second.returncode == 0
             assert value(url, "SELECT 1") == 1
 
     @linux
-    def test_lets_one_of_two_that_start_together_make_what_both_use(self, place: Path) -> None:
+    def test_works_for_two_processes_that_start_at_the_same_time(self, sandbox: Path) -> None:
         started = "SELECT pg_postmaster_start_time()"
-        with keeper(place / "db") as one, keeper(place / "db") as other:
-            assert value(said(one), started) == value(said(other), started)
+        with supervisor(sandbox / "db") as one, supervisor(sandbox / "db") as other:
+            assert value(output_line(one), started) == value(output_line(other), started)
 
     @pytest.mark.parametrize(
-        ("lock", "wait"), [("keeper.lock", "another process"), ("server.lock", "an earlier server")]
+        ("lock", "step"),
+        [("supervisor.lock", "another process"), ("server.lock", "the end of an earlier server")],
     )
-    def test_is_given_up_after_a_long_wait_which_is_reported(
-        self, directory: Path, monkeypatch: pytest.MonkeyPatch, lock: str, wait: str
+    def test_waits_for_a_lock_with_a_report_and_a_timeout(
+        self, directory: Path, lock: str, step: str
     ) -> None:
-        monkeypatch.setattr(embedded, "_REPORTED_AFTER", 0)
-        monkeypatch.setattr(embedded, "_PATIENCE", 0.1)
         reports: list[str] = []
         with (directory / lock).open() as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             with (
                 pytest.raises(EmbeddedPostgresError, match=f"see {directory}/postgres.log"),
-                embedded_postgres(directory, report=reports.append),
+                embedded_postgres(directory, report=reports.append, timeout=1.1),
             ):
                 pass
         (report,) = reports
-        assert report.startswith(f"Waiting for {wait}")
+        assert report.startswith(f"Waiting for {step}")
 
-    def test_can_be_asked_for_without_starting_anything(self, directory: Path) -> None:
+    def test_is_possible_only_while_a_server_runs(self, directory: Path) -> None:
         assert running_url(directory) is None
         with embedded_postgres(directory) as url:
             assert running_url(directory) == url
@@ -360,7 +364,7 @@ class TestSharing:
 
 class TestEnd:
     @linux
-    def test_comes_with_the_end_of_the_block_even_for_an_error(self, directory: Path) -> None:
+    def test_follows_the_end_of_the_block_even_after_an_error(self, directory: Path) -> None:
         with suppress(ZeroDivisionError), embedded_postgres(directory):
             assert processes(directory)
             raise ZeroDivisionError
@@ -368,86 +372,84 @@ class TestEnd:
 
     @linux
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
-    def test_comes_with_the_end_of_the_keeper(
+    def test_follows_the_death_of_the_supervisor(
         self, directory: Path, number: signal.Signals
     ) -> None:
-        with keeper(directory) as process:
-            said(process)
+        with supervisor(directory) as process:
+            output_line(process)
             assert len(processes(directory)) > 1
             process.send_signal(number)
             process.wait(PATIENCE)
             assert remaining(directory) == []
 
     @linux
-    def test_is_awaited_by_a_keeper_that_starts_at_once(self, directory: Path) -> None:
-        with keeper(directory) as process:
-            value(said(process), "CREATE TABLE killed AS SELECT 42 AS answer")
+    def test_is_awaited_by_the_next_supervisor(self, directory: Path) -> None:
+        with supervisor(directory) as process:
+            value(output_line(process), "CREATE TABLE killed AS SELECT 42 AS answer")
         assert running_url(directory) is None
         with embedded_postgres(directory) as url:
             assert value(url, "SELECT answer FROM killed") == 42
 
     @linux
-    def test_of_the_keeper_during_the_first_start_leaves_room_for_another(
-        self, place: Path
+    def test_of_a_supervisor_in_its_first_start_does_not_disturb_the_next(
+        self, sandbox: Path
     ) -> None:
-        with keeper(place / "db") as process:
+        with supervisor(sandbox / "db") as process:
             deadline = time.monotonic() + PATIENCE
-            while not (place / "db" / "data.new").exists():
+            while not (sandbox / "db" / "data.new").exists():
                 assert time.monotonic() < deadline
                 time.sleep(0.001)
             process.kill()
-            assert remaining(place / "db") == []
-        with embedded_postgres(place / "db") as url:
+            assert remaining(sandbox / "db") == []
+        with embedded_postgres(sandbox / "db") as url:
             assert value(url, "SELECT 1") == 1
 
     @linux
-    def test_waits_for_the_keeper_when_the_terminal_interrupts_all(self, directory: Path) -> None:
-        with keeper(directory) as process:
-            said(process)
+    def test_does_not_follow_ctrl_c_before_the_supervisor_ends_it(self, directory: Path) -> None:
+        with supervisor(directory) as process:
+            output_line(process)
             os.killpg(process.pid, signal.SIGINT)
-            assert said(process) == "still there"
+            assert output_line(process) == "still there"
             process.wait(PATIENCE)
 
 
 @as_root
 class TestUser:
-    def test_may_be_an_ordinary_one(self, place: Path, python_for_all: str) -> None:
-        os.chown(place, NOBODY, NOBODY)
-        with keeper(place / "db", python_for_all, NOBODY) as process:
-            assert value(said(process), "SELECT 1") == 1
-            assert owners(place / "db") == {NOBODY}
+    def test_may_be_unprivileged(self, sandbox: Path, python_for_all: str) -> None:
+        os.chown(sandbox, NOBODY, NOBODY)
+        with supervisor(sandbox / "db", python_for_all, NOBODY) as process:
+            assert value(output_line(process), "SELECT 1") == 1
+            assert owners(sandbox / "db") == {NOBODY}
 
-    def test_that_is_root_owns_everything_where_the_kernel_lets_root_step_down(
-        self, directory: Path
-    ) -> None:
+    def test_root_owns_every_file_where_the_kernel_allows_namespaces(self, directory: Path) -> None:
         if subprocess.run(["/usr/bin/unshare", "--user", "true"], check=False).returncode:
-            pytest.skip("root cannot step down here")
+            pytest.skip("the kernel forbids namespaces")
         with embedded_postgres(directory):
             assert owners(directory) == {0}
 
-    def test_that_is_root_elsewhere_hands_the_directory_over_to_nobody(
+    def test_root_becomes_nobody_where_the_kernel_forbids_namespaces(
         self,
         directory: Path,
-        place: Path,
+        sandbox: Path,
         no_namespaces: Mapping[str, str],
         python_for_all: str,
     ) -> None:
-        outside = ownership(place.parents)
-        db = shutil.copytree(directory, place / "db")
+        outside = ownership(sandbox.parents)
+        db = shutil.copytree(directory, sandbox / "db")
         for _ in range(2):
-            with keeper(db, environment=no_namespaces) as process:
-                assert value(said(process), "SELECT 1") == 1
+            with supervisor(db, environment=no_namespaces) as process:
+                assert value(output_line(process), "SELECT 1") == 1
                 assert owners(db) == {NOBODY}
-        assert ownership(place.parents) == outside
-        with keeper(db, python_for_all, NOBODY) as process:
-            assert value(said(process), "SELECT 1") == 1
+        assert ownership(sandbox.parents) == outside
+        with supervisor(db, python_for_all, NOBODY) as process:
+            assert value(output_line(process), "SELECT 1") == 1
         with embedded_postgres(db) as url:
             assert value(url, "SELECT 1") == 1
 
-    def test_that_cannot_reach_the_directory_is_told_so(
-        self, place: Path, no_namespaces: Mapping[str, str]
+    def test_root_is_refused_a_directory_that_nobody_cannot_reach(
+        self, sandbox: Path, no_namespaces: Mapping[str, str]
     ) -> None:
-        place.chmod(0o700)
-        with keeper(place / "db", environment=no_namespaces) as process:
-            assert f"cannot reach both {place}/db and" in said(process)
-        assert owners(place / "db") == {0}
+        sandbox.chmod(0o700)
+        with supervisor(sandbox / "db", environment=no_namespaces) as process:
+            assert f"cannot reach both {sandbox}/db and" in output_line(process)
+        assert owners(sandbox / "db") == {0}
