@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from support.faults import USER, server_in
-from support.neon import NeonProject, neon_branch
+from support.neon import neon_branch, neon_client
 from support.pgbouncer import PORT, Certificate, operators_url, own_address, pgbouncer_before
 from support.programs import require
 from support.service import Workplace, workplace
@@ -29,10 +29,10 @@ from todo_adapters.postgres.url import DatabaseUrl, parse_database_url
 
 TEMPLATE = "migrated"
 
-NEON: Final = NeonProject.from_environment(os.environ)
+NEON: Final = (os.environ.get("NEON_PROJECT_ID"), os.environ.get("NEON_API_KEY"))
 # The kinds of servers, and the fixtures that are a database there.
 TARGETS: Final = {"embedded": "address", "pgbouncer": "behind_pgbouncer"} | (
-    {"neon": "on_neon_branch"} if NEON else {}
+    {"neon": "on_neon_branch"} if all(NEON) else {}
 )
 
 Branch = Callable[[str], Awaitable[DatabaseUrl]]
@@ -128,10 +128,10 @@ async def behind_pgbouncer() -> AsyncIterator[DatabaseUrl]:
 
 @pytest.fixture(scope="session")
 async def on_neon_branch() -> AsyncIterator[DatabaseUrl]:
-    """A database on a branch at Neon, migrated past the pooler, through it."""
-    assert NEON, "who asks for a branch at Neon has checked that there is a project"
-    with neon_branch(NEON) as branch:
-        # Not the project's own database, whose rows are on the branch too.
+    """A new database on a Neon branch, migrated directly and used through the pooler."""
+    project, key = map(str, NEON)
+    async with neon_client(project, key) as http, neon_branch(http) as branch:
+        # The branch has a copy of the project's database, which may contain tasks.
         await execute_at(branch.direct, "CREATE DATABASE todo_tests")
         direct, pooled = (
             replace(address, url=address.url.set(database="todo_tests"))
