@@ -59,11 +59,11 @@ class DatabaseReport:
     clock_ahead: timedelta  # of this machine's clock
 
 
-async def inspect_database(address: DatabaseUrl) -> DatabaseReport:
+async def inspect_database(database_url: DatabaseUrl) -> DatabaseReport:
     """Connect once and report. Raises DatabaseUnavailable with the explanation."""
     engine = create_async_engine(
-        address.url,
-        connect_args={"timeout": CONNECT_TIMEOUT, **address.connect_args},
+        database_url.url,
+        connect_args={"timeout": CONNECT_TIMEOUT, **database_url.connect_args},
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
     )
