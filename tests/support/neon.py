@@ -112,8 +112,8 @@ class _Api:
             if response.status_code not in BUSY:
                 break
             seconds = response.headers.get("Retry-After", "")
-            asked = min(float(seconds), RETRY_AFTER_MAX) if seconds.isdecimal() else 0
-            await self.sleep(max(pause, asked))
+            requested = min(float(seconds), RETRY_AFTER_MAX) if seconds.isdecimal() else 0
+            await self.sleep(max(pause, requested))
             response = await self.http.send(request)
         if not response.is_success and response.status_code != ignored:
             reason = f"{response.status_code} to {method} {request.url.path}: {response.text[:200]}"

@@ -101,7 +101,7 @@ class DatabaseUrl:
 
     @property
     def is_public(self) -> bool:
-        """Whether the connection may cross the internet, judged by the host."""
+        """Whether the connection may cross the internet, by the name or address of the host."""
         return is_public(self._host)
 
     @property
@@ -128,6 +128,7 @@ def parse_database_url(text: str) -> DatabaseUrl:
     host = _host(str(parts.query.get("host") or unquote(parts.host or "")))
     options = _options(parts, is_neon=host.endswith(_NEON_DOMAINS))
     port = _number("port", options.get("port") or str(parts.port or _DEFAULT_PORT), 1, 65535)
+    timeout = _number("connect_timeout", options.get("connect_timeout", "0"), 0, 86400)
     if not (parts.database and parts.database.isprintable()):
         raise DatabaseUrlError(f"The database URL has no name of a database: write {_FORM}.")
     is_socket = host.startswith("/")
@@ -144,7 +145,7 @@ def parse_database_url(text: str) -> DatabaseUrl:
         or bool(_POOLER_HOST.match(host))
         or options.get("pgbouncer") == "true",
         application_name=options.get("application_name"),
-        connect_timeout=_number("connect_timeout", options.get("connect_timeout", "0"), 0, 86400),
+        connect_timeout=timeout or None,
     )
 
 
@@ -168,11 +169,10 @@ def _split(text: str) -> URL:
         )
     # make_url ends a password at its first "@", and reads "+" in an option as a space.
     credentials, at, location = rest.replace("+", "%2B").rpartition("@")
-    rest = f"{credentials.replace('@', '%40')}{at}{location}"
-    parts = make_url(f"postgresql://{rest}", keep_blank_values=True)
-    if _PLACEHOLDER.fullmatch(parts.password or ""):
+    if _PLACEHOLDER.fullmatch(credentials.partition(":")[2]):
         raise DatabaseUrlError("The password is a placeholder: write the real one.")
-    return parts
+    rest = f"{credentials.replace('@', '%40')}{at}{location}"
+    return make_url(f"postgresql://{rest}", keep_blank_values=True)
 
 
 def _options(parts: URL, *, is_neon: bool) -> Mapping[str, str]:
@@ -218,12 +218,12 @@ def _tls_mode(host: str, options: Mapping[str, str]) -> str:
 
     Without either, every host except loopback is verified. Neon has public certificates, so every
     mode verifies there. A CA file turns ``require`` into ``verify-ca``, as in libpq. ``verify-ca``
-    with public CAs would accept anybody's certificate, so it becomes ``verify-full``.
+    with public CAs would accept every public certificate, so it becomes ``verify-full``.
     """
     is_neon, ca = host.endswith(_NEON_DOMAINS), options.get("sslrootcert")
-    asked = [options[name] for name in ("sslmode", "ssl") if name in options]
+    modes = [options[name] for name in ("sslmode", "ssl") if name in options]
     default = "disable" if is_local(host) and not ca else "verify-full"
-    mode = max((_NODE_MODES.get(mode, mode) for mode in asked), key=_MODES.index, default=default)
+    mode = max((_NODE_MODES.get(mode, mode) for mode in modes), key=_MODES.index, default=default)
     if mode == "disable" and is_neon:
         raise DatabaseUrlError("Neon refuses plain text: remove sslmode=disable from the URL.")
     if host.startswith("/"):

@@ -77,11 +77,11 @@ class TestBusyNeon:
         assert neon.requests[:4] == ["POST /branches"] * 4
         assert neon.waits[:3] == [0.5, 1, 2]
 
-    @pytest.mark.parametrize(("asked", "waited"), [("17", 17), ("86400", 60), ("soon", 0.5)])
+    @pytest.mark.parametrize(("header", "waited"), [("17", 17), ("86400", 60), ("soon", 0.5)])
     async def test_gets_the_request_again_after_retry_after(
-        self, neon: FakeNeon, asked: str, waited: float
+        self, neon: FakeNeon, header: str, waited: float
     ) -> None:
-        neon.next_answers.append(error(429, "too many requests", {"Retry-After": asked}))
+        neon.next_answers.append(error(429, "too many requests", {"Retry-After": header}))
         await create(neon)
         assert neon.waits[0] == waited
 

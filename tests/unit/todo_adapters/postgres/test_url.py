@@ -429,6 +429,7 @@ class TestCredentials:
     @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
     @example(r""" !"#$%&'()*+,-./:;<=>?@[\]^_`{|}~""")
     @example("p%40ss+word")
+    @example("[secret]")
     def test_are_percent_decoded(self, secret: str) -> None:
         encoded = quote(secret, safe="")
         url = parse_database_url(f"postgres://u{encoded}:{encoded}@localhost/todos").url
