@@ -1,7 +1,7 @@
-"""Prometheus metrics: bounded labels only, and one view over all workers.
+"""Prometheus metrics with a bounded number of label values, summed over all workers.
 
-With several workers each writes to ``PROMETHEUS_MULTIPROC_DIR``, which ``server.serve`` sets, and
-any of them can answer for all.
+Several workers write to files in ``PROMETHEUS_MULTIPROC_DIR``, which ``server.granian`` sets. Each
+worker can report the metrics of all.
 """
 
 import os
@@ -20,7 +20,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-MULTIPROCESS: Final = "PROMETHEUS_MULTIPROC_DIR"
+MULTIPROCESS_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -29,7 +29,7 @@ GaugeSource = tuple[str, Callable[[], float]]
 
 
 class Metrics:
-    """What the service counts about itself."""
+    """Counts and times requests, reads gauges, and renders all metrics as text."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -39,67 +39,71 @@ class Metrics:
             ("method", "route", "status"),
             registry=self._registry,
         )
-        self._seconds = Histogram(
+        self._duration = Histogram(
             "todo_request_seconds",
-            "Time from a request's arrival to the end of its answer.",
+            "Time from the arrival of a request to the end of its response.",
             ("method", "route"),
             buckets=_BUCKETS,
             registry=self._registry,
         )
         build = Gauge(
             "todo_build_info",
-            "The version that runs.",
+            "The running version.",
             ("version",),
             registry=self._registry,
             multiprocess_mode="max",
         )
         build.labels(version("todo-api")).set(1)
         self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
-        # A look-up by labels costs more than the counting.
-        self._of_request = lru_cache(maxsize=4096)(self._children)
+        # labels() costs more than the increment, so its results are cached.
+        self._labelled = lru_cache(maxsize=4096)(self._with_labels)
 
     def add_gauges(self, gauges: Mapping[str, GaugeSource]) -> None:
-        """Report these values as gauges: name to description and how to read it."""
+        """Add gauges: each name with its description and the function that reads the value."""
         for name, (description, read) in gauges.items():
             gauge = Gauge(name, description, registry=self._registry, multiprocess_mode="livesum")
             self._gauges.append((gauge, read))
 
     def count_request(self, method: str, route: str | None, status: int, seconds: float) -> None:
-        """Count an answered request; ``route`` is its template, None if it matched none."""
-        requests, histogram = self._of_request(method, route, status)
+        """Count and time a request. ``route`` is the path template, None if no route matched."""
+        requests, duration = self._labelled(method, route, status)
         requests.inc()
-        histogram.observe(seconds)
+        duration.observe(seconds)
 
     def render(self) -> bytes:
-        """All metrics of all workers as Prometheus text."""
+        """The metrics of all workers as Prometheus text."""
         for gauge, read in self._gauges:
             gauge.set(read())
-        return generate_latest(workers_registry() if MULTIPROCESS in os.environ else self._registry)
+        return generate_latest(
+            all_workers_registry() if MULTIPROCESS_DIR in os.environ else self._registry
+        )
 
-    def _children(self, method: str, route: str | None, status: int) -> tuple[Counter, Histogram]:
+    def _with_labels(
+        self, method: str, route: str | None, status: int
+    ) -> tuple[Counter, Histogram]:
         method = method if method in _METHODS else "other"
         route = route or "none"
         return (
             self._requests.labels(method, route, str(status)),
-            self._seconds.labels(method, route),
+            self._duration.labels(method, route),
         )
 
 
-def workers_registry() -> CollectorRegistry:
-    """What all workers wrote into ``PROMETHEUS_MULTIPROC_DIR``."""
+def all_workers_registry() -> CollectorRegistry:
+    """The metrics that all workers wrote to ``PROMETHEUS_MULTIPROC_DIR``."""
     registry = CollectorRegistry()
-    _Workers(registry)  # type: ignore[no-untyped-call]
+    _AllWorkersCollector(registry)  # type: ignore[no-untyped-call]
     return registry
 
 
-class _Workers(MultiProcessCollector):
+class _AllWorkersCollector(MultiProcessCollector):
     def collect(self) -> Any:  # noqa: ANN401 - the library has no types here
-        _forget_ended_workers(Path(os.environ[MULTIPROCESS]))
+        _drop_dead_workers(Path(os.environ[MULTIPROCESS_DIR]))
         return super().collect()  # type: ignore[no-untyped-call]
 
 
-def _forget_ended_workers(directory: Path) -> None:
-    """Drop the gauges of workers that are no more, which would be added up with the others'."""
+def _drop_dead_workers(directory: Path) -> None:
+    """Delete the gauges of dead workers, which would otherwise be added to the sums."""
     for path in directory.glob("gauge_live*_*.db"):
         pid = int(path.stem.rpartition("_")[2])
         try:

@@ -1,7 +1,8 @@
-"""Traces with FastAPI's own OpenTelemetry support, where they are wanted; else at no cost.
+"""OpenTelemetry traces with FastAPI's own support.
 
-They are where ``OTEL_EXPORTER_OTLP_ENDPOINT`` names a collector and the extra ``tracing`` is
-installed. Should only the latter be missing, FastAPI says so in the log.
+Tracing is on if ``OTEL_EXPORTER_OTLP_ENDPOINT`` names a collector and the extra ``tracing`` is
+installed. If only the extra is missing, FastAPI logs a warning. If tracing is off, it costs
+nothing.
 """
 
 import os
@@ -10,12 +11,12 @@ from typing import Any, Final
 from fastapi.telemetry import TelemetryConfig
 
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-# An address may hold what a user searches for, or an e-mail address as a user's id.
-PERSONAL: Final = ("url.path", "url.query")
+# A URL can contain a search text, or an e-mail address as user id.
+REDACTED_ATTRIBUTES: Final = ("url.path", "url.query")
 
 
 def telemetry() -> TelemetryConfig:
-    """The app's setting of that name."""
+    """FastAPI's ``telemetry`` argument."""
     is_on = any(os.environ.get(name) for name in ENDPOINTS)
     return {
         "tracing": is_on,
@@ -26,19 +27,19 @@ def telemetry() -> TelemetryConfig:
     }
 
 
-def _provider() -> Any:  # noqa: ANN401 - its package may be absent
+def _provider() -> Any:  # noqa: ANN401 - the package is optional
     try:
         from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider  # noqa: PLC0415
     except ImportError:
         return None
 
-    class WithoutAddress(SpanProcessor):
-        """Leaves the route's template as the only word on where a request went."""
+    class UrlRedactor(SpanProcessor):
+        """Removes the URL from spans; the route template remains."""
 
         def on_start(self, span: Span, parent_context: object = None) -> None:
             del parent_context
-            span.set_attributes(dict.fromkeys(PERSONAL, "withheld"))
+            span.set_attributes(dict.fromkeys(REDACTED_ATTRIBUTES, "redacted"))
 
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(WithoutAddress())
+    provider.add_span_processor(UrlRedactor())
     return provider

@@ -1,18 +1,19 @@
-"""What ``todo-api dev`` prints once it answers: where it is, and lines that work when pasted."""
+"""The banner of ``todo-api dev``: URLs, and commands to paste."""
 
 import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from threading import Thread
 from typing import Final
 
 from todo_api.server.settings import Settings
 
-_PATIENCE: Final = 60.0  # seconds
+START_TIMEOUT: Final = 60.0  # seconds
 
-_WELCOME: Final = """
+_BANNER: Final = """
   todo-api is ready
 
     API       {origin}/api/tasks
@@ -22,13 +23,13 @@ _WELCOME: Final = """
   Stop it with Ctrl-C.
 """
 
-_DEVELOPMENT: Final = """
-  This line creates a task when pasted into another terminal:
+_DEVELOPMENT_TOKENS: Final = """
+  Paste this line into another terminal to create a task:
 
 curl -s {tasks} -H 'Content-Type: application/json' -d '{{"title": "Buy milk"}}' \
 -H 'Authorization: Bearer {alice}'
 
-  And these are a task's life, for alice and for bob, who sees nothing of it:
+  Paste these lines to list, change, complete and delete it. bob cannot see the task of alice:
 
 alice='Authorization: Bearer {alice}'
 bob='Authorization: Bearer {bob}'
@@ -41,48 +42,53 @@ curl -s {tasks}/$id -H "$bob"
 curl -s {tasks}/$id -X DELETE -H "$alice"
 curl -s {tasks} -H "$bob" -H "$json" -d '{{"title": "Read a book"}}'
 
-  A token for anybody else:    {program} token carol
-  Some tasks to play with:     {program} seed alice
+  Token for another user:      {program} token carol
+  Example tasks for alice:     {program} seed alice
 """
 
-_REAL_ISSUER: Final = """
-  It believes the tokens of {issuer}: send what /api/auth/token answers there.
+_AUTH_SERVER: Final = """
+  Tokens of {issuer} are accepted: send the JWT that its /api/auth/token returns.
 """
 
 
-def when_ready(settings: Settings, token_for: Callable[[str], str] | None) -> None:
-    """Print the welcome as soon as the service is ready; returns at once.
+def print_when_ready(settings: Settings, token_for: Callable[[str], str] | None) -> None:
+    """Start a thread that prints the banner when the service is ready.
 
-    ``token_for`` makes a development token for a user; None if this service believes real ones.
+    ``token_for`` makes a development token for a user id; None if the service does not accept them.
     """
     Thread(target=_wait_and_print, args=(settings, token_for), daemon=True).start()
 
 
 def _wait_and_print(settings: Settings, token_for: Callable[[str], str] | None) -> None:
-    origin = f"http://{_shown_host(settings.host)}:{settings.port}"
-    deadline = time.monotonic() + _PATIENCE
-    while not _is_up(origin):
+    origin = f"http://{_url_host(settings.host)}:{settings.port}"
+    deadline = time.monotonic() + START_TIMEOUT
+    while not _is_live(origin):
         if time.monotonic() > deadline:
             return
         time.sleep(0.05)
-    sys.stderr.write(_welcome(settings, origin, token_for))
+    sys.stderr.write(_banner(settings, origin, token_for))
     sys.stderr.flush()
 
 
-def _welcome(settings: Settings, origin: str, token_for: Callable[[str], str] | None) -> str:
+def _banner(settings: Settings, origin: str, token_for: Callable[[str], str] | None) -> str:
     if token_for:
-        alice, bob = token_for("alice"), token_for("bob")
-        tokens = _DEVELOPMENT.format(
-            tasks=f"{origin}/api/tasks", alice=alice, bob=bob, program=_program()
+        tokens = _DEVELOPMENT_TOKENS.format(
+            tasks=f"{origin}/api/tasks",
+            alice=token_for("alice"),
+            bob=token_for("bob"),
+            program=_program(),
         )
     else:
-        issuer = settings.auth_issuer or settings.better_auth_url or "its frontend"
-        tokens = _REAL_ISSUER.format(issuer=issuer)
-    return _WELCOME.format(origin=origin, data=_data(settings), tokens=tokens)
+        issuer = settings.auth_issuer or settings.better_auth_url or "your frontend"
+        tokens = _AUTH_SERVER.format(issuer=issuer)
+    return _BANNER.format(origin=origin, data=_data(settings), tokens=tokens)
 
 
 def _program() -> str:
-    """The program as its user can call it again: not every shell has it on its path."""
+    """The path of this program, relative to the working directory if possible.
+
+    The name alone does not work where the virtual environment is not on the PATH.
+    """
     path = Path(sys.argv[0])
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
@@ -94,15 +100,15 @@ def _data(settings: Settings) -> str:
     return f"PostgreSQL in {settings.data_dir}, kept between runs"
 
 
-def _shown_host(host: str) -> str:
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - shown, not bound
+def _url_host(host: str) -> str:
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         return "localhost"
     return f"[{host}]" if ":" in host else host
 
 
-def _is_up(origin: str) -> bool:
+def _is_live(origin: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{origin}/health/live", timeout=2) as answer:  # noqa: S310
-            return bool(answer.status == 200)  # noqa: PLR2004
+        with urllib.request.urlopen(f"{origin}/health/live", timeout=2) as response:  # noqa: S310
+            return bool(response.status == HTTPStatus.OK)
     except OSError:
         return False

@@ -1,35 +1,42 @@
-"""``todo-api doctor``: tries what the settings point at, and says how to mend what fails."""
+"""``todo-api doctor``: check settings and servers, and say how to fix each problem."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
-from todo_api import main
+from todo_adapters.jose.diagnosis import count_algorithms, explain_rejection
+from todo_adapters.postgres.diagnosis import inspect_database
+from todo_api.cli.database import check_schema, with_running_database
+from todo_api.main import authentication, database_url
 from todo_api.server.settings import ConfigurationError, JwksAuth, Settings
-from todo_domain.errors import TodoError
+from todo_domain.errors import TodoError, TokenRejected
 
 CLOCK_TOLERANCE: Final = timedelta(seconds=10)
 
-Look = Callable[[Settings], Awaitable[str]]
+Check = Callable[[Settings], Awaitable[str]]  # returns what it found; raises what to fix
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One part that was looked at, and what was seen or has to be done."""
+class CheckResult:
+    """What one check found, or what to fix."""
 
-    part: str
-    is_fine: bool
-    seen: str
+    name: str
+    is_passed: bool
+    message: str
 
     def __str__(self) -> str:
-        return f"{'ok ' if self.is_fine else 'BAD'}  {self.part}: {self.seen}"
+        return f"{'ok ' if self.is_passed else 'BAD'}  {self.name}: {self.message}"
 
 
-async def examine(settings: Settings, token: str | None = None) -> Sequence[Finding]:
-    """Look at every part, in the order in which it matters; at a pasted token too if given."""
-    looks: dict[str, Look] = {
+def run_checks(settings: Settings, token: str | None = None) -> Sequence[CheckResult]:
+    """Run all checks, the most important first; verify the token if there is one.
+
+    Raises ConfigurationError.
+    """
+    checks: dict[str, Check] = {
         "database": _database,
         "schema": _schema,
         "clock": _clock,
@@ -37,73 +44,82 @@ async def examine(settings: Settings, token: str | None = None) -> Sequence[Find
         "CORS": _cors,
     }
     if token is not None:
-        looks["your token"] = partial(main.explain_token, token=token)
-    return [await _finding(part, look, settings) for part, look in looks.items()]
+        checks["your token"] = partial(_token, token=token)
+    return asyncio.run(_run(checks, with_running_database(settings)))
 
 
-async def _finding(part: str, look: Look, settings: Settings) -> Finding:
+async def _run(checks: dict[str, Check], settings: Settings) -> Sequence[CheckResult]:
+    return [await _result(name, check, settings) for name, check in checks.items()]
+
+
+async def _result(name: str, check: Check, settings: Settings) -> CheckResult:
     try:
-        return Finding(part, is_fine=True, seen=await look(settings))
-    except (ConfigurationError, TodoError) as failure:
-        return Finding(part, is_fine=False, seen=str(failure).removeprefix("database: "))
+        return CheckResult(name, is_passed=True, message=await check(settings))
+    except (ConfigurationError, TodoError) as error:
+        return CheckResult(name, is_passed=False, message=str(error).removeprefix("database: "))
 
 
 async def _database(settings: Settings) -> str:
-    address = main.database_url(settings)
-    seen = await main.diagnose_database(settings)
-    if seen.is_standby:
+    url = database_url(settings)
+    found = await inspect_database(url)
+    if found.is_standby:
         raise ConfigurationError(
-            f"{address.display_name} is a read-only standby: use the primary's host"
+            f"{url.display_name} is a read-only standby: use the host of the primary"
         )
-    way = "through a transaction pooler" if address.via_pooler else "directly"
-    milliseconds = seen.round_trip / timedelta(milliseconds=1)
+    path = "through a transaction pooler" if url.via_pooler else "directly"
+    milliseconds = found.round_trip / timedelta(milliseconds=1)
     return (
-        f"{address.display_name} answers {way} as {seen.role}, PostgreSQL {seen.version}, "
-        f"TLS {address.tls}, {milliseconds:.1f} ms a round trip (most requests take one)"
+        f"{url.display_name} answers {path} as {found.role}: PostgreSQL {found.version}, "
+        f"TLS {url.tls}, {milliseconds:.1f} ms per round trip (most requests need one)"
     )
 
 
 async def _schema(settings: Settings) -> str:
-    revision, wanted = await main.schema_revisions(settings)
-    if main.is_behind(revision):
-        raise ConfigurationError(
-            f"at version {revision or 'none'}, but {wanted} is needed: run `todo-api migrate`"
-        )
-    if weakness := await main.rls_problem(settings):
-        raise ConfigurationError(weakness)
-    return (
-        f"at version {revision}, and {wanted} is needed; row-level security {settings.database_rls}"
-    )
+    version = await check_schema(settings)
+    return f"version {version}, row-level security {settings.database_rls}"
 
 
 async def _clock(settings: Settings) -> str:
-    ahead = (await main.diagnose_database(settings)).clock_ahead
+    ahead = (await inspect_database(database_url(settings))).clock_ahead
     if abs(ahead) > CLOCK_TOLERANCE:
         raise ConfigurationError(
-            f"the database's is {ahead.total_seconds():+.0f} s from this machine's: tokens and "
-            "times will be wrong; let both follow NTP"
+            f"the database's clock differs from this machine's by {ahead.total_seconds():+.0f} s, "
+            "so expiry and timestamps are wrong: synchronise both clocks with NTP"
         )
-    return "agrees with the database's"
+    return "agrees with the database's clock"
 
 
 async def _tokens(settings: Settings) -> str:
     if not settings.configures_auth:
-        return "those of the development issuer; `serve` needs BETTER_AUTH_URL"
+        return "development tokens are accepted; `serve` needs BETTER_AUTH_URL"
     auth = settings.auth()
     if not isinstance(auth, JwksAuth):
-        await main.check_tokens(settings)
-        return "HS256 under BETTER_AUTH_SECRET"
-    found = await main.key_algorithms(auth)
-    counts = ", ".join(f"{number} {name}" for name, number in sorted(found.items()))
+        authentication(settings)  # raises if the secret is weak
+        return "HS256 tokens signed with BETTER_AUTH_SECRET are accepted"
+    found = await count_algorithms(auth.url)
+    keys = ", ".join(f"{count} {algorithm}" for algorithm, count in sorted(found.items()))
     if not found.keys() & set(auth.algorithms):
         raise ConfigurationError(
-            f"the key set has {counts}, of which none is accepted: "
+            f"AUTH_ALGORITHMS accepts none of the keys in the key set ({keys}): "
             f"set AUTH_ALGORITHMS={','.join(sorted(found))}"
         )
-    return f"those of {auth.issuer}; its key set has {counts}"
+    return f"tokens of {auth.issuer} are accepted; its key set has {keys}"
 
 
 async def _cors(settings: Settings) -> str:
     if not settings.cors_origins:
-        return "CORS_ORIGINS is not set, so browsers on other origins are refused"
+        return "CORS_ORIGINS is not set, so browsers cannot call from other origins"
     return f"browsers may call from {', '.join(settings.cors_origins)}"
+
+
+async def _token(settings: Settings, token: str) -> str:
+    auth = authentication(settings, development=True)
+    try:
+        actor = await auth.tokens.verify(token, datetime.now(UTC))
+    except TokenRejected as rejected:
+        issuer, audience = settings.issuer_and_audience
+        why = explain_rejection(rejected.reason, token, issuer=issuer, audience=audience)
+        raise ConfigurationError(f"rejected ({rejected.code}): {why}") from None
+    finally:
+        await auth.close()
+    return f"accepted for user {actor.user_id} until {actor.expires_at:%Y-%m-%d %H:%M} UTC"

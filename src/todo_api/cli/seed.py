@@ -1,11 +1,19 @@
-"""Lifelike tasks for a user, to look at and to play with."""
+"""``todo-api seed``: example tasks for a user."""
 
-from datetime import datetime, timedelta
+import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import uuid_utils.compat
 
+from todo_adapters.postgres.database import Database
+from todo_adapters.postgres.diagnosis import explain
+from todo_adapters.postgres.tasks import PostgresTaskRepository
+from todo_api.cli.database import with_running_database
+from todo_api.main import database_url
+from todo_api.server.settings import ConfigurationError, Settings
 from todo_domain import use_cases
+from todo_domain.errors import DatabaseUnavailable
 from todo_domain.ownership import Principal
 from todo_domain.ports import TaskRepository
 from todo_domain.task import Priority, TaskChanges
@@ -21,12 +29,26 @@ _TASKS: Final[tuple[TaskChanges, ...]] = (
 )
 
 
-async def seed_tasks(tasks: TaskRepository, user_id: str, now: datetime) -> int:
-    """Create the tasks, made on the days before ``now`` and due on those after; return how many."""
+def seed_user(settings: Settings, user_id: str) -> int:
+    """Create example tasks and return their number. Raises ConfigurationError."""
+    return asyncio.run(_seed(with_running_database(settings), user_id))
+
+
+async def _seed(settings: Settings, user_id: str) -> int:
+    database = Database(database_url(settings), pool_size=1, rls_enabled=settings.rls_enabled)
+    try:
+        return await _create_tasks(PostgresTaskRepository(database), user_id, datetime.now(UTC))
+    except DatabaseUnavailable as error:
+        raise ConfigurationError(f"database: {explain(error)}") from None
+    finally:
+        await database.close()
+
+
+async def _create_tasks(tasks: TaskRepository, user_id: str, now: datetime) -> int:
+    """Create tasks with creation days before ``now`` and due dates from today on."""
     actor = Principal(user_id, expires_at=now)
     for age, members in enumerate(_TASKS):
         created = now - timedelta(days=len(_TASKS) - age)
-        lifelike: TaskChanges = {**members, "due_date": now.date() + timedelta(days=age)}
-        task_id = uuid_utils.compat.uuid7()
-        await use_cases.create_task(tasks, actor, task_id, now=created, **lifelike)
+        task: TaskChanges = {**members, "due_date": now.date() + timedelta(days=age)}
+        await use_cases.create_task(tasks, actor, uuid_utils.compat.uuid7(), now=created, **task)
     return len(_TASKS)

@@ -1,4 +1,4 @@
-"""Serving an app with Granian until a signal ends it; docs/decisions says why Granian."""
+"""Serve an app with Granian until a signal stops it (docs/decisions/0005-server.md)."""
 
 import ctypes
 import errno
@@ -21,38 +21,38 @@ from granian.server.mp import MPServer
 from prometheus_client import start_http_server
 from starlette.types import ASGIApp
 
-from todo_api.metrics import MULTIPROCESS, workers_registry
+from todo_api.metrics import MULTIPROCESS_DIR, all_workers_registry
 from todo_api.server.logs import library_logs
 from todo_api.server.settings import ConfigurationError, Settings
 
-SHUTDOWN_TIMEOUT: Final = 8  # seconds that accepted requests have to finish after SIGTERM
-STARTING: Final = 10.0  # seconds that a renewed worker has to start before the old one is stopped
-GC_THRESHOLD: Final = 10_000  # objects that a worker has beyond its last look for cycles among them
-SOCKET_THREADS: Final = 2  # of each worker: while one waits for Python, the other reads requests
-HEADER_TIMEOUT: Final = 20_000  # milliseconds for a client to send its request's head
-CONNECTIONS: Final = 8192  # of each worker; those that say nothing must not keep others out
-HEADER_BUFFER: Final = 64 * 1024
+SHUTDOWN_TIMEOUT: Final = 8  # seconds for accepted requests to finish after SIGTERM
+RESPAWN_INTERVAL: Final = 10.0  # seconds for a new worker to start before the old one stops
+GC_THRESHOLD: Final = 10_000  # generation 0; the default of 700 collects too often here
+RUNTIME_THREADS: Final = 2  # per worker; while one waits for the GIL, the other reads requests
+HEADER_TIMEOUT: Final = 20_000  # milliseconds for a client to send the request head
+HEADER_BUFFER: Final = 64 * 1024  # bytes
+MAX_CONNECTIONS: Final = 8192  # per worker; many, so that idle connections do not block others
 
 
 def serve(
-    settings: Settings, load: Callable[[], ASGIApp], *, ends_with_terminal: bool = False
+    settings: Settings, load_app: Callable[[], ASGIApp], *, stop_on_sighup: bool = False
 ) -> None:
-    """Serve what ``load`` returns in each worker; returns after SIGINT or SIGTERM.
+    """Serve the app until SIGINT or SIGTERM.
 
-    SIGHUP renews the workers one by one; or it ends everything, for a program that should not
-    outlive its terminal.
+    SIGHUP replaces the workers one by one. With ``stop_on_sighup`` it stops the server, so that the
+    server does not outlive its terminal.
 
-    ``load`` runs in the workers, so it must be picklable. Raises ConfigurationError when the
-    address cannot be had.
+    Each worker calls ``load_app``, so it must be picklable. Raises ConfigurationError if the server
+    cannot listen.
     """
     check_port_free(settings.host, settings.port)
-    with _shared_metrics(settings):
+    with _worker_metrics(settings):
         server = _server(settings)
-        if ends_with_terminal:
+        if stop_on_sighup:
             server.on_startup(
                 partial(signal.signal, signal.SIGHUP, server.signal_handler_interrupt)
             )
-        server.serve(target_loader=_AppLoader(load), wrap_loader=False)
+        server.serve(target_loader=_AppLoader(load_app), wrap_loader=False)
 
 
 def _server(settings: Settings) -> MPServer:
@@ -62,84 +62,94 @@ def _server(settings: Settings) -> MPServer:
         port=settings.port,
         interface=Interfaces.ASGI,
         workers=settings.workers,
-        http=HTTPModes.http1,  # the bounds on slow and large heads are those of HTTP/1
+        http=HTTPModes.http1,  # the limits on slow and large request heads exist for HTTP/1 only
         websockets=False,
         http1_settings=HTTP1Settings(
             header_read_timeout=HEADER_TIMEOUT, max_buffer_size=HEADER_BUFFER
         ),
-        backpressure=CONNECTIONS,
+        backpressure=MAX_CONNECTIONS,
         runtime_mode=RuntimeModes.mt,
-        runtime_threads=SOCKET_THREADS,
+        runtime_threads=RUNTIME_THREADS,
         log_level=LogLevels.warning,
         log_dictconfig=library_logs(settings.log_format),
         workers_kill_timeout=SHUTDOWN_TIMEOUT,
         respawn_failed_workers=settings.workers > 1,
-        respawn_interval=STARTING,
+        respawn_interval=RESPAWN_INTERVAL,
     )
 
 
 @contextmanager
-def _shared_metrics(settings: Settings) -> Iterator[None]:
-    """Where there are several processes to ask, let them count in files that one can add up.
+def _worker_metrics(settings: Settings) -> Iterator[None]:
+    """Let several workers write metrics to files, so that one process can report all.
 
-    prometheus-client decides that when it is imported, so the workers start afresh.
+    prometheus-client selects this mode when it is imported, so workers are spawned, not forked.
     """
     if settings.workers == 1 and not isinstance(settings.metrics, int):
         yield
         return
     with TemporaryDirectory(prefix="todo-metrics-") as directory:
-        os.environ[MULTIPROCESS] = directory
+        os.environ[MULTIPROCESS_DIR] = directory
         multiprocessing.set_start_method("spawn")
         if isinstance(settings.metrics, int):
             check_port_free(settings.host, settings.metrics)
-            start_http_server(settings.metrics, settings.host, workers_registry())
+            start_http_server(settings.metrics, settings.host, all_workers_registry())
         yield
 
 
 class _AppLoader:
-    """Loads the app in a worker that dies with its parent, so that a kill -9 leaves nothing."""
+    """Loads the app in a worker.
 
-    def __init__(self, load: Callable[[], ASGIApp]) -> None:
-        self._load = load
-        self._parent = os.getpid()
+    On Linux the worker is killed when the main process dies, so that kill -9 leaves no workers.
+    """
+
+    def __init__(self, load_app: Callable[[], ASGIApp]) -> None:
+        self._load_app = load_app
+        self._main_pid = os.getpid()
 
     def __call__(self) -> ASGIApp:
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != self._parent:  # it died before that
+        if os.getppid() != self._main_pid:  # the main process died before prctl
             os.kill(os.getpid(), signal.SIGKILL)
-        app = self._load()
+        app = self._load_app()
         gc.collect()
-        gc.freeze()  # what is there now stays: to look through it again and again takes long
+        gc.freeze()  # the app lives as long as the worker: collections need not scan it
         gc.set_threshold(GC_THRESHOLD)
         return app
 
 
 def check_port_free(host: str, port: int) -> None:
-    """Raise ConfigurationError if nothing can listen at the address."""
+    """Raise ConfigurationError if the server cannot listen on the port."""
     family, address = _address(host)
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
-        except OSError as failure:
-            raise ConfigurationError(_cannot_listen(failure, host, port)) from None
+        except OSError as error:
+            raise ConfigurationError(_explain_bind_error(error, host, port)) from None
 
 
 def _address(host: str) -> tuple[socket.AddressFamily, str]:
-    """The address that a host's name stands for. Raises ConfigurationError."""
+    """Resolve the host to an address. Raises ConfigurationError."""
     try:
         family, *_, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
     except OSError:
         raise ConfigurationError(
-            f"HOST={host} has no address: use 127.0.0.1, or 0.0.0.0 for every one of this machine's"
+            f"HOST={host} cannot be resolved: use 127.0.0.1, or 0.0.0.0 for all addresses of this "
+            "machine"
         ) from None
     return family, str(address[0])
 
 
-def _cannot_listen(failure: OSError, host: str, port: int) -> str:
-    if failure.errno == errno.EADDRINUSE:
-        return f"port {port} is taken: stop what uses it, or choose another with PORT={port + 1}"
-    if failure.errno == errno.EACCES:
-        return f"port {port} needs privileges: choose one above 1023 with PORT"
-    return f"HOST={host} is no address of this machine: use 127.0.0.1, or 0.0.0.0 for every one"
+def _explain_bind_error(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {port} is in use: stop the program that uses it, or choose another port, such "
+            f"as PORT={port + 1}"
+        )
+    if error.errno == errno.EACCES:
+        return f"port {port} needs root privileges: set PORT to a port above 1023"
+    return (
+        f"HOST={host} is not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all of its "
+        "addresses"
+    )

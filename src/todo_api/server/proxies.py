@@ -1,4 +1,4 @@
-"""The client's address, where proxies stand between: what those say that are believed."""
+"""The client's address behind trusted reverse proxies."""
 
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -8,18 +8,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 def behind_proxies(app: ASGIApp, trusted: Sequence[str]) -> ASGIApp:
-    """The app, for which ``X-Forwarded-For`` and ``-Proto`` of the trusted proxies count.
+    """Wrap the app so that it uses ``X-Forwarded-For`` and ``-Proto`` of trusted proxies.
 
-    Outermost, so that every layer sees the client's address and not the proxy's. What a proxy
-    forwards that is no address at all does not count.
+    This is the outermost middleware: all others see the client's address instead of the proxy's.
+    If the forwarded text is not an IP address, the proxy's address remains.
     """
 
-    async def with_address(scope: Scope, receive: Receive, send: Send) -> None:
+    async def with_valid_client(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_address(scope["client"]):
             scope["client"] = scope["peer"]
         await app(scope, receive, send)
 
-    forwarded = wrap_asgi_with_proxy_headers(with_address, list(trusted))
+    forwarded = wrap_asgi_with_proxy_headers(with_valid_client, list(trusted))
 
     async def with_peer(scope: Scope, receive: Receive, send: Send) -> None:
         scope["peer"] = scope.get("client")

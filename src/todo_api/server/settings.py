@@ -1,30 +1,42 @@
-"""The configuration: environment variables, or the same names in a ``.env`` file.
+"""The settings: environment variables, or lines of a ``.env`` file.
 
-``docs/operations.md`` describes every variable. What a value means is decided here; whether what
-it points at works is for ``todo-api doctor`` to find out.
+``docs/operations.md`` describes every variable. This module checks the values; ``todo-api doctor``
+checks whether the servers that they name work.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
-import httpx
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AnyUrl, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PORT_MAX: Final = 65535
 
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
 
 class ConfigurationError(Exception):
-    """The service cannot run like this. Each line is a sentence that says what to change."""
+    """The service cannot run with these settings. Each line says what to change."""
+
+
+@contextmanager
+def translate_value_errors(prefix: str = "") -> Iterator[None]:
+    """Turn the ValueError of an adapter that rejects a setting into ConfigurationError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigurationError(f"{prefix}{error}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class JwksAuth:
-    """Tokens signed with the keys that an auth server publishes at ``url``."""
+    """Tokens are verified with the keys that the auth server publishes at ``url``."""
 
     url: str
     issuer: str
@@ -34,7 +46,7 @@ class JwksAuth:
 
 @dataclass(frozen=True, slots=True)
 class SharedSecretAuth:
-    """HS256 tokens that a frontend signs with a secret that both sides know."""
+    """HS256 tokens are verified with the secret with which the frontend signs them."""
 
     secret: SecretStr
     issuer: str | None
@@ -42,7 +54,7 @@ class SharedSecretAuth:
 
 
 class Settings(BaseSettings):
-    """The variables as they are set; unset and empty mean the same."""
+    """The values of all variables. An empty variable counts as unset."""
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -88,26 +100,25 @@ class Settings(BaseSettings):
 
     @field_validator("better_auth_url", "auth_jwks_url")
     @classmethod
-    def _is_http(cls, value: str | None) -> str | None:
+    def _check_http_url(cls, value: str | None) -> str | None:
         if value is not None and not _is_http_url(value):
             raise ValueError("must be an http:// or https:// URL")
         return value
 
     @field_validator("better_auth_url")
     @classmethod
-    def _is_origin(cls, value: str | None) -> str | None:
-        """Better Auth names itself by its origin; a path or a final slash would not match."""
+    def _normalize_origin(cls, value: str | None) -> str | None:
+        """The origin as Better Auth writes it into tokens: lower case, without the default port."""
         if value is None:
             return None
-        url = httpx.URL(value)
-        if url.path not in {"", "/"} or url.query or url.fragment:
+        url = AnyUrl(value)
+        if url.path not in {None, "/"} or url.query or url.fragment:
             raise ValueError("must be the origin alone, like https://app.example.com")
-        # As Better Auth writes it in tokens: lower case, without the scheme's own port.
-        return f"{url.scheme}://{url.netloc.decode()}"
+        return _origin(url)
 
     @field_validator("cors_origins")
     @classmethod
-    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
             if not _is_http_url(origin) or "*" in origin or any(urlsplit(origin)[2:]):
                 raise ValueError("must be exact origins like https://app.example.com, no * or path")
@@ -115,7 +126,7 @@ class Settings(BaseSettings):
 
     @field_validator("metrics", mode="before")
     @classmethod
-    def _is_switch_or_port(cls, value: object) -> object:
+    def _check_metrics(cls, value: object) -> object:
         if value in {"on", "off"}:
             return value
         if isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,4}", value, re.ASCII):
@@ -126,8 +137,8 @@ class Settings(BaseSettings):
 
     @field_validator("forwarded_allow_ips")
     @classmethod
-    def _are_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
-        """Only addresses and networks: believing everyone would let anyone choose an address."""
+    def _check_networks(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        """Reject ``*``: if every peer were trusted, any client could choose its own address."""
         for address in addresses:
             try:
                 ip_network(address)
@@ -137,7 +148,7 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+    def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
         schemes = {"redis", "rediss"}
         if value is not None and urlsplit(value.get_secret_value()).scheme not in schemes:
             raise ValueError("must be a redis:// or rediss:// URL")
@@ -145,7 +156,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def read(cls) -> Self:
-        """The settings of this process. Raises ConfigurationError, naming each bad variable."""
+        """The settings of this process. Raises ConfigurationError; it names each bad variable."""
         try:
             return cls()
         except ValidationError as invalid:
@@ -157,17 +168,30 @@ class Settings(BaseSettings):
 
     @property
     def configures_auth(self) -> bool:
-        """Whether any variable says whose tokens to believe."""
-        is_named = self.better_auth_url or self.auth_jwks_url
-        return self.auth_mode == "shared-secret" or bool(is_named)
+        """Whether a key set or a shared secret is configured."""
+        return self.auth_mode == "shared-secret" or bool(self.better_auth_url or self.auth_jwks_url)
 
     @property
     def issuer_and_audience(self) -> tuple[str | None, str | None]:
-        """Issuer and audience that tokens have to name; Better Auth uses its origin for both."""
+        """The required issuer and audience of tokens. Better Auth uses its origin for both."""
         return self.auth_issuer or self.better_auth_url, self.auth_audience or self.better_auth_url
 
+    @property
+    def rls_enabled(self) -> bool:
+        return self.database_rls == "on"
+
+    @property
+    def postgres_dir(self) -> Path:
+        """The directory of the embedded PostgreSQL."""
+        return self.data_dir / "postgres"
+
+    @property
+    def issuer_dir(self) -> Path:
+        """The directory of the development issuer's key."""
+        return self.data_dir / "issuer"
+
     def auth(self) -> JwksAuth | SharedSecretAuth:
-        """Whose tokens are believed. Raises ConfigurationError when that is not said safely."""
+        """How to verify tokens. Raises ConfigurationError if settings are missing or conflict."""
         return self._shared_secret() if self.auth_mode == "shared-secret" else self._jwks()
 
     def _jwks(self) -> JwksAuth:
@@ -189,18 +213,25 @@ class Settings(BaseSettings):
             )
         if secret is None:
             raise ConfigurationError(
-                "BETTER_AUTH_SECRET is missing: AUTH_MODE=shared-secret needs the secret that your "
-                "frontend signs its tokens with"
+                "BETTER_AUTH_SECRET is missing: AUTH_MODE=shared-secret needs the secret with "
+                "which your frontend signs its tokens"
             )
         return SharedSecretAuth(secret, self.auth_issuer, self.auth_audience)
 
 
 def _is_http_url(text: str) -> bool:
+    """Whether the text is an http or https URL without credentials."""
     try:
-        parts = urlsplit(text)
+        url = AnyUrl(text)
     except ValueError:
         return False
-    return parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc
+    return url.scheme in _DEFAULT_PORTS and url.username is None and url.password is None
+
+
+def _origin(url: AnyUrl) -> str:
+    """The URL's origin as browsers write it (RFC 6454, section 6.2)."""
+    has_port = url.port not in {None, _DEFAULT_PORTS.get(url.scheme)}
+    return f"{url.scheme}://{url.host}" + (f":{url.port}" if has_port else "")
 
 
 def _message(message: str) -> str:

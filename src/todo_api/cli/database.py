@@ -1,0 +1,85 @@
+"""The database as commands use it: start, find, migrate and check it."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+from pydantic import SecretStr
+
+from todo_adapters.embedded_postgres.server import (
+    EmbeddedPostgresError,
+    embedded_postgres,
+    running_url,
+)
+from todo_adapters.postgres import schema
+from todo_adapters.postgres.diagnosis import translate_errors
+from todo_api.main import database_url
+from todo_api.server.settings import ConfigurationError, Settings
+
+
+@contextmanager
+def embedded_database(settings: Settings, report: Callable[[str], None]) -> Iterator[Settings]:
+    """Start the embedded PostgreSQL, unless DATABASE_URL is set; return settings with its URL.
+
+    Raises ConfigurationError.
+    """
+    if settings.database_url is not None:
+        yield settings
+        return
+    try:
+        with embedded_postgres(settings.postgres_dir, report=report) as url:
+            yield _with_url(settings, url)
+    except EmbeddedPostgresError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def with_running_database(settings: Settings) -> Settings:
+    """Settings with the URL of the PostgreSQL of a running ``todo-api dev``, if there is one.
+
+    DATABASE_URL has precedence. Raises ConfigurationError.
+    """
+    try:
+        url = None if settings.database_url else running_url(settings.postgres_dir)
+    except EmbeddedPostgresError as error:
+        raise ConfigurationError(str(error)) from error
+    return _with_url(settings, url) if url else settings
+
+
+def migrate(settings: Settings) -> None:
+    """Apply missing migrations. Raises ConfigurationError and DatabaseUnavailable."""
+    before, after = asyncio.run(_migrate(settings))
+    if before != after:
+        typer.echo(f"The database is now at schema version {after}.", err=True)
+
+
+async def check_schema(settings: Settings) -> str:
+    """The schema version of the database.
+
+    Raises ConfigurationError if a migration is missing or if row-level security is not as
+    DATABASE_RLS requires, and DatabaseUnavailable.
+    """
+    url = database_url(settings)
+    with translate_errors():
+        revision = await schema.current_revision(url)
+        if revision is None or schema.is_behind(revision):
+            raise ConfigurationError(
+                f"the database has schema version {revision or 'none'}, but this program needs "
+                f"{schema.wanted_revision()}: run `todo-api migrate`"
+            )
+        if problem := await schema.rls_problem(url, rls_enabled=settings.rls_enabled):
+            raise ConfigurationError(problem)
+    return revision
+
+
+async def _migrate(settings: Settings) -> tuple[str | None, str]:
+    with translate_errors():
+        return await schema.migrate(
+            database_url(settings, direct=True),
+            rls_enabled=settings.rls_enabled,
+            role=database_url(settings).url.username,
+        )
+
+
+def _with_url(settings: Settings, url: str) -> Settings:
+    return settings.model_copy(update={"database_url": SecretStr(url)})

@@ -1,0 +1,36 @@
+"""``todo-api dev``: the service with an embedded PostgreSQL and development tokens."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import Final
+
+import typer
+
+from todo_api.cli import banner, database
+from todo_api.cli.tokens import development_token
+from todo_api.main import authentication, build_app
+from todo_api.server import granian
+from todo_api.server.settings import Settings
+
+CORS_ORIGINS: Final = ("http://localhost:3000",)
+TOKEN_LIFETIME: Final = timedelta(days=1)
+
+
+def run_dev(settings: Settings) -> None:
+    """Serve until Ctrl-C, SIGTERM or the end of the terminal. Raises ConfigurationError."""
+    if not settings.cors_origins:
+        settings = settings.model_copy(update={"cors_origins": CORS_ORIGINS})
+    granian.check_port_free(settings.host, settings.port)
+    authentication(settings, development=True)  # raises before the database is started
+    with database.embedded_database(settings, partial(typer.echo, err=True)) as with_database:
+        database.migrate(with_database)
+        banner.print_when_ready(settings, _token_maker(settings))
+        load_app = partial(build_app, with_database, development=True)
+        granian.serve(with_database, load_app, stop_on_sighup=True)
+
+
+def _token_maker(settings: Settings) -> Callable[[str], str] | None:
+    if settings.configures_auth:
+        return None
+    return lambda user: development_token(settings, user, TOKEN_LIFETIME)
