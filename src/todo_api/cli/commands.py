@@ -113,7 +113,7 @@ def doctor(
         typer.Option(help="A token to verify; `-` reads it from standard input.", metavar="JWT"),
     ] = None,
 ) -> None:
-    """Check settings, database and auth server; say how to fix each problem.
+    """Check settings, database and auth server; say how to fix them.
 
     `pbpaste | todo-api doctor --token -` says why a token is rejected. The exit code is 1 if a
     check fails.

@@ -1,9 +1,11 @@
-"""The commands that do one thing and end: what they do, and what they say when they cannot.
+"""The commands that end by themselves: their effects and their error messages.
 
-They run in this process, which is quicker; ``test_dev`` and ``test_serve`` run the real ones.
+Most run in the test process, because that is faster. ``test_dev`` and ``test_serve`` run the real
+program.
 """
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,16 +19,16 @@ import structlog
 import typer
 from typer.testing import CliRunner
 
-from support.service import eventually, refusal
+from support.service import Workplace, eventually, refusal
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_api.cli.commands import app
 from todo_api.server.settings import Settings
 
 PASSWORD: Final = "hunter2-hunter2"
-NOWHERE: Final = f"postgresql://ada:{PASSWORD}@127.0.0.1:1/todo"
+UNREACHABLE: Final = f"postgresql://ada:{PASSWORD}@127.0.0.1:1/todo"
 SHARED_SECRET: Final = {
     "AUTH_MODE": "shared-secret",
-    "BETTER_AUTH_SECRET": "a-secret-of-the-frontend-and-of-nobody-else",
+    "BETTER_AUTH_SECRET": "a-secret-that-only-the-frontend-knows",
 }
 
 Command = Callable[..., CompletedProcess[str]]
@@ -36,7 +38,7 @@ COMMANDS: Final = sorted(typer.main.get_group(app).commands)
 
 @pytest.fixture
 def todo_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
-    """Runs a command in an empty directory with the given settings alone; raises what it raises."""
+    """Runs a command in an empty directory with only the given settings; exceptions propagate."""
     monkeypatch.chdir(tmp_path)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
@@ -46,33 +48,33 @@ def todo_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Comman
         return CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
     yield run
-    structlog.reset_defaults()  # commands silence the log, and this process has other tests
+    structlog.reset_defaults()  # commands silence the log
 
 
 @pytest.fixture
 def database_url(server_url: str, empty_database: DatabaseUrl) -> str:
-    """The URL of a database without any schema."""
+    """The URL of an empty database."""
     return urlsplit(server_url)._replace(path=f"/{empty_database.url.database}").geturl()
 
 
 @pytest.fixture
-def guarded_url(server_url: str) -> Iterator[str]:
-    """The URL of a database, as a user whom the server asks for a password."""
+def url_with_password(server_url: str) -> Iterator[str]:
+    """The URL of a database with a user that needs a password."""
     statements = (f"CREATE ROLE ada LOGIN PASSWORD '{PASSWORD}'", "SHOW hba_file")
-    rules = Path(str(executed(server_url, *statements)))
+    rules = Path(str(execute(server_url, *statements)))
     before = rules.read_text()
     rules.write_text(f"local all ada scram-sha-256\nhost all ada all scram-sha-256\n{before}")
     url = urlsplit(server_url)
     try:
-        executed(server_url, "SELECT pg_reload_conf()")
+        execute(server_url, "SELECT pg_reload_conf()")
         yield url._replace(netloc=f"ada:{PASSWORD}@{url.netloc.rpartition('@')[2]}").geturl()
     finally:
         rules.write_text(before)
-        executed(server_url, "SELECT pg_reload_conf()", "DROP ROLE ada")
+        execute(server_url, "SELECT pg_reload_conf()", "DROP ROLE ada")
 
 
-def executed(url: str, *statements: str) -> object:
-    """What the last of the statements returns."""
+def execute(url: str, *statements: str) -> object:
+    """Execute the statements; return the value of the last one."""
 
     async def run() -> object:
         connection = await asyncpg.connect(url)
@@ -86,14 +88,14 @@ def executed(url: str, *statements: str) -> object:
 
 def refuses_password(url: str) -> bool:
     with suppress(asyncpg.InvalidPasswordError):
-        executed(url, "SELECT 1")
+        execute(url, "SELECT 1")
         return False
     return True
 
 
 class TestHelp:
     @pytest.mark.parametrize("command", COMMANDS)
-    def test_teaches_what_the_command_is_for(self, todo_api: Command, command: str) -> None:
+    def test_starts_with_usage_and_a_sentence(self, todo_api: Command, command: str) -> None:
         result = todo_api(command, "--help")
         assert result.returncode == 0
         usage, sentence, *_ = result.stdout.strip().split("\n\n")
@@ -106,18 +108,34 @@ class TestHelp:
         listed = (result.stdout + result.stderr).partition("Commands:\n")[2].splitlines()
         assert sorted(line.split()[0] for line in listed[: len(COMMANDS)]) == COMMANDS
 
-    def test_lists_sentences_that_are_complete(self, todo_api: Command) -> None:
+    def test_truncates_no_sentence(self, todo_api: Command) -> None:
         assert "..." not in todo_api("--help").stdout.partition("Commands:\n")[2]
 
     @pytest.mark.parametrize("mistake", ["sevre", "seed", "token --hours=0 ada", "dev now"])
-    def test_is_offered_after_a_mistake(self, todo_api: Command, mistake: str) -> None:
+    def test_is_suggested_after_a_usage_error(self, todo_api: Command, mistake: str) -> None:
         result = todo_api(*mistake.split())
         assert result.returncode == 2
         assert "--help" in result.stderr
 
 
+class TestImports:
+    @pytest.mark.parametrize("arguments", ["--version", "--help", "migrate --help", "token ada"])
+    def test_exclude_web_and_database_if_the_command_needs_neither(
+        self, place: Workplace, arguments: str
+    ) -> None:
+        program = (
+            "import sys; from todo_api.cli.commands import app;"
+            "app(sys.argv[1:], standalone_mode=False); print(*sys.modules, sep='\\n')"
+        )
+        result = place.run(sys.executable, "-c", program, *arguments.split())
+        assert result.returncode == 0, result.stderr
+        modules = set(result.stdout.splitlines())
+        assert "todo_api.cli.commands" in modules
+        assert not modules & {"asyncpg", "fastapi", "granian", "httpx", "sqlalchemy", "starlette"}
+
+
 class TestMigrate:
-    def test_prepares_the_database_and_is_idle_the_second_time(
+    def test_creates_the_schema_and_does_nothing_the_second_time(
         self, todo_api: Command, database_url: str
     ) -> None:
         first, second = [todo_api("migrate", DATABASE_URL=database_url) for _ in range(2)]
@@ -125,81 +143,87 @@ class TestMigrate:
         assert (first.returncode, second.returncode) == (0, 0)
         assert "The database is now at schema version" in first.stderr
         assert second.stdout + second.stderr == ""
-        assert executed(database_url, "SELECT count(*) FROM todo.tasks") == 0
+        assert execute(database_url, "SELECT count(*) FROM todo.tasks") == 0
 
     @pytest.mark.parametrize(
-        ("url", "words"),
+        ("url", "message"),
         [
-            (NOWHERE, "nothing listens"),
+            (UNREACHABLE, "nothing listens"),
             (f"postgresql://ada:{PASSWORD}@/todo?host=/nowhere", "no server at the socket"),
         ],
     )
-    def test_tells_that_there_is_no_server(self, todo_api: Command, url: str, words: str) -> None:
-        sentence = refusal(todo_api("migrate", DATABASE_URL=url))
-        assert words in sentence
-        assert PASSWORD not in sentence
+    def test_reports_that_there_is_no_server(
+        self, todo_api: Command, url: str, message: str
+    ) -> None:
+        error = refusal(todo_api("migrate", DATABASE_URL=url))
+        assert message in error
+        assert PASSWORD not in error
 
-    def test_tells_that_there_is_no_such_database(self, todo_api: Command, server_url: str) -> None:
+    def test_reports_that_the_database_does_not_exist(
+        self, todo_api: Command, server_url: str
+    ) -> None:
         url = urlsplit(server_url)._replace(path="/atlantis").geturl()
-        sentence = refusal(todo_api("migrate", DATABASE_URL=url))
-        assert "the database that DATABASE_URL names does not exist" in sentence
+        error = refusal(todo_api("migrate", DATABASE_URL=url))
+        assert "the database that DATABASE_URL names does not exist" in error
 
-    def test_tells_that_the_password_is_wrong(self, todo_api: Command, guarded_url: str) -> None:
-        wrong = guarded_url.replace(PASSWORD, f"not-{PASSWORD}")
+    def test_reports_that_the_password_is_wrong(
+        self, todo_api: Command, url_with_password: str
+    ) -> None:
+        wrong = url_with_password.replace(PASSWORD, f"not-{PASSWORD}")
         assert eventually(lambda: refuses_password(wrong))
-        sentence = refusal(todo_api("migrate", DATABASE_URL=wrong))
-        assert "refuses the user or the password" in sentence
-        assert PASSWORD not in sentence
+        error = refusal(todo_api("migrate", DATABASE_URL=wrong))
+        assert "refuses the user or the password" in error
+        assert PASSWORD not in error
 
-    def test_tells_that_the_user_may_not_do_it(self, todo_api: Command, guarded_url: str) -> None:
-        sentence = refusal(todo_api("migrate", DATABASE_URL=guarded_url))
-        assert "lacks a privilege" in sentence
+    def test_reports_missing_privileges(self, todo_api: Command, url_with_password: str) -> None:
+        error = refusal(todo_api("migrate", DATABASE_URL=url_with_password))
+        assert "lacks a privilege" in error
 
 
 class TestToken:
-    def test_is_for_users_of_the_development_issuer_alone(
+    def test_is_not_issued_if_an_auth_server_is_configured(
         self, todo_api: Command, tmp_path: Path
     ) -> None:
         result = todo_api("token", "ada", BETTER_AUTH_URL="http://localhost:3000")
         assert "BETTER_AUTH_URL" in refusal(result)
         assert not (tmp_path / ".todo").exists()
 
-    def test_is_for_a_user_that_can_be(self, todo_api: Command) -> None:
+    def test_is_not_issued_for_an_invalid_user_id(self, todo_api: Command) -> None:
         assert "a user id is printable text" in refusal(todo_api("token", "a\nda"))
 
     @pytest.mark.parametrize("content", ["", "-----BEGIN PRIVATE KEY-----"])
-    def test_needs_a_key_that_is_one(self, todo_api: Command, tmp_path: Path, content: str) -> None:
+    def test_reports_an_invalid_key_file(
+        self, todo_api: Command, tmp_path: Path, content: str
+    ) -> None:
         key = tmp_path / ".todo/issuer/development-key.pem"
         key.parent.mkdir(parents=True)
         key.write_text(content)
         assert "delete it, and a new one is made" in refusal(todo_api("token", "ada"))
 
-    def test_needs_a_directory_for_its_key(self, todo_api: Command, tmp_path: Path) -> None:
+    def test_reports_a_directory_that_cannot_hold_the_key(
+        self, todo_api: Command, tmp_path: Path
+    ) -> None:
         (tmp_path / ".todo").touch()
         assert ".todo" in refusal(todo_api("token", "ada"))
 
 
 class TestSeed:
-    def test_gives_tasks_to_the_user(self, todo_api: Command, database_url: str) -> None:
+    def test_creates_tasks_for_the_user(self, todo_api: Command, database_url: str) -> None:
         todo_api("migrate", DATABASE_URL=database_url)
         result = todo_api("seed", "ada", DATABASE_URL=database_url)
         assert result.returncode == 0, result.stderr
-        count = executed(database_url, "SELECT count(*) FROM todo.tasks WHERE user_id = 'ada'")
+        count = execute(database_url, "SELECT count(*) FROM todo.tasks WHERE user_id = 'ada'")
         assert result.stderr == f"ada has {count} more tasks.\n"
 
-    def test_tells_that_there_is_no_database(self, todo_api: Command) -> None:
-        sentence = refusal(todo_api("seed", "ada", DATABASE_URL=NOWHERE))
-        assert "nothing listens" in sentence
+    def test_reports_that_there_is_no_server(self, todo_api: Command) -> None:
+        assert "nothing listens" in refusal(todo_api("seed", "ada", DATABASE_URL=UNREACHABLE))
 
-    def test_tells_that_the_database_is_not_prepared(
-        self, todo_api: Command, database_url: str
-    ) -> None:
-        sentence = refusal(todo_api("seed", "ada", DATABASE_URL=database_url))
-        assert "todo-api migrate" in sentence
+    def test_reports_a_missing_schema(self, todo_api: Command, database_url: str) -> None:
+        assert "todo-api migrate" in refusal(todo_api("seed", "ada", DATABASE_URL=database_url))
 
 
 class TestDoctor:
-    def test_finds_nothing_wrong_where_nothing_is(
+    def test_passes_all_checks_of_a_correct_setup(
         self, todo_api: Command, database_url: str
     ) -> None:
         settings = {"DATABASE_URL": database_url, "CORS_ORIGINS": "https://app.example.com"}
@@ -208,9 +232,7 @@ class TestDoctor:
         assert result.returncode == 0
         assert {line.split()[0] for line in result.stdout.splitlines()} == {"ok"}
 
-    def test_tells_of_each_bad_part_how_to_mend_it(
-        self, todo_api: Command, database_url: str
-    ) -> None:
+    def test_says_how_to_fix_each_failed_check(self, todo_api: Command, database_url: str) -> None:
         settings = {"DATABASE_URL": database_url, "BETTER_AUTH_URL": "http://127.0.0.1:1"}
         result = todo_api("doctor", **settings)
         schema, tokens = [line for line in result.stdout.splitlines() if line.startswith("BAD")]
@@ -219,7 +241,7 @@ class TestDoctor:
         assert "127.0.0.1" in tokens
 
     def test_shows_no_secret(self, todo_api: Command) -> None:
-        result = todo_api("doctor", DATABASE_URL=NOWHERE, **SHARED_SECRET)
+        result = todo_api("doctor", DATABASE_URL=UNREACHABLE, **SHARED_SECRET)
         assert "nothing listens" in result.stdout
         for secret in (PASSWORD, SHARED_SECRET["BETTER_AUTH_SECRET"]):
             assert secret not in result.stdout + result.stderr
@@ -232,11 +254,11 @@ class TestDoctor:
 
 
 class TestSettings:
-    def test_may_be_lines_of_a_file(self, todo_api: Command, tmp_path: Path) -> None:
+    def test_can_be_in_a_dotenv_file(self, todo_api: Command, tmp_path: Path) -> None:
         (tmp_path / ".env").write_text("BETTER_AUTH_URL=http://localhost:3000\n")
         assert "BETTER_AUTH_URL" in refusal(todo_api("token", "ada"))
 
-    def test_are_all_named_that_are_wrong(self, todo_api: Command) -> None:
+    def test_that_are_invalid_are_all_reported(self, todo_api: Command) -> None:
         result = todo_api("doctor", PORT="web", LOG_LEVEL="loud")
         assert result.returncode == 1
         assert [line.split()[1] for line in result.stderr.splitlines()] == ["PORT", "LOG_LEVEL"]

@@ -1,4 +1,4 @@
-"""``todo-api dev`` as a process: from an empty directory to tasks that outlive every end."""
+"""``todo-api dev`` as a process: first start, banner, and shutdown without loss of tasks."""
 
 import json
 import signal
@@ -15,11 +15,11 @@ import pytest
 from support.programs import require
 from support.service import PATIENCE, Service, Workplace, eventually, refusal, workplace
 
-LAST_WORDS: Final = "Stop it with Ctrl-C."  # of the welcome
+LAST_LINE: Final = "Stop it with Ctrl-C."  # of the banner
 
-End = Callable[[Service], None]
+Stop = Callable[[Service], None]
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends orphans")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux stops orphaned processes")
 
 
 @pytest.fixture(scope="class")
@@ -35,8 +35,8 @@ def service(place: Workplace) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="class")
-def welcome(service: Service) -> str:
-    return service.wait_until_it_says(LAST_WORDS)
+def banner(service: Service) -> str:
+    return service.wait_until_it_says(LAST_LINE)
 
 
 @pytest.fixture(scope="class")
@@ -52,8 +52,8 @@ def bob(place: Workplace, service: Service) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="class")
-def lasting_token(place: Workplace) -> str:
-    """A token that each start in the place believes."""
+def alices_token(place: Workplace) -> str:
+    """A token that every service in this directory accepts."""
     return token(place, "alice")
 
 
@@ -61,25 +61,25 @@ def token(place: Workplace, user: str) -> str:
     return place.todo_api("token", user).stdout.strip()
 
 
-def created(client: httpx.Client) -> str:
-    """The id of a new task."""
-    answer = client.post("/api/tasks", json={"title": "Buy milk"})
-    assert answer.status_code == 201
-    return str(answer.json()["id"])
+def create_task(client: httpx.Client) -> str:
+    """Create a task and return its id."""
+    response = client.post("/api/tasks", json={"title": "Buy milk"})
+    assert response.status_code == 201
+    return str(response.json()["id"])
 
 
 def ids(client: httpx.Client) -> set[str]:
     return {task["id"] for task in client.get("/api/tasks").json()}
 
 
-def to_paste(welcome: str) -> str:
-    """The lines of the welcome that are commands: those that stand at the margin."""
-    lines = welcome.partition("todo-api is ready")[2].splitlines()
+def commands(banner: str) -> str:
+    """The commands in the banner: the lines without indentation."""
+    lines = banner.partition("todo-api is ready")[2].splitlines()
     return "\n".join(line for line in lines if line and not line.startswith(" "))
 
 
 def documents(text: str) -> list[Any]:
-    """The JSON documents that stand one after the other in the text."""
+    """The concatenated JSON documents in the text."""
     found, end = [], 0
     while end < len(text):
         document, end = json.JSONDecoder().raw_decode(text, end)
@@ -88,33 +88,29 @@ def documents(text: str) -> list[Any]:
 
 
 class TestFirstStart:
-    def test_says_where_the_service_and_its_documentation_are(
-        self, service: Service, welcome: str
-    ) -> None:
-        assert f"{service.url}/api/tasks" in welcome
-        assert f"{service.url}/docs" in welcome
-        with service.client() as anybody:
-            assert "<html" in anybody.get("/docs").text
+    def test_prints_the_urls_of_api_and_documentation(self, service: Service, banner: str) -> None:
+        assert f"{service.url}/api/tasks" in banner
+        assert f"{service.url}/docs" in banner
+        with service.client() as client:
+            assert "<html" in client.get("/docs").text
 
-    def test_prints_lines_that_are_a_task_s_life_when_pasted(
-        self, place: Workplace, welcome: str
-    ) -> None:
+    def test_prints_commands_that_work_when_pasted(self, place: Workplace, banner: str) -> None:
         require("curl")
-        result = place.run(require("bash"), "-e", "-c", to_paste(welcome))
+        result = place.run(require("bash"), "-e", "-c", commands(banner))
         assert result.returncode == 0, result.stderr
 
-        new, listed, urgent, complete, foreign, deleted, bobs = documents(result.stdout)
+        new, listed, urgent, complete, not_found, deleted, bobs = documents(result.stdout)
 
         assert new["title"] == "Buy milk"
         assert new in listed
         assert (urgent["id"], urgent["priority"]) == (new["id"], "high")
         assert (complete["id"], complete["completed"]) == (new["id"], True)
-        assert foreign["code"] == "not_found"
+        assert not_found["code"] == "not_found"
         assert deleted == complete
         assert bobs["user_id"] == "bob"
 
-    def test_lets_users_do_everything_with_their_tasks(self, alice: httpx.Client) -> None:
-        address = f"/api/tasks/{created(alice)}"
+    def test_lets_users_change_and_delete_their_tasks(self, alice: httpx.Client) -> None:
+        address = f"/api/tasks/{create_task(alice)}"
 
         assert alice.put(address, json={"title": "Buy oats"}).json()["title"] == "Buy oats"
         assert alice.patch(f"{address}/complete", json={"completed": True}).json()["completed"]
@@ -122,9 +118,9 @@ class TestFirstStart:
         assert alice.delete(address).json()["title"] == "Buy oats"
         assert alice.get(address).status_code == 404
 
-    def test_keeps_users_apart(self, alice: httpx.Client, bob: httpx.Client) -> None:
-        address = f"/api/tasks/{created(alice)}"
-        attempts = [
+    def test_isolates_users(self, alice: httpx.Client, bob: httpx.Client) -> None:
+        address = f"/api/tasks/{create_task(alice)}"
+        responses = [
             bob.get(address),
             bob.put(address, json={"title": "Bob's"}),
             bob.patch(f"{address}/complete"),
@@ -132,69 +128,67 @@ class TestFirstStart:
             bob.delete(address),
         ]
 
-        assert {attempt.status_code for attempt in attempts} == {404}
+        assert {response.status_code for response in responses} == {404}
         assert alice.get(address).json()["version"] == 1
-        assert created(bob) not in ids(alice)
+        assert create_task(bob) not in ids(alice)
         assert not ids(alice) & ids(bob)
 
-    def test_writes_nothing_outside_its_own_directory(
-        self, place: Workplace, service: Service
-    ) -> None:
+    def test_writes_only_to_its_data_directory(self, place: Workplace, service: Service) -> None:
         assert service.health().status_code == 200
         assert [path.name for path in place.directory.iterdir()] == [".todo"]
         assert list(place.home.iterdir()) == []
 
-    def test_makes_a_key_that_nobody_else_can_read(
+    def test_creates_a_key_that_only_its_owner_can_read(
         self, place: Workplace, service: Service
     ) -> None:
         assert service.health().status_code == 200
         keys = place.directory.glob(".todo/*/*.pem")
         assert [key.stat().st_mode & 0o077 for key in keys] == [0]
 
-    def test_can_be_given_tasks_to_play_with(self, place: Workplace, bob: httpx.Client) -> None:
+    def test_can_be_seeded_with_tasks(self, place: Workplace, bob: httpx.Client) -> None:
         before = ids(bob)
         result = place.todo_api("seed", "bob")
         assert result.returncode == 0, result.stderr
         assert len(ids(bob) - before) > 3
 
-    def test_satisfies_the_doctor(self, place: Workplace, service: Service) -> None:
+    def test_passes_all_checks_of_the_doctor(self, place: Workplace, service: Service) -> None:
         assert service.health().status_code == 200
         result = place.todo_api("doctor")
         assert result.returncode == 0, result.stdout
 
-    def test_is_not_disturbed_by_a_second_at_its_port(
+    def test_keeps_running_when_a_second_one_starts_on_its_port(
         self, place: Workplace, service: Service
     ) -> None:
         result = place.todo_api("dev", PORT=str(service.port))
-        assert f"port {service.port} is taken" in refusal(result)
+        assert f"port {service.port} is in use" in refusal(result)
         assert service.health().status_code == 200
 
 
 class TestStart:
-    def test_with_settings_that_say_not_whom_to_believe_is_refused(self, place: Workplace) -> None:
-        sentence = refusal(place.todo_api("dev", AUTH_MODE="shared-secret"))
-        assert sentence.startswith("BETTER_AUTH_SECRET is missing")
+    def test_with_incomplete_auth_settings_is_an_error(self, place: Workplace) -> None:
+        error = refusal(place.todo_api("dev", AUTH_MODE="shared-secret"))
+        assert error.startswith("BETTER_AUTH_SECRET is missing")
 
-    def test_with_an_auth_server_hands_out_no_tokens_of_its_own(self, place: Workplace) -> None:
+    def test_with_an_auth_server_prints_no_development_tokens(self, place: Workplace) -> None:
         origin = "http://localhost:3000"
         with place.serving("dev", BETTER_AUTH_URL=origin) as service:
-            welcome = service.wait_until_it_says(LAST_WORDS)
-        assert origin in welcome
-        assert to_paste(welcome) == ""
+            banner = service.wait_until_it_says(LAST_LINE)
+        assert origin in banner
+        assert commands(banner) == ""
 
 
 @pytest.fixture(scope="class")
 def acknowledged() -> set[str]:
-    """The tasks of the starts so far."""
+    """The ids of all tasks that earlier starts acknowledged."""
     return set()
 
 
-class TestEnd:
-    """Each start finds the tasks that were acknowledged before the ends before it."""
+class TestStop:
+    """Each start finds the tasks that were acknowledged before it."""
 
     @linux
     @pytest.mark.parametrize(
-        ("end", "exit_code"),
+        ("stop", "exit_code"),
         [
             pytest.param(lambda service: service.send(signal.SIGKILL), -9, id="kill"),
             pytest.param(Service.press_ctrl_c, 0, id="ctrl-c"),
@@ -205,27 +199,27 @@ class TestEnd:
     def test_leaves_no_process_and_loses_no_task(
         self,
         place: Workplace,
-        lasting_token: str,
+        alices_token: str,
         acknowledged: set[str],
-        end: End,
+        stop: Stop,
         exit_code: int,
     ) -> None:
         with place.serving("dev") as service:
-            with service.client(lasting_token) as alice:
+            with service.client(alices_token) as alice:
                 assert acknowledged <= ids(alice)
-                acknowledged |= {created(alice) for _ in range(10)}
-            end(service)
+                acknowledged |= {create_task(alice) for _ in range(10)}
+            stop(service)
             assert service.exit_code() == exit_code
             assert place.remaining() == {}
             assert "Traceback" not in service.stderr + service.stdout
 
-    def test_waits_for_the_request_that_is_under_way(
-        self, place: Workplace, lasting_token: str, acknowledged: set[str]
+    def test_waits_for_the_request_in_flight(
+        self, place: Workplace, alices_token: str, acknowledged: set[str]
     ) -> None:
         with place.serving("dev") as service:
-            with service.client(lasting_token) as alice:
+            with service.client(alices_token) as alice:
                 assert acknowledged <= ids(alice)
-            with half_a_task(service.port, lasting_token) as (connection, rest):
+            with incomplete_request(service.port, alices_token) as (connection, rest):
                 service.send(signal.SIGTERM)
                 assert eventually(lambda: not service.listens())
                 connection.send(rest)
@@ -234,8 +228,8 @@ class TestEnd:
 
 
 @contextmanager
-def half_a_task(port: int, token: str) -> Iterator[tuple[HTTPConnection, bytes]]:
-    """A connection on which the service waits for the rest of a new task, and that rest."""
+def incomplete_request(port: int, token: str) -> Iterator[tuple[HTTPConnection, bytes]]:
+    """A connection on which the service waits for the rest of a request body, and that rest."""
     body = json.dumps({"title": "Buy milk"}).encode()
     connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     connection.putrequest("POST", "/api/tasks")
@@ -244,7 +238,7 @@ def half_a_task(port: int, token: str) -> Iterator[tuple[HTTPConnection, bytes]]
     connection.putheader("Content-Length", str(len(body)))
     connection.putheader("Expect", "100-continue")
     connection.endheaders(body[:5])
-    # Its "100 Continue" comes when the application asks for the body (RFC 9110, section 10.1.1).
+    # "100 Continue" arrives when the application reads the body (RFC 9110, section 10.1.1).
     assert connection.sock.recv(1, socket.MSG_PEEK)
     try:
         yield connection, body[5:]

@@ -1,4 +1,4 @@
-"""The wheel, installed where there is no checkout: the whole service is in it, on every Python."""
+"""The wheel, installed without a checkout on each supported Python."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ THIS: Final = sysconfig.get_python_version()
 
 
 def build(directory: Path, kind: str) -> Path:
-    """The one file of that kind that the build makes."""
+    """Build a wheel or a source distribution; return the file."""
     command = (sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(directory))
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (built,) = directory.iterdir()
@@ -38,7 +38,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=PYTHONS)
 def place(request: pytest.FixtureRequest, wheel: Path) -> Iterator[Workplace]:
-    """A place whose ``todo-api`` comes from the wheel."""
+    """A directory whose ``todo-api`` is installed from the wheel."""
     python = sys.executable if request.param == THIS else require(f"python{request.param}")
     with workplace() as place:
         environment = place.root / "environment"
@@ -57,7 +57,7 @@ def run(*command: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
-def test_the_same_source_makes_the_same_bytes(tmp_path: Path, kind: str) -> None:
+def test_the_build_is_reproducible(tmp_path: Path, kind: str) -> None:
     digests = set()
     for number in "12":
         directory = tmp_path / number
@@ -66,12 +66,12 @@ def test_the_same_source_makes_the_same_bytes(tmp_path: Path, kind: str) -> None
     assert len(digests) == 1
 
 
-def test_it_says_its_version(place: Workplace, wheel: Path) -> None:
+def test_version_is_that_of_the_wheel(place: Workplace, wheel: Path) -> None:
     version = wheel.name.split("-")[1]
     assert place.todo_api("--version").stdout == f"todo-api {version}\n"
 
 
-def test_dev_has_its_database_and_its_documentation(place: Workplace) -> None:
+def test_dev_has_database_and_documentation(place: Workplace) -> None:
     with place.serving("dev") as service, service.client() as alice:
         token = place.todo_api("token", "alice").stdout.strip()
         alice.headers["Authorization"] = f"Bearer {token}"
@@ -81,7 +81,7 @@ def test_dev_has_its_database_and_its_documentation(place: Workplace) -> None:
         assert alice.get("/docs/swagger-ui-bundle.js").is_success
 
 
-async def test_serve_serves_what_migrate_has_prepared(place: Workplace, server_url: str) -> None:
+async def test_serve_works_on_a_migrated_database(place: Workplace, server_url: str) -> None:
     name = f"packaged_{uuid4().hex}"
     connection = await asyncpg.connect(server_url)
     await connection.execute(f"CREATE DATABASE {name}")
@@ -89,5 +89,5 @@ async def test_serve_serves_what_migrate_has_prepared(place: Workplace, server_u
     settings = {"DATABASE_URL": urlsplit(server_url)._replace(path=f"/{name}").geturl(), **BELIEVED}
     assert place.todo_api("migrate", **settings).returncode == 0
     with place.serving("serve", **settings) as service, service.client() as ada:
-        answer = ada.post("/api/tasks", json={"title": "Buy milk"}, headers=as_user("ada"))
-        assert answer.status_code == 201
+        response = ada.post("/api/tasks", json={"title": "Buy milk"}, headers=as_user("ada"))
+        assert response.status_code == 201

@@ -1,4 +1,4 @@
-"""``todo-api serve`` as a process: what it refuses, whom it believes, what it outlasts."""
+"""``todo-api serve`` as a process: configuration errors, tokens, workers, database outages."""
 
 import asyncio
 import signal
@@ -21,18 +21,18 @@ from support.service import Service, Workplace, eventually, refusal, workplace
 from todo_adapters.embedded_postgres.server import embedded_postgres
 from todo_adapters.postgres.url import DatabaseUrl
 
-SECRET: Final = "a-secret-of-the-frontend-and-of-nobody-else"
+SECRET: Final = "a-secret-that-only-the-frontend-knows"
 PASSWORD: Final = "hunter2-hunter2"
-NOWHERE: Final = f"postgresql://ada:{PASSWORD}@127.0.0.1:1/todo"
+UNREACHABLE: Final = f"postgresql://ada:{PASSWORD}@127.0.0.1:1/todo"
 
-# Enough to serve.
-SETTINGS: Final = {"DATABASE_URL": NOWHERE, "BETTER_AUTH_URL": "http://localhost:3000"}
+# The minimum for ``serve``.
+SETTINGS: Final = {"DATABASE_URL": UNREACHABLE, "BETTER_AUTH_URL": "http://localhost:3000"}
 SHARED_SECRET: Final = {"AUTH_MODE": "shared-secret", "BETTER_AUTH_SECRET": SECRET}
 
 
 @pytest.fixture(scope="module")
 def database_url(server_url: str, place: Workplace) -> str:
-    """The URL of a database that ``todo-api migrate`` has prepared."""
+    """The URL of a database that ``todo-api migrate`` has migrated."""
     name = f"served_{uuid4().hex}"
     asyncio.run(create_database(server_url, name))
     url = urlsplit(server_url)._replace(path=f"/{name}").geturl()
@@ -56,14 +56,14 @@ async def create_database(server_url: str, name: str) -> None:
 
 
 def frontend_token(user: str) -> str:
-    """A token as a frontend signs it for its user."""
+    """A token that a frontend signs for its user."""
     now = datetime.now(UTC)
     claims = {"sub": user, "iat": now, "exp": now + timedelta(minutes=15)}
     return str(jwt.encode(claims, SECRET, algorithm="HS256"))
 
 
-# What is changed in SETTINGS, and words of the sentence with which that is refused.
-REFUSALS: Final = {
+# Changes of SETTINGS, and a part of the error message that they cause.
+ERRORS: Final = {
     "no database": ({"DATABASE_URL": ""}, "DATABASE_URL is missing: set it to"),
     "no auth server": ({"BETTER_AUTH_URL": ""}, "BETTER_AUTH_URL is missing: set it to"),
     "another kind of database": (
@@ -85,45 +85,45 @@ REFUSALS: Final = {
         "AUTH_MODE=shared-secret and AUTH_JWKS_URL exclude each other",
     ),
     "an unsafe algorithm": ({"AUTH_ALGORITHMS": "EdDSA,none"}, "AUTH_ALGORITHMS cannot be none"),
-    "another machine's address": ({"HOST": "192.0.2.1"}, "HOST=192.0.2.1 is no address"),
+    "another machine's address": ({"HOST": "192.0.2.1"}, "HOST=192.0.2.1 is not an address"),
     "no port": ({"PORT": "web"}, "PORT must be a"),
 }
 
 
 @pytest.fixture(scope="module")
-def attempts(place: Workplace) -> dict[str, CompletedProcess[str]]:
-    """What comes of serving with each of them, tried two at a time to save time."""
+def results(place: Workplace) -> dict[str, CompletedProcess[str]]:
+    """The result of ``serve`` in each case. Two run at a time to save time."""
     with ThreadPoolExecutor(max_workers=2) as pool:
-        changes = [SETTINGS | changed for changed, _ in REFUSALS.values()]
-        results = pool.map(lambda settings: place.todo_api("serve", **settings), changes)
-        return dict(zip(REFUSALS, results, strict=True))
+        settings = [SETTINGS | changed for changed, _ in ERRORS.values()]
+        results = pool.map(lambda variables: place.todo_api("serve", **variables), settings)
+        return dict(zip(ERRORS, results, strict=True))
 
 
-class TestRefusal:
-    @pytest.mark.parametrize("case", REFUSALS)
-    def test_is_a_sentence_on_what_to_change(
-        self, attempts: dict[str, CompletedProcess[str]], case: str
+class TestConfigurationError:
+    @pytest.mark.parametrize("case", ERRORS)
+    def test_says_what_to_change_and_shows_no_password(
+        self, results: dict[str, CompletedProcess[str]], case: str
     ) -> None:
-        _, words = REFUSALS[case]
-        sentence = refusal(attempts[case])
-        assert words in sentence
-        assert PASSWORD not in sentence
+        _, message = ERRORS[case]
+        error = refusal(results[case])
+        assert message in error
+        assert PASSWORD not in error
 
-    def test_names_all_that_is_missing_at_once(self, place: Workplace) -> None:
+    def test_names_all_missing_settings(self, place: Workplace) -> None:
         result = place.todo_api("serve")
         assert result.returncode == 1
         assert "DATABASE_URL is missing" in result.stderr
         assert "BETTER_AUTH_URL is missing" in result.stderr
 
-    def test_tells_which_port_is_taken(self, place: Workplace) -> None:
+    def test_names_the_port_that_is_in_use(self, place: Workplace) -> None:
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
-            sentence = refusal(place.todo_api("serve", **SETTINGS, PORT=str(port)))
-        assert f"port {port} is taken" in sentence
+            error = refusal(place.todo_api("serve", **SETTINGS, PORT=str(port)))
+        assert f"port {port} is in use" in error
 
 
 class TestService:
-    def test_serves_the_users_of_a_frontend_that_signs_for_them(self, service: Service) -> None:
+    def test_accepts_tokens_that_the_frontend_signs(self, service: Service) -> None:
         with (
             service.client(frontend_token("ada")) as ada,
             service.client(frontend_token("eve")) as eve,
@@ -133,7 +133,7 @@ class TestService:
             assert eve.get(f"/api/tasks/{task['id']}").status_code == 404
             assert ada.delete(f"/api/tasks/{task['id']}").json() == task
 
-    def test_is_refused_by_any_other_server_where_it_is_unsafe(self, place: Workplace) -> None:
+    def test_rejects_unsafe_settings_under_another_server_too(self, place: Workplace) -> None:
         unsafe = {"DATABASE_URL": "postgresql://ada@db.example.com/todo?sslmode=require"}
         result = place.run(
             sys.executable, "-c", "import todo_api.main as m; m.app()", **SETTINGS | unsafe
@@ -141,32 +141,32 @@ class TestService:
         assert result.returncode == 1
         assert "ConfigurationError: DATABASE_URL" in result.stderr
 
-    def test_refuses_development_tokens(self, place: Workplace, service: Service) -> None:
+    def test_rejects_development_tokens(self, place: Workplace, service: Service) -> None:
         token = place.todo_api("token", "ada").stdout.strip()
         with service.client(token) as impostor:
-            answer = impostor.get("/api/tasks")
-        assert answer.status_code == 401
-        assert answer.json()["code"] == "token_invalid"
+            response = impostor.get("/api/tasks")
+        assert response.status_code == 401
+        assert response.json()["code"] == "token_invalid"
 
-    def test_has_no_origin_that_browsers_may_call_from_unless_told(self, service: Service) -> None:
+    def test_allows_no_cross_origin_calls_by_default(self, service: Service) -> None:
         with service.client() as frontend:
-            answer = frontend.get("/health/live", headers={"Origin": "http://localhost:3000"})
-        assert "access-control-allow-origin" not in answer.headers
+            response = frontend.get("/health/live", headers={"Origin": "http://localhost:3000"})
+        assert "access-control-allow-origin" not in response.headers
 
     def test_writes_no_secret_to_its_log(self, service: Service) -> None:
         token = frontend_token("ada")
         with service.client(token) as ada:
-            ada.post("/api/tasks", json={"title": "Nobody's business"})
+            ada.post("/api/tasks", json={"title": "A private title"})
         log = service.stdout + service.stderr
         assert '"user":"ada"' in log
-        for secret in (SECRET, token, "Nobody's business"):
+        for secret in (SECRET, token, "A private title"):
             assert secret not in log
 
-    def test_listens_at_an_address_that_is_a_name(self, place: Workplace) -> None:
+    def test_listens_on_a_host_name(self, place: Workplace) -> None:
         with place.serving("serve", **SETTINGS, HOST="localhost") as service:
             assert service.listens()
 
-    def test_runs_as_many_workers_as_wanted_and_ends_them_all(
+    def test_starts_the_configured_number_of_workers_and_stops_them_all(
         self, place: Workplace, service: Service, database_url: str
     ) -> None:
         assert service.listens()
@@ -182,14 +182,14 @@ class TestService:
 
 
 class TestDatabase:
-    def test_that_is_not_prepared_is_refused(
+    def test_without_the_schema_is_an_error(
         self, place: Workplace, server_url: str, empty_database: DatabaseUrl
     ) -> None:
         url = urlsplit(server_url)._replace(path=f"/{empty_database.url.database}").geturl()
-        sentence = refusal(place.todo_api("serve", DATABASE_URL=url, **SHARED_SECRET))
-        assert "todo-api migrate" in sentence
+        error = refusal(place.todo_api("serve", DATABASE_URL=url, **SHARED_SECRET))
+        assert "todo-api migrate" in error
 
-    def test_may_be_away_and_come_back_any_time(self, place: Workplace) -> None:
+    def test_can_become_unavailable_and_available_at_any_time(self, place: Workplace) -> None:
         directory = place.root / "database"
         with embedded_postgres(directory) as url:
             assert place.todo_api("migrate", DATABASE_URL=url).returncode == 0
@@ -198,16 +198,16 @@ class TestDatabase:
             place.serving("serve", DATABASE_URL=url, **SHARED_SECRET) as service,
             service.client(frontend_token("ada")) as ada,
         ):
-            assert_away(ada)
+            assert_unavailable(ada)
             for _ in range(2):
                 with embedded_postgres(directory):
                     assert eventually(lambda: ada.get("/health/ready").is_success)
                     assert ada.post("/api/tasks", json={"title": "Buy milk"}).is_success
-                assert_away(ada)
+                assert_unavailable(ada)
 
 
-def assert_away(client: httpx.Client) -> None:
-    """The service lives, and says of everything else that it has to wait for the database."""
+def assert_unavailable(client: httpx.Client) -> None:
+    """Assert that the service is live, and that everything else is 503 because of the database."""
     assert client.get("/health/live").status_code == 200
 
     ready = client.get("/health/ready")
@@ -215,8 +215,8 @@ def assert_away(client: httpx.Client) -> None:
     assert "database" in ready.text
     assert "auth_keys" not in ready.text
 
-    answer = client.get("/api/tasks")
-    assert answer.status_code == 503
-    assert int(answer.headers["retry-after"]) > 0
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["code"] == "database_unavailable"
+    response = client.get("/api/tasks")
+    assert response.status_code == 503
+    assert int(response.headers["retry-after"]) > 0
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["code"] == "database_unavailable"

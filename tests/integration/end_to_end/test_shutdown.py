@@ -1,6 +1,6 @@
-"""The real service at its end, at its renewal and after long work: nothing is lost or piled up.
+"""The real service: shutdown and worker renewal lose no request, long use leaks no memory.
 
-``MEMORY_REQUESTS=100000 pytest test_shutdown.py`` has it work for longer.
+``MEMORY_REQUESTS=100000 pytest test_shutdown.py`` sends more requests to find smaller leaks.
 """
 
 import asyncio
@@ -28,18 +28,18 @@ from support.frontend import BELIEVED, as_user
 from support.service import PATIENCE, Service, Workplace, eventually, free_port, workplace
 from todo_adapters.postgres.url import DatabaseUrl
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a process has")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 
 Settings = dict[str, str]
 Json = dict[str, Any]
 
 HOST: Final = "127.0.0.1"
-USERS: Final = 6  # at work while services come and go
+USERS: Final = 6  # concurrent users while services are replaced
 
 REQUESTS: Final = int(os.environ.get("MEMORY_REQUESTS", "10000"))
-WARM_UP: Final = 3000  # requests after which every cache and pool is full
-CONNECTIONS: Final = 4  # at a time; each is used by one user and closed
-POOL: Final = 4  # connections to the database
+WARM_UP: Final = 3000  # requests that fill all caches and pools
+CONNECTIONS: Final = 4  # concurrent; one for each user
+POOL: Final = 4  # database connections
 GROWTH: Final = 4.0  # MiB; a leak of 512 bytes a request would be 5
 
 
@@ -59,7 +59,7 @@ def variables(database_url: str) -> Settings:
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection of somebody else's to the service's database."""
+    """A separate connection to the service's database."""
     connection = await asyncpg.connect(database_url)
     yield connection
     await connection.close()
@@ -67,7 +67,7 @@ async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @asynccontextmanager
 async def serving(place: Workplace, variables: Settings, **more: str) -> AsyncIterator[Service]:
-    """The service, while other things go on in this thread."""
+    """The service, started and stopped without blocking the event loop."""
     running = ExitStack()
     service = place.serving("serve", **variables, **more)
     try:
@@ -76,18 +76,18 @@ async def serving(place: Workplace, variables: Settings, **more: str) -> AsyncIt
         await asyncio.to_thread(running.close)
 
 
-# --- Requests under way when the signal comes ---------------------------------------------------
+# --- Requests in flight at the signal -----------------------------------------------------------
 
 
-class HalfSent:
-    """A request for a new task, of which the service has all but the end."""
+class IncompleteRequest:
+    """A request that creates a task; the last byte of its body is not sent yet."""
 
     def __init__(self, stream: tuple[StreamReader, StreamWriter], rest: bytes) -> None:
-        self._answer, self._request = stream
+        self._response, self._request = stream
         self._rest = rest
 
     @classmethod
-    async def to(cls, service: Service, user: str, title: str) -> "HalfSent":
+    async def start(cls, service: Service, user: str, title: str) -> "IncompleteRequest":
         body = json.dumps({"title": title}).encode()
         head = (
             "POST /api/tasks HTTP/1.1",
@@ -99,15 +99,15 @@ class HalfSent:
         )
         reader, writer = await asyncio.open_connection(HOST, service.port)
         writer.write("\r\n".join((*head, "", "")).encode() + body[:-1])
-        # Comes when the application asks for the body (RFC 9110, section 10.1.1).
+        # It arrives when the application reads the body (RFC 9110, section 10.1.1).
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         return cls((reader, writer), body[-1:])
 
-    async def finished(self) -> int:
-        """The answer's status once the rest has been sent."""
+    async def finish(self) -> int:
+        """Send the rest; return the status of the response."""
         self._request.write(self._rest)
-        status = int((await self._answer.readline()).split()[1])
-        await self._answer.read()  # to the end, which is the connection's
+        status = int((await self._response.readline()).split()[1])
+        await self._response.read()  # until the service closes the connection
         self._request.close()
         return status
 
@@ -115,8 +115,8 @@ class HalfSent:
         self._request.close()
 
 
-async def waiting_for_a_lock(database: asyncpg.Connection, number: int) -> None:
-    """Return once so many statements in the database wait for somebody else's lock."""
+async def wait_for_lock_waiters(database: asyncpg.Connection, number: int) -> None:
+    """Return when this number of statements wait for a lock."""
     waiting = (
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -127,38 +127,44 @@ async def waiting_for_a_lock(database: asyncpg.Connection, number: int) -> None:
 
 
 class TestSigterm:
-    async def test_lets_what_was_accepted_end_well_and_refuses_the_rest(
+    async def test_finishes_accepted_requests_and_accepts_no_more(
         self, place: Workplace, variables: Settings, database: asyncpg.Connection
     ) -> None:
         user = f"stopped {uuid4().hex}"
         async with serving(place, variables) as service, client(service.url, user) as frontend:
-            made = await frontend.post("/api/tasks", json={"title": "new"})
-            address = made.headers["location"]
-            sent = [await HalfSent.to(service, user, f"sent {number}") for number in range(3)]
+            created = await frontend.post("/api/tasks", json={"title": "new"})
+            address = created.headers["location"]
+            sent = [
+                await IncompleteRequest.start(service, user, f"sent {number}")
+                for number in range(3)
+            ]
             async with database.transaction():
                 await database.execute("SELECT FROM todo.tasks WHERE user_id = $1 FOR UPDATE", user)
-                held = [
+                blocked = [
                     asyncio.create_task(frontend.patch(address, json={"title": "changed"})),
                     asyncio.create_task(
                         frontend.patch(f"{address}/complete", json={"completed": True})
                     ),
                 ]
-                await waiting_for_a_lock(database, len(held))
+                await wait_for_lock_waiters(database, len(blocked))
                 service.send(signal.SIGTERM)
                 assert eventually(lambda: not service.listens())
-            assert [await request.finished() for request in sent] == [201] * len(sent)
-            assert [answer.status_code for answer in await asyncio.gather(*held)] == [200, 200]
+            assert [await request.finish() for request in sent] == [201] * len(sent)
+            assert [response.status_code for response in await asyncio.gather(*blocked)] == [
+                200,
+                200,
+            ]
             assert await asyncio.to_thread(service.exit_code) == 0
         assert await stored(database, user) == Counter(
             {("changed", True): 1, **{(f"sent {number}", False): 1 for number in range(3)}}
         )
 
-    async def test_is_not_put_off_by_a_client_that_never_ends_its_request(
+    async def test_stops_although_a_client_never_finishes_its_request(
         self, variables: Settings
     ) -> None:
         with workplace() as place:
             async with serving(place, variables) as service:
-                request = await HalfSent.to(service, "ada", "never sent")
+                request = await IncompleteRequest.start(service, "ada", "never sent")
                 service.send(signal.SIGTERM)
                 assert await asyncio.to_thread(service.exit_code) == 0
                 request.abandon()
@@ -170,7 +176,7 @@ def client(url: str, user: str) -> httpx.AsyncClient:
 
 
 async def stored(database: asyncpg.Connection, user: str) -> Counter[tuple[str, bool]]:
-    """The user's tasks that are there, by title and completion."""
+    """The user's live tasks, by title and completion."""
     rows = await database.fetch(
         "SELECT title, completed_at IS NOT NULL FROM todo.tasks"
         " WHERE user_id = $1 AND deleted_at IS NULL",
@@ -179,67 +185,67 @@ async def stored(database: asyncpg.Connection, user: str) -> Counter[tuple[str, 
     return Counter((title, completed) for title, completed in rows)
 
 
-# --- Users at work while services come and go ---------------------------------------------------
+# --- Users that work while services are replaced ------------------------------------------------
 
 
 class User:
-    """Somebody who makes tasks, and reads and completes each, on connections that are kept."""
+    """A user that creates, reads and completes tasks on persistent connections."""
 
-    def __init__(self, url: str, tell: Callable[[], None]) -> None:
+    def __init__(self, url: str, report: Callable[[], None]) -> None:
         self.id = f"user {uuid4().hex}"
-        self.made: list[str] = []  # titles of tasks that were acknowledged to be made and completed
-        self.repeated = 0  # requests
+        self.completed: list[str] = []  # titles of tasks whose completion was acknowledged
+        self.retries = 0
         self._frontend = client(url, self.id)
-        self._tell = tell
+        self._report = report
 
-    async def work(self, is_over: asyncio.Event) -> None:
+    async def work(self, stop: asyncio.Event) -> None:
         async with self._frontend:
-            while not is_over.is_set():
-                await self._use_a_task()
-                self._tell()
+            while not stop.is_set():
+                await self._use_task()
+                self._report()
 
-    async def _use_a_task(self) -> None:
+    async def _use_task(self) -> None:
         title = uuid4().hex
-        task = await self._ask("POST", "/api/tasks", {"title": title}, key=title)
+        task = await self._send("POST", "/api/tasks", {"title": title}, key=title)
         address = f"/api/tasks/{task['id']}"
-        assert await self._ask("GET", address) == task
-        done = await self._ask("PATCH", f"{address}/complete", {"completed": True})
+        assert await self._send("GET", address) == task
+        done = await self._send("PATCH", f"{address}/complete", {"completed": True})
         assert (done["completed"], done["version"]) == (True, 2)
-        self.made.append(title)
+        self.completed.append(title)
 
-    async def _ask(
+    async def _send(
         self, method: str, path: str, body: Json | None = None, *, key: str = ""
     ) -> Json:
-        """The answer to a request that can be sent again if its connection ends without one."""
+        """Send a repeatable request; repeat it if the connection ends without a response."""
         headers = {"Idempotency-Key": key} if key else {}
         while True:
-            # A refused connection is no such end: somebody always has to be there.
+            # A refused connection is an error: one service must listen at any time.
             with suppress(httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-                answer = await self._frontend.request(method, path, json=body, headers=headers)
-                assert answer.is_success, answer.text
-                document: Json = answer.json()
+                response = await self._frontend.request(method, path, json=body, headers=headers)
+                assert response.is_success, response.text
+                document: Json = response.json()
                 return document
-            self.repeated += 1
+            self.retries += 1
 
 
 class Load:
-    """Users at work."""
+    """Several users that work at the same time."""
 
     def __init__(self, url: str) -> None:
-        self._news = asyncio.Event()
-        self.users = [User(url, self._news.set) for _ in range(USERS)]
+        self._progress = asyncio.Event()
+        self.users = [User(url, self._progress.set) for _ in range(USERS)]
 
-    async def goes_on(self) -> None:
-        """Return once everybody has used some more tasks."""
-        goals = [len(user.made) + 3 for user in self.users]
+    async def progress(self) -> None:
+        """Return when every user has completed three more tasks."""
+        goals = [len(user.completed) + 3 for user in self.users]
         async with asyncio.timeout(PATIENCE):
-            while any(len(u.made) < goal for u, goal in zip(self.users, goals, strict=True)):
-                self._news.clear()
-                await self._news.wait()
+            while any(len(u.completed) < goal for u, goal in zip(self.users, goals, strict=True)):
+                self._progress.clear()
+                await self._progress.wait()
 
     def acknowledged(self) -> list[Counter[tuple[str, bool]]]:
-        """What has to be there of each user, and nothing else."""
-        return [Counter((title, True) for title in user.made) for user in self.users]
+        """The tasks that must be stored for each user, and no others."""
+        return [Counter((title, True) for title in user.completed) for user in self.users]
 
     async def stored(self, database: asyncpg.Connection) -> list[Counter[tuple[str, bool]]]:
         return [await stored(database, user.id) for user in self.users]
@@ -247,19 +253,19 @@ class Load:
 
 @asynccontextmanager
 async def load_on(url: str) -> AsyncIterator[Load]:
-    """Load that goes on to the end of the block, and is over then."""
-    load, is_over = Load(url), asyncio.Event()
-    async with asyncio.TaskGroup() as everybody:
+    """Load from the start to the end of the block."""
+    load, stop = Load(url), asyncio.Event()
+    async with asyncio.TaskGroup() as group:
         for user in load.users:
-            everybody.create_task(user.work(is_over))
-        await load.goes_on()
+            group.create_task(user.work(stop))
+        await load.progress()
         yield load
-        await load.goes_on()
-        is_over.set()
+        await load.progress()
+        stop.set()
 
 
 class Balancer:
-    """Leads each connection to the next service that takes it. One always has to."""
+    """Connects to the services in turn and skips those that do not listen. One must listen."""
 
     def __init__(self, *ports: int) -> None:
         self.has_failed = False
@@ -274,13 +280,13 @@ class Balancer:
         raise ConnectionRefusedError
 
 
-async def end(service: Service) -> int:
+async def stop_service(service: Service) -> int:
     service.send(signal.SIGTERM)
     return await asyncio.to_thread(service.exit_code)
 
 
 class TestRenewal:
-    async def test_of_one_process_after_the_other_loses_no_request(
+    async def test_of_one_service_after_the_other_loses_no_request(
         self, place: Workplace, variables: Settings, database: asyncpg.Connection
     ) -> None:
         ports = free_port(), free_port()
@@ -293,11 +299,11 @@ class TestRenewal:
             await running.enter_async_context(network_to(balancer.connect, HOST, public))
             async with load_on(f"http://{HOST}:{public}") as load:
                 for service in old:
-                    assert await end(service) == 0
-                    await load.goes_on()
+                    assert await stop_service(service) == 0
+                    await load.progress()
                     again = serving(place, variables, PORT=str(service.port))
                     await running.enter_async_context(again)
-                    await load.goes_on()
+                    await load.progress()
         assert not balancer.has_failed
         assert await load.stored(database) == load.acknowledged()
 
@@ -310,9 +316,9 @@ class TestRenewal:
                     before = workers(place)
                     service.send(signal.SIGHUP)
                     while before & workers(place):
-                        await load.goes_on()
+                        await load.progress()
                     assert len(workers(place)) == len(before) == 2
-                assert await end(service) == 0
+                assert await stop_service(service) == 0
                 assert await load.stored(database) == load.acknowledged()
 
 
@@ -320,11 +326,11 @@ def workers(place: Workplace) -> set[int]:
     return {pid for pid, command in place.processes().items() if "spawn_main" in command}
 
 
-# --- Long work ----------------------------------------------------------------------------------
+# --- Long use -----------------------------------------------------------------------------------
 
 
 class Visitor:
-    """A new user, who does a bit of everything on a connection, some of it wrong."""
+    """A new user that sends every kind of request on one connection, also invalid ones."""
 
     def __init__(self, port: int) -> None:
         self._connection = HTTPConnection(HOST, port, timeout=PATIENCE)
@@ -332,56 +338,56 @@ class Visitor:
         self.requests = 0
 
     def visit(self) -> int:
-        """The number of requests that it took."""
+        """Send the requests; return their number."""
         with closing(self._connection):
             for number in range(3):
-                self._use_a_task({"title": f"Buy milk {number}", "tags": ["home"]})
-            self._ask(200, "GET", "/api/tasks?q=milk&sort=title&limit=2")
-            self._ask(200, "DELETE", "/api/tasks?status=completed")
-            self._ask(200, "GET", "/api/me")
-            self._ask(200, "GET", "/metrics")
-            self._ask(404, "GET", f"/{uuid4().hex}")
-            self._ask(401, "GET", "/api/tasks", Authorization=f"Bearer {uuid4().hex}")
+                self._use_task({"title": f"Buy milk {number}", "tags": ["home"]})
+            self._send(200, "GET", "/api/tasks?q=milk&sort=title&limit=2")
+            self._send(200, "DELETE", "/api/tasks?status=completed")
+            self._send(200, "GET", "/api/me")
+            self._send(200, "GET", "/metrics")
+            self._send(404, "GET", f"/{uuid4().hex}")
+            self._send(401, "GET", "/api/tasks", Authorization=f"Bearer {uuid4().hex}")
         return self.requests
 
-    def _use_a_task(self, task: Json) -> None:
-        made = self._ask(201, "POST", "/api/tasks", task, **{"Idempotency-Key": uuid4().hex})
-        address = f"/api/tasks/{made['id']}"
-        self._ask(200, "GET", "/api/tasks")
-        self._ask(200, "PATCH", address, {"description": "2 litres"})
-        self._ask(412, "PUT", address, {"title": "x"}, **{"If-Match": '"1"'})
-        self._ask(422, "PATCH", address, {"title": ""})
-        self._ask(200, "PATCH", f"{address}/toggle")
-        self._ask(200, "DELETE", address)
-        self._ask(404, "GET", address)
-        self._ask(200, "POST", f"{address}/restore")
+    def _use_task(self, task: Json) -> None:
+        created = self._send(201, "POST", "/api/tasks", task, **{"Idempotency-Key": uuid4().hex})
+        address = f"/api/tasks/{created['id']}"
+        self._send(200, "GET", "/api/tasks")
+        self._send(200, "PATCH", address, {"description": "2 litres"})
+        self._send(412, "PUT", address, {"title": "x"}, **{"If-Match": '"1"'})
+        self._send(422, "PATCH", address, {"title": ""})
+        self._send(200, "PATCH", f"{address}/toggle")
+        self._send(200, "DELETE", address)
+        self._send(404, "GET", address)
+        self._send(200, "POST", f"{address}/restore")
 
-    def _ask(
+    def _send(
         self, status: int, method: str, path: str, body: Json | None = None, **headers: str
     ) -> Any:  # noqa: ANN401 - JSON
         fields = self._headers | {"Content-Type": "application/json"} | headers
         self._connection.request(method, path, json.dumps(body) if body else None, fields)
-        answer = self._connection.getresponse()
-        content = answer.read()
-        assert answer.status == status, content
+        response = self._connection.getresponse()
+        content = response.read()
+        assert response.status == status, content
         self.requests += 1
         return json.loads(content) if path.startswith("/api/") else None
 
 
 def work(service: Service, requests: int) -> None:
-    """Have the service answer so many requests, and few more, of ever new users."""
+    """Send at least this number of requests, from new users all the time."""
 
-    def visit_in_turn(_: int) -> None:
+    def visit_repeatedly(_: int) -> None:
         left = requests // CONNECTIONS
         while left > 0:
             left -= Visitor(service.port).visit()
 
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        list(pool.map(visit_in_turn, range(CONNECTIONS)))
+        list(pool.map(visit_repeatedly, range(CONNECTIONS)))
 
 
 def resident_memory(place: Workplace) -> float:
-    """MiB that the processes of the place have in memory."""
+    """The resident memory of the service's processes in MiB."""
     pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in place.processes())
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -390,7 +396,7 @@ def open_files(place: Workplace) -> int:
     return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in place.processes())
 
 
-def test_long_work_leaves_no_memory_and_no_files_behind(
+def test_long_use_leaks_no_memory_and_no_file_descriptors(
     variables: Settings, record_property: Callable[[str, object], None]
 ) -> None:
     limits = {"RATE_LIMIT": "1000000/minute", "RATE_LIMIT_AUTH_FAILURES": "1000000/minute"}

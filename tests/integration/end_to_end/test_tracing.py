@@ -1,4 +1,4 @@
-"""Traces of the running service, as a collector receives them."""
+"""Traces of the running service, received by a collector."""
 
 import gzip
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,26 +17,26 @@ from todo_adapters.postgres.url import DatabaseUrl
 from todo_api.tracing import ENDPOINTS, telemetry
 
 TRACE: Final = "0af7651916cd43dd8448eb211c80319c"
-PERSONAL: Final = ("ada@example.com", "gift", "Buy milk")
+USER_DATA: Final = ("ada@example.com", "gift", "Buy milk")
 
 Spans = dict[str, Any]
 
 
 @contextmanager
 def collector() -> Iterator[tuple[str, list[bytes]]]:
-    """Its address, and what it has received."""
+    """A collector: its URL and the request bodies that it received."""
     received: list[bytes] = []
 
     class Receive(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            is_packed = self.headers["Content-Encoding"] == "gzip"
-            received.append(gzip.decompress(body) if is_packed else body)
+            is_compressed = self.headers["Content-Encoding"] == "gzip"
+            received.append(gzip.decompress(body) if is_compressed else body)
             self.send_response(200)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Suppress the log."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Receive) as server:
         thread = Thread(target=server.serve_forever)
@@ -48,7 +48,7 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
 
 @pytest.fixture(scope="module")
 async def exported(server_url: str, branch: Callable[[str], Awaitable[DatabaseUrl]]) -> list[bytes]:
-    """What the service sends of a user's visit until it has ended."""
+    """What the service exports for four requests of a user."""
     await branch("traced")
     database_url = urlsplit(server_url)._replace(path="/traced").geturl()
     with collector() as (address, received), workplace() as place:
@@ -68,7 +68,7 @@ async def exported(server_url: str, branch: Callable[[str], Awaitable[DatabaseUr
 
 @pytest.fixture(scope="module")
 def spans(exported: list[bytes]) -> Spans:
-    """Each span by its name."""
+    """The spans by name."""
     messages = [ExportTraceServiceRequest.FromString(body) for body in exported]
     return {
         span.name: span
@@ -79,7 +79,7 @@ def spans(exported: list[bytes]) -> Spans:
     }
 
 
-def attributes(span: Any) -> dict[str, object]:  # noqa: ANN401 - a message that is made at run time
+def attributes(span: Any) -> dict[str, object]:  # noqa: ANN401 - protobuf creates the class at run time
     return {pair.key: pair.value.string_value or pair.value.int_value for pair in span.attributes}
 
 
@@ -88,17 +88,17 @@ def test_a_span_is_named_after_its_route(spans: Spans) -> None:
 
 
 def test_a_span_belongs_to_the_clients_trace(spans: Spans) -> None:
-    asked = [span for name, span in spans.items() if "/api/" in name]
-    assert {span.trace_id.hex() for span in asked} == {TRACE}
+    requests = [span for name, span in spans.items() if "/api/" in name]
+    assert {span.trace_id.hex() for span in requests} == {TRACE}
 
 
-def test_a_span_tells_the_status(spans: Spans) -> None:
+def test_a_span_has_the_status(spans: Spans) -> None:
     assert attributes(spans["POST /api/tasks"])["http.response.status_code"] == 201
     assert attributes(spans["GET /api/tasks/{task_id}"])["http.response.status_code"] == 404
 
 
-@pytest.mark.parametrize("text", PERSONAL)
-def test_no_span_holds_what_is_personal(exported: list[bytes], text: str) -> None:
+@pytest.mark.parametrize("text", USER_DATA)
+def test_no_span_contains_user_data(exported: list[bytes], text: str) -> None:
     assert exported
     assert not any(text.encode() in body for body in exported)
 

@@ -1,8 +1,7 @@
-"""Nothing secret leaks: a tour of all that can be asked and can fail, and then a search.
+"""No secret leaks: requests of every kind and failure, and then a search for the secrets.
 
-The service runs with secrets and is told texts that are like nothing else. Afterwards none of them
-may be in what it wrote, in what it answered to anybody but the owner, and in what its parts show of
-themselves.
+The service runs with recognisable secrets and receives recognisable texts. Afterwards none of them
+may be in its log, in responses to others than the owner, or in the ``repr`` of its objects.
 """
 
 import json
@@ -52,13 +51,13 @@ from todo_api.server.settings import ConfigurationError, Settings
 from todo_domain.errors import TodoError
 from todo_domain.ownership import Principal
 
-UNDER_WAY: Final = 3
-REFUSALS: Final = 40  # tokens that one address may have refused
-NOBODY: Final = "127.0.0.1:1"  # an address at which nothing listens
+CONCURRENT: Final = 3
+AUTH_FAILURES: Final = 40  # allowed for one address
+UNREACHABLE: Final = "127.0.0.1:1"  # nothing listens there
 
-# --- What is secret ---
+# --- The secrets ---
 
-# In each it comes after a word that no encoding but base64 and hexadecimal changes.
+# Each secret starts with a word and this mark, which only base64 and hexadecimal change.
 MARK: Final = "7c1d9e"
 ODD: Final = '"/+%@\\'
 TEXT: Final = f"{MARK} {ODD} é☃!"
@@ -70,7 +69,7 @@ class Secret(StrEnum):
     DATABASE_PASSWORD = f"DatabasePassword{MARK}{ODD}"
     WRONG_PASSWORD = f"WrongPassword{MARK}{ODD}"
     REDIS_PASSWORD = f"RedisPassword{MARK}{ODD}"
-    SHARED_SECRET = f"SecretOfTheFrontendAndOfNobodyElse{MARK}{ODD}"
+    SHARED_SECRET = f"SharedSecretOfTheFrontend{MARK}{ODD}"
     WEAK_SECRET = f"WeakSecret{MARK}"
     JWKS_PASSWORD = f"JwksPassword{MARK}"
     PRIVATE_KEY = f"PrivateKey{MARK}"
@@ -78,7 +77,7 @@ class Secret(StrEnum):
     DESCRIPTION = f"Description{TEXT}"
     TAG = f"Tag{TEXT}"
     SEARCH = f"Search{TEXT}"
-    MEETS_A_BUG = f"MeetsABug{TEXT}"
+    CAUSES_A_BUG = f"CausesABug{TEXT}"
     NAME = f"Name{TEXT}"
     EMAIL = f"email{MARK}+todo@example.com"
     IDEMPOTENCY_KEY = f"IdempotencyKey{MARK}/+%@"
@@ -96,8 +95,8 @@ class Secret(StrEnum):
         return self[: self.index(MARK)] + MARK
 
 
-# What comes along with every request.
-BAGGAGE: Final = {
+# Headers of every request.
+HEADERS: Final = {
     "Cookie": f"better-auth.session_token={Secret.COOKIE}",
     "Origin": f"https://{Secret.ORIGIN}.example",
     "Referer": f"https://app.example/?code={Secret.REFERER}",
@@ -107,14 +106,14 @@ BAGGAGE: Final = {
 
 
 def claims(**changes: Json) -> Members:
-    now = datetime.now(UTC)  # when the tests are collected, which may be long before they run
+    now = datetime.now(UTC)  # the time of collection, possibly long before the test
     about = {"sub": "ada", "name": Secret.NAME, "email": Secret.EMAIL}
     times = {"iat": seconds(now), "exp": seconds(now + timedelta(days=1))}
     return changed(better_auth_claims(**about, **times), changes)
 
 
 def from_frontend(**changes: Json) -> str:
-    """A token that the frontend signs: it names no audience."""
+    """A token that the frontend signs. It has no audience."""
     secret = Secret.SHARED_SECRET.encode()
     return hmac_token(claims(**{"aud": ABSENT} | changes), secret=secret)
 
@@ -122,32 +121,32 @@ def from_frontend(**changes: Json) -> str:
 ADA: Final = from_frontend()
 BOB: Final = signer().token(claims(sub="bob"))
 EVE: Final = from_frontend(sub="eve")
-REFUSED: Final = {
+REJECTED_TOKENS: Final = {
     "expired": from_frontend(iat=0, exp=1),
     "under another secret": hmac_token(claims(aud=ABSENT)),
     "under another issuer's key": signer(owner="eve").token(claims()),
     "under an unknown key": signer(kid=f"Kid{MARK}").token(claims()),
     "of another issuer": signer().token(claims(iss=f"https://{Secret.EMAIL}")),
     "without a signature": f"{b64(to_json({'alg': 'none'}))}.{b64(to_json(claims()))}.",
-    "cut off": BOB[:-9],
+    "truncated": BOB[:-9],
     "with an odd claim": from_frontend(sub=[Secret.EMAIL]),
     "of a session": opaque_session_token(Secret.SESSION),
-    "that is none": f"NoToken{MARK}",
+    "that is not a JWT": f"NoToken{MARK}",
     "encrypted": ".".join([b64(f"Encrypted{MARK}".encode())] * 5),
     "too long": f"LongToken{MARK}" * 600,
 }
 
 
 def secrets() -> dict[str, list[str]]:
-    """Every secret by its name, with those parts of it that say as much."""
-    tokens = {"of Ada": ADA, "of Bob": BOB, "of Eve": EVE} | REFUSED
+    """Each secret by name, with its parts that are secret too."""
+    tokens = {"of Ada": ADA, "of Bob": BOB, "of Eve": EVE} | REJECTED_TOKENS
     return {secret.name: [secret.value, secret.word] for secret in Secret} | {
         f"the token {name}": [token, *signed_parts(token)] for name, token in tokens.items()
     }
 
 
 def signed_parts(token: str) -> list[str]:
-    """Payload and signature of a JWT. The header is no secret."""
+    """Payload and signature of a JWT. The header is not secret."""
     _, *parts = token.split(".")
     return [part for part in parts if len(parts) == 2 and part]
 
@@ -156,7 +155,7 @@ def signed_parts(token: str) -> list[str]:
 
 
 def forms(secret: str) -> set[str]:
-    """The secret as it is, and what becomes of it where text is quoted, escaped or encoded."""
+    """The secret and its quoted, escaped and encoded forms."""
     return {
         secret,
         quote(secret),
@@ -173,7 +172,7 @@ def forms(secret: str) -> set[str]:
 
 
 def in_base64(octets: bytes) -> Iterator[str]:
-    """What the base64 of any text has in it if the octets are in the text, wherever they stand."""
+    """The base64 forms of the octets at every alignment in a longer text."""
     for before in range(3):
         encoded = b64encode(bytes(before) + octets).decode()
         own = encoded[-(-before * 8 // 6) : (before + len(octets)) * 8 // 6]
@@ -187,61 +186,65 @@ FORMS: Final = {
 
 
 def leaks(text: str) -> set[str]:
-    """The names of the secrets that the text has in it in any form, capital letters or not."""
+    """The names of the secrets that the text contains in any form, ignoring case."""
     text = text.casefold()
-    return {name for name, looks in FORMS.items() if any(look in text for look in looks)}
+    return {
+        name
+        for name, forms_of_secret in FORMS.items()
+        if any(form in text for form in forms_of_secret)
+    }
 
 
 # --- The tour ---
 
 
 class Tour:
-    """What was answered to whom, and what the services wrote."""
+    """The responses with their requests, and the logs of the services."""
 
     def __init__(self) -> None:
-        self.answers: list[httpx.Response] = []
-        self.written: dict[str, str] = {}
+        self.responses: list[httpx.Response] = []
+        self.logs: dict[str, str] = {}
 
     @contextmanager
     def visitor(self, service: Service, token: str | None = None) -> Iterator[httpx.Client]:
-        """Somebody who comes with baggage, and whose answers are kept."""
+        """A client that sends HEADERS and whose responses are recorded."""
         with service.client(token) as visitor:
-            visitor.headers.update(BAGGAGE)
-            visitor.event_hooks = {"response": [self._keep]}
+            visitor.headers.update(HEADERS)
+            visitor.event_hooks = {"response": [self._record]}
             yield visitor
 
-    def keep_log(self, name: str, service: Service) -> None:
-        self.written[name] = service.stdout + service.stderr
+    def record_log(self, name: str, service: Service) -> None:
+        self.logs[name] = service.stdout + service.stderr
 
     def codes(self) -> set[str]:
-        """The codes of the problems that were met."""
-        problems = [a for a in self.answers if a.headers.get("Content-Type") == MEDIA_TYPE]
-        return {answer.json()["code"] for answer in problems}
+        """The codes of all problem documents."""
+        problems = [r for r in self.responses if r.headers.get("Content-Type") == MEDIA_TYPE]
+        return {response.json()["code"] for response in problems}
 
     def disclosed(self) -> Iterator[tuple[str, str]]:
-        """Each request, and what others than the owner of the texts can see of the answer."""
-        for answer in self.answers:
-            asked = answer.request
-            is_owners = asked.headers.get("Authorization", "")[7:] in {ADA, BOB}
-            if not (answer.is_success and is_owners):
-                yield f"{asked.method} {asked.url}: {answer.status_code}", disclosed(answer)
+        """The requests and responses, except successful ones of the owners of the texts."""
+        for response in self.responses:
+            request = response.request
+            is_owners = request.headers.get("Authorization", "")[7:] in {ADA, BOB}
+            if not (response.is_success and is_owners):
+                yield f"{request.method} {request.url}: {response.status_code}", disclosed(response)
 
-    def _keep(self, answer: httpx.Response) -> None:
-        answer.read()
-        self.answers.append(answer)
+    def _record(self, response: httpx.Response) -> None:
+        response.read()
+        self.responses.append(response)
 
 
-def disclosed(answer: httpx.Response) -> str:
-    """Headers and body, but for the path that was asked for: the contract wants that repeated."""
-    body = answer.text
-    if answer.headers.get("Content-Type") == MEDIA_TYPE:
-        body = body.replace(answer.json()["instance"], "")
-    return f"{answer.headers.multi_items()}\n{body}"
+def disclosed(response: httpx.Response) -> str:
+    """Headers and body without ``instance``, which repeats the path of the request."""
+    body = response.text
+    if response.headers.get("Content-Type") == MEDIA_TYPE:
+        body = body.replace(response.json()["instance"], "")
+    return f"{response.headers.multi_items()}\n{body}"
 
 
 @pytest.fixture(scope="module")
 async def server(place: Workplace) -> AsyncIterator[Server]:
-    """A database that asks for the password, and in which some changes meet a bug or a rival."""
+    """A database with a password, in which some changes fail with a bug or a lost update."""
     async with server_in(place.root / "database") as server:
         for statement in PREPARATIONS:
             await server.fetch(statement)
@@ -250,10 +253,10 @@ async def server(place: Workplace) -> AsyncIterator[Server]:
 
 PREPARATIONS: Final = (
     f"ALTER ROLE {USER} PASSWORD '{Secret.DATABASE_PASSWORD}'",
-    f"ALTER TABLE todo.tasks ADD CONSTRAINT bug CHECK (title <> '{Secret.MEETS_A_BUG}')",
-    "CREATE FUNCTION todo.lose() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
-    """CREATE TRIGGER rivals BEFORE UPDATE ON todo.tasks FOR EACH ROW
-    WHEN (NEW.completed_at IS NOT NULL) EXECUTE FUNCTION todo.lose()""",
+    f"ALTER TABLE todo.tasks ADD CONSTRAINT bug CHECK (title <> '{Secret.CAUSES_A_BUG}')",
+    "CREATE FUNCTION todo.discard() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    """CREATE TRIGGER lost_update BEFORE UPDATE ON todo.tasks FOR EACH ROW
+    WHEN (NEW.completed_at IS NOT NULL) EXECUTE FUNCTION todo.discard()""",
 )
 
 
@@ -262,85 +265,85 @@ def database_url(server: Server, password: str = Secret.DATABASE_PASSWORD) -> st
 
 
 def redis_url() -> str:
-    return f"redis://todo:{quote(Secret.REDIS_PASSWORD, safe='')}@{NOBODY}"
+    return f"redis://todo:{quote(Secret.REDIS_PASSWORD, safe='')}@{UNREACHABLE}"
 
 
 @pytest.fixture(scope="module")
 async def tour(place: Workplace, server: Server) -> Tour:
-    """The whole tour: it is over when the first test begins."""
+    """The tour, complete before the first test starts."""
     tour = Tour()
-    believing_frontends = {
+    shared_secret = {
         "DATABASE_URL": database_url(server),
         "REDIS_URL": redis_url(),
         "AUTH_MODE": "shared-secret",
         "BETTER_AUTH_SECRET": Secret.SHARED_SECRET,
-        "RATE_LIMIT_AUTH_FAILURES": f"{REFUSALS}/hour",
-        "MAX_CONCURRENT_REQUESTS": str(UNDER_WAY),
+        "RATE_LIMIT_AUTH_FAILURES": f"{AUTH_FAILURES}/hour",
+        "MAX_CONCURRENT_REQUESTS": str(CONCURRENT),
         "LOG_LEVEL": "debug",
     }
-    with place.serving("serve", **believing_frontends) as service:
+    with place.serving("serve", **shared_secret) as service:
         with tour.visitor(service, ADA) as ada, tour.visitor(service, EVE) as eve:
-            with crowded(tour, service, ada):
+            with overloaded(tour, service, ada):
                 visit_tasks(ada, eve)
-                visit_refusals(ada)
-                visit_doors(tour, service)
+                visit_rejections(ada)
+                visit_authentication(tour, service)
                 await server.stop()
                 visit_outage(ada)
                 await server.start()
                 assert eventually(lambda: ada.get("/health/ready").is_success)
             ada.get("/metrics")
-        tour.keep_log("a service that believes a frontend", service)
+        tour.record_log("shared secret", service)
 
-    believing_keys = {
+    jwks = {
         "DATABASE_URL": database_url(server),
         "BETTER_AUTH_URL": ORIGIN,
         "LOG_LEVEL": "debug",
     }
     with (
         issuer(place) as (url, keys),
-        place.serving("serve", **believing_keys, AUTH_JWKS_URL=url) as service,
+        place.serving("serve", **jwks, AUTH_JWKS_URL=url) as service,
     ):
         visit_issuer(tour, service, keys)
-        tour.keep_log("a service that fetches keys", service)
+        tour.record_log("key set", service)
         with tour.visitor(service, BOB) as bob:
-            bob.post("/api/tasks", json={"title": Secret.MEETS_A_BUG, "tags": [Secret.TAG]})
-        tour.keep_log("a service that meets a bug", service)
+            bob.post("/api/tasks", json={"title": Secret.CAUSES_A_BUG, "tags": [Secret.TAG]})
+        tour.record_log("bug", service)
 
-    nothing_works = {
+    unreachable = {
         "DATABASE_URL": database_url(server, Secret.WRONG_PASSWORD),
         "BETTER_AUTH_URL": ORIGIN,
-        "AUTH_JWKS_URL": f"http://{NOBODY}/jwks?key={Secret.JWKS_PASSWORD}",
+        "AUTH_JWKS_URL": f"http://{UNREACHABLE}/jwks?key={Secret.JWKS_PASSWORD}",
         "LOG_FORMAT": "console",
         "LOG_LEVEL": "debug",
     }
-    with place.serving("serve", **nothing_works) as service:
+    with place.serving("serve", **unreachable) as service:
         with tour.visitor(service, BOB) as bob:
             visit_outage(bob)
-        tour.keep_log("a service behind which nothing works", service)
+        tour.record_log("outage", service)
     return tour
 
 
 @contextmanager
-def crowded(tour: Tour, service: Service, ada: httpx.Client) -> Iterator[None]:
-    """So many requests under way that one more is refused; then one, which never goes on."""
+def overloaded(tour: Tour, service: Service, ada: httpx.Client) -> Iterator[None]:
+    """Overload the service for one request; then keep one incomplete request open."""
     with ExitStack() as opened:
-        stalled: list[socket.socket] = []
+        incomplete: list[socket.socket] = []
 
-        def begin_one_more() -> bool:
-            stalled.append(opened.enter_context(stalling(service)))
+        def start_another() -> bool:
+            incomplete.append(opened.enter_context(incomplete_request(service)))
             return ada.get("/api/me").status_code == 503
 
-        assert eventually(begin_one_more)
-        for connection in stalled[1:]:
+        assert eventually(start_another)
+        for connection in incomplete[1:]:
             connection.close()
         assert eventually(lambda: ada.get("/api/me").is_success)
         yield
-        tour.answers.append(the_answer(stalled[0]))
+        tour.responses.append(read_response(incomplete[0]))
 
 
 @contextmanager
-def stalling(service: Service) -> Iterator[socket.socket]:
-    """A connection of Ada's on which the rest of a task never comes."""
+def incomplete_request(service: Service) -> Iterator[socket.socket]:
+    """A connection of Ada with a request whose body never ends."""
     head = (
         "POST /api/tasks HTTP/1.1\r\nHost: todo\r\nConnection: close\r\nContent-Length: 999\r\n"
         f"Content-Type: application/json\r\nAuthorization: Bearer {ADA}\r\n\r\n"
@@ -350,7 +353,7 @@ def stalling(service: Service) -> Iterator[socket.socket]:
         yield connection
 
 
-def the_answer(connection: socket.socket) -> httpx.Response:
+def read_response(connection: socket.socket) -> httpx.Response:
     head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
     status, *fields = head.decode().split("\r\n")
     headers = [field.split(": ", 1) for field in fields]
@@ -371,12 +374,12 @@ TASK: Final[Members] = {
 
 
 def visit_tasks(ada: httpx.Client, eve: httpx.Client) -> None:
-    """A task's life, and what its owner and others can do wrong with it."""
+    """Create, change and delete a task, with conflicts and foreign users."""
     keyed = {"Idempotency-Key": Secret.IDEMPOTENCY_KEY}
     task = ada.post("/api/tasks", json=TASK, headers=keyed).headers["Location"]
     ada.post("/api/tasks", json=TASK | {"title": Secret.SEARCH}, headers=keyed)
     ada.patch(task, json={"title": Secret.SEARCH}, headers={"If-Match": f'"{Secret.CURSOR}"'})
-    ada.patch(f"{task}/toggle")  # the rivals win
+    ada.patch(f"{task}/toggle")  # the trigger discards the update
     ada.post(f"{task}/restore")
     listed = {"q": "7c1d9e", "tag": Secret.TAG, "sort": "title", "limit": "1"}
     ada.post("/api/tasks", json=TASK)
@@ -390,8 +393,8 @@ def visit_tasks(ada: httpx.Client, eve: httpx.Client) -> None:
     ada.get(task)
 
 
-def visit_refusals(ada: httpx.Client) -> None:
-    """Whatever is refused, with texts in it."""
+def visit_rejections(ada: httpx.Client) -> None:
+    """Send every kind of rejected input, with secrets in it."""
     strict = {"Prefer": "handling=strict"}
     for body in (
         f'{{"title": "{Secret.BROKEN}',
@@ -421,9 +424,9 @@ def visit_refusals(ada: httpx.Client) -> None:
     ada.options("/api/tasks", headers={"Access-Control-Request-Method": "GET"})
 
 
-def visit_doors(tour: Tour, service: Service) -> None:
-    """Those who may not come in, as long as they are told why, and those who need not."""
-    for token in REFUSED.values():
+def visit_authentication(tour: Tour, service: Service) -> None:
+    """Send rejected tokens until the rate limit, and requests to public routes."""
+    for token in REJECTED_TOKENS.values():
         with tour.visitor(service, token) as stranger:
             stranger.get("/api/tasks", params={"q": Secret.SEARCH})
     with tour.visitor(service) as stranger:
@@ -436,7 +439,7 @@ def visit_doors(tour: Tour, service: Service) -> None:
 
 
 def visit_issuer(tour: Tour, service: Service, keys: Path) -> None:
-    """An issuer that publishes what it should not, and then a key."""
+    """Serve invalid key sets, one with a private key, and then a valid one."""
     with tour.visitor(service, BOB) as bob:
         for document in (f"{{{Secret.PRIVATE_KEY}".encode(), key_set(Secret.PRIVATE_KEY)):
             keys.write_bytes(document)
@@ -445,12 +448,12 @@ def visit_issuer(tour: Tour, service: Service, keys: Path) -> None:
         keys.write_bytes(key_set(private, signer().jwk()))
         assert eventually(lambda: bob.get("/api/me").is_success)
         bob.post("/api/tasks", json=TASK)
-        for token in REFUSED.values():
+        for token in REJECTED_TOKENS.values():
             bob.get("/api/tasks", headers={"Authorization": f"Bearer {token}"})
 
 
 def visit_outage(visitor: httpx.Client) -> None:
-    """What is asked when nothing can be done."""
+    """Send requests while the database or the auth server is unavailable."""
     assert visitor.get("/health/ready").status_code == 503
     assert visitor.get("/api/tasks", params={"q": Secret.SEARCH}).status_code == 503
     assert visitor.post("/api/tasks", json=TASK).status_code == 503
@@ -458,7 +461,7 @@ def visit_outage(visitor: httpx.Client) -> None:
 
 @contextmanager
 def issuer(place: Workplace) -> Iterator[tuple[str, Path]]:
-    """The address of an auth server's key set, and the file that it is."""
+    """The URL of a key set and the file with its content."""
     port, keys = str(free_port()), place.root / "issuer" / "jwks"
     keys.parent.mkdir()
     command = (sys.executable, "-m", "http.server", "--bind", "127.0.0.1", port)
@@ -467,21 +470,21 @@ def issuer(place: Workplace) -> Iterator[tuple[str, Path]]:
         yield f"{server.url}/{keys.name}", keys
 
 
-# --- The commands, each with something that makes it fail ---
+# --- The commands, each with a setting that makes it fail ---
 
-BELIEVING: Final = {"AUTH_MODE": "shared-secret", "BETTER_AUTH_SECRET": Secret.SHARED_SECRET}
-WEAK: Final = BELIEVING | {"BETTER_AUTH_SECRET": Secret.WEAK_SECRET}
+SHARED_SECRET: Final = {"AUTH_MODE": "shared-secret", "BETTER_AUTH_SECRET": Secret.SHARED_SECRET}
+WEAK: Final = SHARED_SECRET | {"BETTER_AUTH_SECRET": Secret.WEAK_SECRET}
 COMMANDS: Final[Mapping[str, tuple[Sequence[str], Mapping[str, str]]]] = {
-    "doctor, of a password": (["doctor"], BELIEVING),
-    "doctor, of a weak secret": (["doctor"], WEAK),
-    "doctor, of an address": (["doctor"], {"AUTH_JWKS_URL": f"http://:{Secret.JWKS_PASSWORD}@[/"}),
-    "doctor, of an issuer": (["doctor"], {"BETTER_AUTH_URL": f"http://{NOBODY}"}),
+    "doctor, wrong password": (["doctor"], SHARED_SECRET),
+    "doctor, weak secret": (["doctor"], WEAK),
+    "doctor, key set URL": (["doctor"], {"AUTH_JWKS_URL": f"http://:{Secret.JWKS_PASSWORD}@[/"}),
+    "doctor, unreachable issuer": (["doctor"], {"BETTER_AUTH_URL": f"http://{UNREACHABLE}"}),
     **{
-        f"doctor, of a token {name}": (["doctor", "--token", token], BELIEVING)
-        for name, token in REFUSED.items()
+        f"doctor, token {name}": (["doctor", "--token", token], SHARED_SECRET)
+        for name, token in REJECTED_TOKENS.items()
         if name in {"expired", "of a session", "with an odd claim"}
     },
-    "doctor, of every variable": (
+    "doctor, every variable": (
         ["doctor"],
         {
             name.upper(): Secret.WEAK_SECRET
@@ -490,28 +493,28 @@ COMMANDS: Final[Mapping[str, tuple[Sequence[str], Mapping[str, str]]]] = {
         },
     ),
     "migrate": (["migrate"], {}),
-    "migrate, by an address": (
+    "migrate, password in the URL": (
         ["migrate"],
         {"DATABASE_URL": f"postgresql://todo:{Secret.WRONG_PASSWORD}@localhost/todo"},
     ),
-    "migrate, by options": (
+    "migrate, password in the options": (
         ["migrate"],
         {"DATABASE_URL": f"postgresql://todo@localhost/todo?password={Secret.WEAK_SECRET}"},
     ),
     "seed": (["seed", "ada"], {}),
     "token": (["token", f"{Secret.EMAIL}\n"], {}),
-    "token, where it is not believed": (["token", Secret.EMAIL], BELIEVING),
-    "serve, with a weak secret": (["serve"], WEAK),
-    "serve, with another Redis": (
+    "token, not accepted": (["token", Secret.EMAIL], SHARED_SECRET),
+    "serve, weak secret": (["serve"], WEAK),
+    "serve, invalid Redis URL": (
         ["serve"],
-        BELIEVING | {"REDIS_URL": f"redis://:{Secret.REDIS_PASSWORD}@localhost:port"},
+        SHARED_SECRET | {"REDIS_URL": f"redis://:{Secret.REDIS_PASSWORD}@localhost:port"},
     ),
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def said(place: Workplace, server: Server) -> dict[str, str]:
-    """What each command said before it failed, tried two at a time to save time."""
+def outputs(place: Workplace, server: Server) -> dict[str, str]:
+    """The output of each failing command. Two run at a time to save time."""
     wrong = {"DATABASE_URL": database_url(server, Secret.WRONG_PASSWORD)}
 
     def fail(command: tuple[Sequence[str], Mapping[str, str]]) -> str:
@@ -524,78 +527,78 @@ def said(place: Workplace, server: Server) -> dict[str, str]:
         return dict(zip(COMMANDS, pool.map(fail, COMMANDS.values()), strict=True))
 
 
-# --- What was found ---
+# --- The search ---
 
 
 class TestSearch:
     @pytest.mark.parametrize("name", secrets())
     def test_finds_a_secret_in_every_form(self, name: str) -> None:
-        looks = [form for part in secrets()[name] for form in forms(part)]
-        assert [look for look in looks if name not in leaks(f'{{"a": "{look.upper()}\\n"}}')] == []
+        found = [form for part in secrets()[name] for form in forms(part)]
+        assert [form for form in found if name not in leaks(f'{{"a": "{form.upper()}\\n"}}')] == []
 
-    def test_finds_a_secret_in_the_base64_of_what_surrounds_it(self) -> None:
+    def test_finds_a_secret_in_the_base64_of_a_longer_text(self) -> None:
         for before in ("", "a", "ab", "abc"):
             for after in ("", "z", "zy", "zyx"):
                 text = f"{before}{Secret.TITLE}{after}"
                 assert "TITLE" in leaks(b64encode(text.encode()).decode())
 
-    def test_finds_nothing_where_nothing_is(self) -> None:
+    def test_finds_nothing_in_text_without_secrets(self) -> None:
         innocent = {name: kind.detail for name, kind in PROBLEM_TYPES.items()}
         assert leaks(json.dumps(innocent) + (MARK * 9)) == set()
 
-    def test_finds_what_a_service_was_made_to_write(self, place: Workplace, server: Server) -> None:
-        settings = BELIEVING | {"DATABASE_URL": database_url(server)}
+    def test_finds_a_secret_in_the_log_of_a_service(self, place: Workplace, server: Server) -> None:
+        settings = SHARED_SECRET | {"DATABASE_URL": database_url(server)}
         with place.serving("serve", **settings) as service, service.client(ADA) as ada:
             ada.get("/api/me", headers={"X-Request-ID": Secret.TITLE.word})
             assert eventually(lambda: "/api/me" in service.stdout)
             assert leaks(service.stdout) == {"TITLE"}
 
-    def test_finds_what_an_answer_to_its_owner_has(self, tour: Tour) -> None:
-        own = [answer.text for answer in tour.answers if answer.is_success]
+    def test_finds_the_texts_in_responses_to_their_owner(self, tour: Tour) -> None:
+        own = [response.text for response in tour.responses if response.is_success]
         assert {"TITLE", "DESCRIPTION", "TAG", "NAME", "EMAIL"} <= leaks("\n".join(own))
 
 
 class TestTour:
-    def test_met_every_problem_that_there_is(self, tour: Tour) -> None:
+    def test_caused_every_problem(self, tour: Tour) -> None:
         assert tour.codes() == set(PROBLEM_TYPES)
 
-    def test_left_what_could_be_searched(self, tour: Tour) -> None:
-        assert all("request" in written for written in tour.written.values())
-        events = set(re.findall(r'"event":"([\w.]+)"', "".join(tour.written.values())))
+    def test_produced_logs_to_search(self, tour: Tour) -> None:
+        assert all("request" in log for log in tour.logs.values())
+        events = set(re.findall(r'"event":"([\w.]+)"', "".join(tour.logs.values())))
         assert events >= {"auth.rejected", "input.rejected", "rate_limit.storage_unavailable"}
         assert events >= {"auth.keys_unavailable", "auth.keys_refreshed", "database.unavailable"}
 
 
 LOGS: Final = (
-    "a service that believes a frontend",
-    "a service that fetches keys",
-    "a service that meets a bug",
-    "a service behind which nothing works",
+    "shared secret",
+    "key set",
+    "bug",
+    "outage",
 )
 
 
-class TestNothingLeaks:
+class TestNoSecret:
     @pytest.mark.parametrize("name", LOGS)
-    def test_from_the_log_of(self, tour: Tour, name: str) -> None:
-        found = {line: leaks(line) for line in tour.written[name].splitlines()}
+    def test_in_the_log_of(self, tour: Tour, name: str) -> None:
+        found = {line: leaks(line) for line in tour.logs[name].splitlines()}
         assert {line: names for line, names in found.items() if names} == {}
 
-    def test_from_answers_to_others_than_the_owner(self, tour: Tour) -> None:
-        found = {asked: leaks(text) for asked, text in tour.disclosed()}
-        assert {asked: names for asked, names in found.items() if names} == {}
+    def test_in_responses_to_others_than_the_owner(self, tour: Tour) -> None:
+        found = {request: leaks(text) for request, text in tour.disclosed()}
+        assert {request: names for request, names in found.items() if names} == {}
 
-    def test_from_metrics_and_schema(self, tour: Tour) -> None:
-        public = {a.request.url.path: a.text for a in tour.answers if a.is_success}
+    def test_in_metrics_and_schema(self, tour: Tour) -> None:
+        public = {r.request.url.path: r.text for r in tour.responses if r.is_success}
         for path in ("/metrics", "/openapi.json", "/docs", "/health/ready"):
             assert leaks(public[path]) == set()
 
     @pytest.mark.parametrize("command", COMMANDS)
-    def test_from_what_is_said_by(self, said: dict[str, str], command: str) -> None:
-        assert said[command]
-        assert leaks(said[command]) == set()
+    def test_in_the_output_of(self, outputs: dict[str, str], command: str) -> None:
+        assert outputs[command]
+        assert leaks(outputs[command]) == set()
 
 
-# --- What parts show of themselves, as a debugger or an error tracker asks them to ---
+# --- repr() and vars() of objects, as a debugger or an error tracker prints them ---
 
 
 @pytest.fixture
@@ -603,7 +606,7 @@ def settings(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
-    variables = BELIEVING | {"DATABASE_URL": database_url(server), "REDIS_URL": redis_url()}
+    variables = SHARED_SECRET | {"DATABASE_URL": database_url(server), "REDIS_URL": redis_url()}
     variables |= {"DATABASE_URL_DIRECT": database_url(server)}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -615,21 +618,25 @@ def configured_url(settings: Settings) -> DatabaseUrl:
     return parse_database_url(settings.database_url.get_secret_value())
 
 
-SHOWN: Final[dict[str, Callable[[Settings], object]]] = {
+OBJECTS: Final[dict[str, Callable[[Settings], object]]] = {
     "the settings": lambda settings: settings,
     "the settings as a dictionary": Settings.model_dump,
-    "the settings for tokens": Settings.auth,
-    "the address of the database": configured_url,
-    "the URL of the database": lambda settings: configured_url(settings).url,
+    "the settings of tokens": Settings.auth,
+    "the database URL": configured_url,
+    "the SQLAlchemy URL": lambda settings: configured_url(settings).url,
     "the database": lambda settings: Database(configured_url(settings), pool_size=1),
-    "the engine": lambda settings: vars(Database(configured_url(settings), pool_size=1)),
+    "the attributes of the database": lambda settings: vars(
+        Database(configured_url(settings), pool_size=1)
+    ),
     "the repository": lambda settings: PostgresTaskRepository(
         Database(configured_url(settings), pool_size=1)
     ),
     "the verifier": lambda _: SharedSecretTokenVerifier(Secret.SHARED_SECRET),
-    "what the verifier is made of": lambda _: vars(SharedSecretTokenVerifier(Secret.SHARED_SECRET)),
+    "the attributes of the verifier": lambda _: vars(
+        SharedSecretTokenVerifier(Secret.SHARED_SECRET)
+    ),
     "the limiter": lambda _: LimitsRateLimiter({"user": "1/hour"}, redis_url()),
-    "what the limiter is made of": lambda _: vars(
+    "the attributes of the limiter": lambda _: vars(
         LimitsRateLimiter({"user": "1/hour"}, redis_url())
     ),
     "a user": lambda _: Principal("ada", datetime.now(UTC), name=Secret.NAME, email=Secret.EMAIL),
@@ -637,18 +644,18 @@ SHOWN: Final[dict[str, Callable[[Settings], object]]] = {
 }
 
 
-class TestNothingIsShown:
-    @pytest.mark.parametrize("part", SHOWN)
-    def test_by(self, settings: Settings, part: str) -> None:
-        thing = SHOWN[part](settings)
-        assert leaks(f"{thing!r} {thing!s} {thing}") == set()
+class TestNoSecretIsShown:
+    @pytest.mark.parametrize("name", OBJECTS)
+    def test_by(self, settings: Settings, name: str) -> None:
+        shown = OBJECTS[name](settings)
+        assert leaks(f"{shown!r} {shown!s} {shown}") == set()
 
-    @pytest.mark.parametrize("token", REFUSED.values(), ids=[*REFUSED])
-    async def test_by_the_refusal_of_a_token(self, token: str) -> None:
+    @pytest.mark.parametrize("token", REJECTED_TOKENS.values(), ids=[*REJECTED_TOKENS])
+    async def test_by_the_rejection_of_a_token(self, token: str) -> None:
         verifier = SharedSecretTokenVerifier(Secret.SHARED_SECRET)
-        with pytest.raises(TodoError) as refusal:
+        with pytest.raises(TodoError) as rejection:
             await verifier.verify(token, datetime.now(UTC))
-        assert leaks(traced(refusal.value)) == set()
+        assert leaks(traced(rejection.value)) == set()
 
     async def test_by_the_failure_of_a_database(self, server: Server) -> None:
         url = database_url(server, Secret.WRONG_PASSWORD)
@@ -660,26 +667,26 @@ class TestNothingIsShown:
         assert leaks(traced(failure.value)) == set()
 
     async def test_by_the_failure_of_an_issuer(self) -> None:
-        keys = RemoteKeySet(f"http://{NOBODY}/jwks?key={Secret.JWKS_PASSWORD}", ("EdDSA",))
+        keys = RemoteKeySet(f"http://{UNREACHABLE}/jwks?key={Secret.JWKS_PASSWORD}", ("EdDSA",))
         with pytest.raises(TodoError) as failure:
             await keys.check()
         await keys.aclose()
         assert leaks(traced(failure.value) + repr(keys)) == set()
 
-    def test_of_credentials_in_web_addresses_because_there_are_none(
+    def test_by_settings_because_urls_with_credentials_are_rejected(
         self, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        del settings  # but its environment
+        del settings  # only its environment is needed
         for credentials in (f"ada:{Secret.JWKS_PASSWORD}", f":{Secret.JWKS_PASSWORD}"):
             address = f"http://{credentials}@localhost:3000"
             for name in ("BETTER_AUTH_URL", "AUTH_JWKS_URL", "CORS_ORIGINS"):
                 with monkeypatch.context() as changed_environment:
                     changed_environment.setenv(name, address)
-                    with pytest.raises(ConfigurationError) as refusal:
+                    with pytest.raises(ConfigurationError) as error:
                         Settings.read()
-                    assert leaks(traced(refusal.value)) == set()
+                    assert leaks(traced(error.value)) == set()
 
 
-def traced(failure: BaseException) -> str:
-    """All that a traceback would show of the failure, and the failure by itself."""
-    return "".join(traceback.format_exception(failure)) + repr(failure)
+def traced(error: BaseException) -> str:
+    """The traceback and the repr of the exception."""
+    return "".join(traceback.format_exception(error)) + repr(error)

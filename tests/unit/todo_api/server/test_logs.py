@@ -1,103 +1,72 @@
-"""When lines reach standard output, and in how many pieces."""
+"""When log events are written, and what a traceback in the log contains."""
 
-import asyncio
-from select import PIPE_BUF
-from types import SimpleNamespace
+import json
+import os
+import subprocess
+import sys
+from typing import Any, Final
 
 import pytest
 
-from todo_api.server import logs
-from todo_api.server.logs import BufferedStdout
+# The process ends without flushing its buffers, so only what was already written remains.
+PROGRAM: Final = """
+import asyncio, os, structlog, sys
+from todo_api.server.logs import configure_logs
+
+async def run():
+    log = structlog.get_logger()
+    for number in range(3):
+        log.info("counted", number=number)
+    try:
+        try:
+            raise KeyError("text of a user")
+        except KeyError as error:
+            raise ValueError("text of a user") from error
+    except ValueError:
+        log.exception("failed")
+    os._exit(0)
+
+configure_logs("info", sys.argv[1])
+asyncio.run(run())
+"""
 
 
-class Recorder:
-    """A file that remembers what was written and flushed, piece by piece."""
-
-    def __init__(self) -> None:
-        self.pieces: list[bytes] = []
-        self._unflushed = b""
-
-    def write(self, piece: bytes) -> None:
-        self._unflushed += piece
-
-    def flush(self) -> None:
-        self.pieces.append(self._unflushed)
-        self._unflushed = b""
-
-
-@pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    recorder = Recorder()
-    stdout = SimpleNamespace(buffer=recorder)
-    monkeypatch.setattr(logs, "sys", SimpleNamespace(stdout=stdout))  # pytest has its own in sys
-    return recorder
+def written(log_format: str) -> str:
+    """The output of a process that logs three counts and an exception with a cause."""
+    program = [sys.executable, "-c", PROGRAM, log_format]
+    result = subprocess.run(
+        program,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert result.stderr == ""
+    return result.stdout
 
 
-async def the_turn_ends() -> None:
-    await asyncio.sleep(0)
+@pytest.fixture(scope="module")
+def events() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in written("json").splitlines()]
 
 
-async def test_lines_of_one_turn_of_the_loop_are_written_at_its_end_in_one_piece(
-    recorder: Recorder,
-) -> None:
-    output = BufferedStdout()
-    for _ in range(2):
-        output.info(b"one\n")
-        output.warning(b"two\n")
-        assert recorder.pieces == []
-        await the_turn_ends()
-        assert recorder.pieces == [b"one\ntwo\n"]
-        recorder.pieces.clear()
+def test_an_event_is_written_before_the_call_returns(events: list[dict[str, Any]]) -> None:
+    assert [(event["event"], event.get("number")) for event in events] == [
+        ("counted", 0),
+        ("counted", 1),
+        ("counted", 2),
+        ("failed", None),
+    ]
 
 
-async def test_an_error_is_written_at_once_after_what_came_before_it(recorder: Recorder) -> None:
-    output = BufferedStdout()
-    output.info(b"one\n")
-    output.error(b"two\n")
-    assert b"".join(recorder.pieces) == b"one\ntwo\n"
+def test_a_traceback_has_the_causes_first(events: list[dict[str, Any]]) -> None:
+    tracebacks = events[-1]["exception"].split("\n\n")
+    assert [traceback.splitlines()[-1] for traceback in tracebacks] == ["KeyError", "ValueError"]
 
 
-async def test_no_piece_of_short_lines_is_more_than_a_pipe_takes_as_a_whole(
-    recorder: Recorder,
-) -> None:
-    output, lines = BufferedStdout(), [b"%03d%s\n" % (n, b"x" * 300) for n in range(100)]
-    for line in lines:
-        output.info(line)
-    await the_turn_ends()
-    assert b"".join(recorder.pieces) == b"".join(lines)
-    assert len(recorder.pieces) < len(lines) / 10
-    assert all(len(piece) <= PIPE_BUF and piece.endswith(b"\n") for piece in recorder.pieces)
-
-
-async def test_a_line_that_is_longer_is_written_by_itself(recorder: Recorder) -> None:
-    output, long = BufferedStdout(), b"x" * PIPE_BUF + b"\n"
-    for line in (b"one\n", long, b"two\n"):
-        output.info(line)
-    await the_turn_ends()
-    assert recorder.pieces == [b"one\n", long, b"two\n"]
-
-
-def test_lines_where_no_loop_runs_are_written_each_at_once(recorder: Recorder) -> None:
-    output = BufferedStdout()
-    for line in (b"one\n", b"two\n"):
-        output.info(line)
-        assert recorder.pieces.pop() == line
-
-
-def test_lines_of_a_loop_that_ended_too_soon_come_before_those_of_the_next(
-    recorder: Recorder,
-) -> None:
-    output = BufferedStdout()
-
-    async def say(line: bytes) -> None:
-        output.info(line)
-        asyncio.get_running_loop().stop()
-
-    for line in (b"one\n", b"two\n"):
-        loop = asyncio.new_event_loop()
-        saying = loop.create_task(say(line))
-        loop.run_forever()
-        assert saying.done()
-        loop.close()
-    output.info(b"three\n")
-    assert b"".join(recorder.pieces) == b"one\ntwo\nthree\n"
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_traceback_has_no_exception_messages(log_format: str) -> None:
+    output = written(log_format)
+    assert "Traceback (most recent call last):" in output
+    assert "text of a user" not in output

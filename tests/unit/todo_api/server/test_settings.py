@@ -1,4 +1,4 @@
-"""Every variable, its default, and a sentence for each one that is wrong."""
+"""Each variable: its default, how it is read, and the error for an invalid value."""
 
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -12,11 +12,11 @@ ORIGIN: Final = "https://app.example.com"
 LOCAL: Final = "http://localhost:3000"
 REDIS: Final = "rediss://:hunter2@redis.example.com:6380/0"
 DATABASE: Final = "postgresql://ada:hunter2@db.example.com/todo"
-SECRET: Final = "a-secret-of-the-frontend-and-of-nobody-else"
+SECRET: Final = "a-secret-that-only-the-frontend-knows"
 
 
 class Variable(NamedTuple):
-    """A variable: what it is when unset, a text to set it to, and what that means."""
+    """A variable with its default, and a text with the value that the text sets."""
 
     name: str
     default: object
@@ -59,7 +59,7 @@ every_variable = pytest.mark.parametrize("variable", VARIABLES, ids=lambda v: v.
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An empty environment and an empty working directory."""
     monkeypatch.chdir(tmp_path)
     for attribute in Settings.model_fields:
@@ -71,20 +71,20 @@ def set_variables(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
         monkeypatch.setenv(variable, text)
 
 
-def refusal() -> str:
+def settings_error() -> str:
     with pytest.raises(ConfigurationError) as caught:
         Settings.read()
     return str(caught.value)
 
 
-def auth_refusal() -> str:
+def auth_error() -> str:
     with pytest.raises(ConfigurationError) as caught:
         Settings.read().auth()
     return str(caught.value)
 
 
 class TestAVariable:
-    def test_is_in_this_table_whichever_it_is(self) -> None:
+    def test_is_in_the_table_above(self) -> None:
         assert [variable.name.lower() for variable in VARIABLES] == list(Settings.model_fields)
 
     @every_variable
@@ -104,18 +104,18 @@ class TestAVariable:
         assert variable.read() == variable.value
 
     @every_variable
-    def test_that_is_empty_is_unset(
+    def test_counts_as_unset_if_it_is_empty(
         self, monkeypatch: pytest.MonkeyPatch, variable: Variable
     ) -> None:
         monkeypatch.setenv(variable.name, "")
         assert variable.read() == variable.default
 
     @every_variable
-    def test_that_is_empty_in_a_dotenv_file_is_unset(self, variable: Variable) -> None:
+    def test_counts_as_unset_if_it_is_empty_in_a_dotenv_file(self, variable: Variable) -> None:
         Path(".env").write_text(f"{variable.name}=\n", "utf-8")
         assert variable.read() == variable.default
 
-    def test_of_the_environment_wins_over_the_dotenv_file(
+    def test_of_the_environment_has_precedence_over_the_dotenv_file(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         Path(".env").write_text("PORT=1\nHOST=::1\n", "utf-8")
@@ -124,7 +124,7 @@ class TestAVariable:
         assert (settings.port, settings.host) == (2, "::1")
 
 
-class TestABadValue:
+class TestAnInvalidValue:
     @pytest.mark.parametrize(
         ("variable", "text"),
         [
@@ -182,31 +182,31 @@ class TestABadValue:
             ("CORS_ORIGINS", f"{ORIGIN} https://todo.example"),
         ],
     )
-    def test_is_told_in_a_sentence_that_names_the_variable_and_not_the_value(
+    def test_is_reported_with_the_variable_and_without_the_value(
         self, monkeypatch: pytest.MonkeyPatch, variable: str, text: str
     ) -> None:
         monkeypatch.setenv(variable, text)
-        (sentence,) = refusal().splitlines()
-        assert sentence.startswith(f"{variable} must ")
-        assert len(text) < 4 or text not in sentence
-        assert "hunter2" not in sentence
+        (line,) = settings_error().splitlines()
+        assert line.startswith(f"{variable} must ")
+        assert len(text) < 4 or text not in line
+        assert "hunter2" not in line
 
     @pytest.mark.parametrize("text", ["yes", "0", "65536", "9090.5"])
-    def test_of_the_metrics_is_told_in_a_sentence_too(
+    def test_of_metrics_is_reported_with_the_variable(
         self, monkeypatch: pytest.MonkeyPatch, text: str
     ) -> None:
         monkeypatch.setenv("METRICS", text)
-        (sentence,) = refusal().splitlines()
-        assert sentence.startswith("METRICS must ")
+        (line,) = settings_error().splitlines()
+        assert line.startswith("METRICS must ")
 
-    def test_is_told_beside_every_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_reported_together_with_all_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
         set_variables(monkeypatch, PORT="x", WORKERS="0", CORS_ORIGINS="*", LOG_LEVEL="loud")
-        told = [line.partition(" ")[0] for line in refusal().splitlines()]
-        assert sorted(told) == ["CORS_ORIGINS", "LOG_LEVEL", "PORT", "WORKERS"]
+        variables = [line.partition(" ")[0] for line in settings_error().splitlines()]
+        assert sorted(variables) == ["CORS_ORIGINS", "LOG_LEVEL", "PORT", "WORKERS"]
 
-    def test_in_a_dotenv_file_is_told_alike(self) -> None:
+    def test_in_a_dotenv_file_is_reported_in_the_same_way(self) -> None:
         Path(".env").write_text("PORT=eighty\n", "utf-8")
-        assert refusal().startswith("PORT must ")
+        assert settings_error().startswith("PORT must ")
 
 
 class TestSecrets:
@@ -224,15 +224,15 @@ class TestSecrets:
         assert "hunter2" not in shown
         assert SECRET not in shown
 
-    def test_are_in_no_refusal_of_something_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_are_not_in_errors_about_other_variables(self, monkeypatch: pytest.MonkeyPatch) -> None:
         set_variables(monkeypatch, DATABASE_URL=DATABASE, BETTER_AUTH_SECRET=SECRET, PORT="x")
-        assert "hunter2" not in refusal()
-        assert SECRET not in refusal()
+        assert "hunter2" not in settings_error()
+        assert SECRET not in settings_error()
 
 
 class TestJwksMode:
     @pytest.mark.parametrize("url", [ORIGIN, f"{ORIGIN}/"])
-    def test_follows_from_the_auth_servers_origin(
+    def test_derives_everything_from_the_auth_servers_origin(
         self, monkeypatch: pytest.MonkeyPatch, url: str
     ) -> None:
         set_variables(monkeypatch, BETTER_AUTH_URL=url)
@@ -268,66 +268,64 @@ class TestJwksMode:
             ),
         ],
     )
-    def test_takes_each_part_from_its_own_variable_if_set(
+    def test_prefers_the_variable_of_each_part(
         self, monkeypatch: pytest.MonkeyPatch, variable: str, text: str, expected: JwksAuth
     ) -> None:
         set_variables(monkeypatch, BETTER_AUTH_URL=ORIGIN, AUTH_ALGORITHMS="ES256")
         monkeypatch.setenv(variable, text)
         assert Settings.read().auth() == expected
 
-    def test_needs_no_origin_where_every_part_is_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_needs_no_origin_if_every_part_is_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
         keys = "https://keys.example/jwks"
         set_variables(monkeypatch, AUTH_JWKS_URL=keys, AUTH_ISSUER="me", AUTH_AUDIENCE="you")
         auth = Settings.read().auth()
         assert auth == JwksAuth(keys, "me", "you", ("EdDSA", "ES256", "RS256"))
 
     @pytest.mark.parametrize(
-        "partly",
+        "variables",
         [{}, {"AUTH_JWKS_URL": "https://keys.example"}, {"AUTH_ISSUER": "x", "AUTH_AUDIENCE": "x"}],
     )
-    def test_without_an_origin_is_refused_in_a_sentence(
-        self, monkeypatch: pytest.MonkeyPatch, partly: dict[str, str]
+    def test_without_an_origin_is_an_error(
+        self, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
     ) -> None:
-        set_variables(monkeypatch, **partly)
-        (sentence,) = auth_refusal().splitlines()
-        assert sentence.startswith("BETTER_AUTH_URL is missing: ")
+        set_variables(monkeypatch, **variables)
+        (line,) = auth_error().splitlines()
+        assert line.startswith("BETTER_AUTH_URL is missing: ")
 
-    def test_leaves_the_secret_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_ignores_the_secret(self, monkeypatch: pytest.MonkeyPatch) -> None:
         set_variables(monkeypatch, BETTER_AUTH_URL=ORIGIN, BETTER_AUTH_SECRET=SECRET)
         assert isinstance(Settings.read().auth(), JwksAuth)
 
 
 class TestSharedSecretMode:
-    def test_believes_whoever_knows_the_secret(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_uses_the_secret(self, monkeypatch: pytest.MonkeyPatch) -> None:
         set_variables(monkeypatch, AUTH_MODE="shared-secret", BETTER_AUTH_SECRET=SECRET)
         assert Settings.read().auth() == SharedSecretAuth(SecretStr(SECRET), None, None)
 
-    def test_checks_issuer_and_audience_where_they_are_set(
+    def test_uses_issuer_and_audience_if_they_are_set(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         set_variables(monkeypatch, AUTH_MODE="shared-secret", BETTER_AUTH_SECRET=SECRET)
         set_variables(monkeypatch, AUTH_ISSUER="me", AUTH_AUDIENCE="you")
         assert Settings.read().auth() == SharedSecretAuth(SecretStr(SECRET), "me", "you")
 
-    def test_without_a_secret_is_refused_in_a_sentence(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_without_a_secret_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         set_variables(monkeypatch, AUTH_MODE="shared-secret")
-        (sentence,) = auth_refusal().splitlines()
-        assert sentence.startswith("BETTER_AUTH_SECRET is missing: ")
+        (line,) = auth_error().splitlines()
+        assert line.startswith("BETTER_AUTH_SECRET is missing: ")
 
-    def test_and_a_key_set_exclude_each_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_with_a_key_set_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         set_variables(monkeypatch, AUTH_MODE="shared-secret", BETTER_AUTH_SECRET=SECRET)
         set_variables(monkeypatch, AUTH_JWKS_URL="https://keys.example/jwks")
-        (sentence,) = auth_refusal().splitlines()
-        assert "AUTH_MODE" in sentence
-        assert "AUTH_JWKS_URL" in sentence
-        assert "exclude each other" in sentence
+        (line,) = auth_error().splitlines()
+        assert "AUTH_MODE" in line
+        assert "AUTH_JWKS_URL" in line
+        assert "exclude each other" in line
 
 
-class TestTheIssuer:
+class TestConfiguresAuth:
     @pytest.mark.parametrize(
-        ("variables", "is_named"),
+        ("variables", "expected"),
         [
             ({}, False),
             ({"AUTH_ISSUER": "me"}, False),
@@ -337,8 +335,8 @@ class TestTheIssuer:
             ({"AUTH_MODE": "shared-secret"}, True),
         ],
     )
-    def test_is_named_by_whatever_says_whose_tokens_to_believe(
-        self, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], *, is_named: bool
+    def test_is_true_if_a_key_set_or_a_shared_secret_is_configured(
+        self, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], *, expected: bool
     ) -> None:
         set_variables(monkeypatch, **variables)
-        assert Settings.read().configures_auth == is_named
+        assert Settings.read().configures_auth == expected
