@@ -180,6 +180,11 @@ class TestAnInvalidValue:
             ("CORS_ORIGINS", "https://todo.example#x"),
             ("CORS_ORIGINS", "https://ada:hunter2@todo.example"),
             ("CORS_ORIGINS", f"{ORIGIN} https://todo.example"),
+            ("CORS_ORIGINS", "https://todo.example:99999"),
+            ("CORS_ORIGINS", "capacitor://"),
+            ("CORS_ORIGINS", "capacitor://localhost/"),
+            ("CORS_ORIGINS", "file://"),
+            ("CORS_ORIGINS", "https://[todo.example"),
         ],
     )
     def test_is_reported_with_the_variable_and_without_the_value(
@@ -207,6 +212,30 @@ class TestAnInvalidValue:
     def test_in_a_dotenv_file_is_reported_in_the_same_way(self) -> None:
         Path(".env").write_text("PORT=eighty\n", "utf-8")
         assert settings_error().startswith("PORT must ")
+
+
+class TestOrigins:
+    @pytest.mark.parametrize(
+        ("text", "origin"),
+        [
+            ("https://app.example.com:443", ORIGIN),
+            ("http://localhost:80", "http://localhost"),
+            ("https://app.example.com:8443", "https://app.example.com:8443"),
+            ("HTTPS://App.Example.COM", ORIGIN),
+            ("https://bücher.example", "https://xn--bcher-kva.example"),
+            ("http://[0:0:0:0:0:0:0:1]:3000", "http://[::1]:3000"),
+            ("capacitor://localhost", "capacitor://localhost"),
+            ("ionic://localhost", "ionic://localhost"),
+            ("tauri://localhost", "tauri://localhost"),
+            ("app://bundle:80", "app://bundle:80"),
+            ("chrome-extension://abcdefghijklmnop", "chrome-extension://abcdefghijklmnop"),
+        ],
+    )
+    def test_are_written_as_browsers_and_native_shells_send_them(
+        self, monkeypatch: pytest.MonkeyPatch, text: str, origin: str
+    ) -> None:
+        set_variables(monkeypatch, CORS_ORIGINS=text)
+        assert Settings.read().cors_origins == (origin,)
 
 
 class TestSecrets:
