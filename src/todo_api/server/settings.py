@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PORT_MAX: Final = 65535
 
+_DOTENV: Final = ".env"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\\\s]+", re.IGNORECASE)
 
@@ -58,7 +59,8 @@ class Settings(BaseSettings):
     """The values of all variables. An empty variable counts as unset."""
 
     model_config = SettingsConfigDict(
-        env_file=".env",
+        env_file=_DOTENV,
+        env_file_encoding="utf-8-sig",  # some Windows editors start the file with a BOM
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -167,6 +169,10 @@ class Settings(BaseSettings):
                 for error in invalid.errors(include_input=False, include_url=False)
             ]
             raise ConfigurationError("\n".join(lines)) from None
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"{_DOTENV} is not UTF-8 text: save it as UTF-8") from None
+        except OSError as error:
+            raise ConfigurationError(f"{_DOTENV} cannot be read: {error.strerror}") from None
 
     @property
     def configures_auth(self) -> bool:

@@ -1,5 +1,6 @@
 """Each variable: its default, how it is read, and the error for an invalid value."""
 
+import sys
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -122,6 +123,23 @@ class TestAVariable:
         set_variables(monkeypatch, PORT="2")
         settings = Settings.read()
         assert (settings.port, settings.host) == (2, "::1")
+
+
+class TestDotenvFile:
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+    def test_is_utf_8_with_or_without_byte_order_mark(self, encoding: str) -> None:
+        Path(".env").write_text("AUTH_ISSUER=müller\n", encoding)
+        assert Settings.read().auth_issuer == "müller"
+
+    @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+    def test_in_another_encoding_is_an_error(self, encoding: str) -> None:
+        Path(".env").write_text("AUTH_ISSUER=müller\n", encoding)
+        assert settings_error() == ".env is not UTF-8 text: save it as UTF-8"
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="it needs /proc")
+    def test_that_cannot_be_read_is_an_error(self) -> None:
+        Path(".env").symlink_to("/proc/self/mem")  # opens, but reading fails, also for root
+        assert settings_error() == ".env cannot be read: Input/output error"
 
 
 class TestAnInvalidValue:
