@@ -87,13 +87,23 @@ def _worker_metrics(settings: Settings) -> Iterator[None]:
     if settings.workers == 1 and not isinstance(settings.metrics, int):
         yield
         return
-    with TemporaryDirectory(prefix="todo-metrics-") as directory:
+    with _temporary_directory() as directory:
         os.environ[MULTIPROCESS_DIR] = directory
         multiprocessing.set_start_method("spawn")
         if isinstance(settings.metrics, int):
             check_port_free(settings.host, settings.metrics)
             start_http_server(settings.metrics, settings.host, all_workers_registry())
         yield
+
+
+def _temporary_directory() -> TemporaryDirectory[str]:
+    try:
+        return TemporaryDirectory(prefix="todo-metrics-")
+    except OSError:
+        raise ConfigurationError(
+            "there is no writable directory for temporary files, which WORKERS and a METRICS port "
+            "need: set TMPDIR to a writable directory, or use WORKERS=1 and METRICS=on"
+        ) from None
 
 
 class _AppLoader:
