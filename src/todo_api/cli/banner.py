@@ -2,9 +2,10 @@
 
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
+from contextlib import closing, suppress
 from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from threading import Thread
 from typing import Final
@@ -29,13 +30,14 @@ _DEVELOPMENT_TOKENS: Final = """
 curl -s {tasks} -H 'Content-Type: application/json' -d '{{"title": "Buy milk"}}' \
 -H 'Authorization: Bearer {alice}'
 
-  Paste these lines to list, change, complete and delete it. bob cannot see the task of alice:
+  Paste these lines to create, list, change, complete and delete another task; bob gets a 404:
 
 alice='Authorization: Bearer {alice}'
 bob='Authorization: Bearer {bob}'
 json='Content-Type: application/json'
+task=$(curl -s {tasks} -H "$alice" -H "$json" -d '{{"title": "Buy oats"}}')
+id=$(echo "$task" | sed 's/^{{"id":"\\([^"]*\\)".*/\\1/')
 curl -s {tasks} -H "$alice"
-id=$(curl -s {tasks} -H "$alice" | sed 's/.*"id":"\\([^"]*\\)".*/\\1/')
 curl -s {tasks}/$id -X PATCH -H "$alice" -H "$json" -d '{{"priority": "high"}}'
 curl -s {tasks}/$id/complete -X PATCH -H "$alice"
 curl -s {tasks}/$id -H "$bob"
@@ -60,12 +62,13 @@ def print_when_ready(settings: Settings, token_for: Callable[[str], str] | None)
 
 
 def _wait_and_print(settings: Settings, token_for: Callable[[str], str] | None) -> None:
-    origin = f"http://{_url_host(settings.host)}:{settings.port}"
+    host = _reachable_host(settings.host)
     deadline = time.monotonic() + START_TIMEOUT
-    while not _is_live(origin):
+    while not _is_live(host, settings.port):
         if time.monotonic() > deadline:
             return
         time.sleep(0.05)
+    origin = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
     sys.stderr.write(_banner(settings, origin, token_for))
     sys.stderr.flush()
 
@@ -100,15 +103,13 @@ def _data(settings: Settings) -> str:
     return f"PostgreSQL in {settings.data_dir}, kept between runs"
 
 
-def _url_host(host: str) -> str:
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
-        return "localhost"
-    return f"[{host}]" if ":" in host else host
+def _reachable_host(host: str) -> str:
+    return "localhost" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
 
 
-def _is_live(origin: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{origin}/health/live", timeout=2) as response:  # noqa: S310
-            return bool(response.status == HTTPStatus.OK)
-    except OSError:
-        return False
+def _is_live(host: str, port: int) -> bool:
+    # Not urllib or httpx: they would use the proxy of HTTP_PROXY, which cannot reach this machine.
+    with suppress(OSError, HTTPException), closing(HTTPConnection(host, port, timeout=2)) as server:
+        server.request("GET", "/health/live")
+        return server.getresponse().status == HTTPStatus.OK
+    return False
