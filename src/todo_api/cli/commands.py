@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,6 +31,8 @@ UserId = Annotated[str, typer.Argument(metavar="USER", help="The user's id, such
 
 def _show_version(is_requested: bool) -> None:
     if is_requested:
+        from importlib.metadata import version
+
         typer.echo(f"todo-api {version('todo-api')}")
         raise typer.Exit
 
@@ -50,7 +51,8 @@ def todo_api(
 def dev() -> None:
     """Run for development: embedded PostgreSQL, development tokens.
 
-    DATABASE_URL replaces the embedded PostgreSQL, BETTER_AUTH_URL the development tokens.
+    Set DATABASE_URL to use another database, and BETTER_AUTH_URL to accept the tokens of your auth
+    server.
     """
     with _command_settings() as settings:
         from todo_api.cli.dev import run_dev
@@ -87,7 +89,9 @@ def migrate() -> None:
 @app.command()
 def token(
     user: UserId,
-    hours: Annotated[float, typer.Option(min=0.01, max=8760, help="How long it is valid.")] = 24,
+    hours: Annotated[
+        float, typer.Option(min=0.01, max=8760, help="How long the token is valid.")
+    ] = 24,
 ) -> None:
     """Print a development token for a user of `todo-api dev`."""
     with _command_settings() as settings:
@@ -113,7 +117,7 @@ def doctor(
         typer.Option(help="A token to verify; `-` reads it from standard input.", metavar="JWT"),
     ] = None,
 ) -> None:
-    """Check settings, database and auth server; say how to fix them.
+    """Check settings and servers, and say how to fix problems.
 
     `pbpaste | todo-api doctor --token -` says why a token is rejected. The exit code is 1 if a
     check fails.
@@ -136,11 +140,9 @@ def _command_settings() -> Iterator["Settings"]:
 
     Such a message says what to change, so there is no traceback.
     """
-    from todo_api.server.logs import silence_logs
     from todo_api.server.settings import ConfigurationError, Settings
     from todo_domain.errors import TodoError
 
-    silence_logs()
     try:
         yield Settings.read()
     except (ConfigurationError, TodoError) as error:

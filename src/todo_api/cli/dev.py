@@ -11,6 +11,7 @@ from todo_api.cli import banner, database
 from todo_api.cli.tokens import development_token
 from todo_api.main import authentication, build_app
 from todo_api.server import granian
+from todo_api.server.logs import silence_logs
 from todo_api.server.settings import Settings
 
 CORS_ORIGINS: Final = ("http://localhost:3000",)
@@ -19,6 +20,7 @@ TOKEN_LIFETIME: Final = timedelta(days=1)
 
 def run_dev(settings: Settings) -> None:
     """Serve until Ctrl-C, SIGTERM or the end of the terminal. Raises ConfigurationError."""
+    silence_logs()
     if not settings.cors_origins:
         settings = settings.model_copy(update={"cors_origins": CORS_ORIGINS})
     granian.check_port_free(settings.host, settings.port)

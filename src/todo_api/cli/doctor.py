@@ -11,6 +11,7 @@ from todo_adapters.jose.diagnosis import count_algorithms, explain_rejection
 from todo_adapters.postgres.diagnosis import inspect_database
 from todo_api.cli.database import check_schema, with_running_database
 from todo_api.main import authentication, database_url
+from todo_api.server.logs import silence_logs
 from todo_api.server.settings import ConfigurationError, JwksAuth, Settings
 from todo_domain.errors import TodoError, TokenRejected
 
@@ -45,6 +46,7 @@ def run_checks(settings: Settings, token: str | None = None) -> Sequence[CheckRe
     }
     if token is not None:
         checks["your token"] = partial(_token, token=token)
+    silence_logs()
     return asyncio.run(_run(checks, with_running_database(settings)))
 
 

@@ -11,6 +11,7 @@ from todo_adapters.postgres.diagnosis import explain
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_api.cli.database import with_running_database
 from todo_api.main import database_url
+from todo_api.server.logs import silence_logs
 from todo_api.server.settings import ConfigurationError, Settings
 from todo_domain import use_cases
 from todo_domain.errors import DatabaseUnavailable
@@ -31,6 +32,7 @@ _TASKS: Final[tuple[TaskChanges, ...]] = (
 
 def seed_user(settings: Settings, user_id: str) -> int:
     """Create example tasks and return their number. Raises ConfigurationError."""
+    silence_logs()
     return asyncio.run(_seed(with_running_database(settings), user_id))
 
 

@@ -11,7 +11,8 @@ def development_token(settings: Settings, user_id: str, lifetime: timedelta) -> 
     if settings.configures_auth:
         raise ConfigurationError(
             "this service does not accept development tokens, because BETTER_AUTH_URL, "
-            "AUTH_JWKS_URL or AUTH_MODE is set: get a token from that auth server, or unset them"
+            "AUTH_JWKS_URL or AUTH_MODE is set: get a token from your auth server or frontend, or "
+            "unset these variables"
         )
     with translate_value_errors():
         issuer = DevelopmentIssuer(settings.issuer_dir)

@@ -59,7 +59,7 @@ def configure_logs(level: str, log_format: Format | None) -> None:
 
 
 def silence_logs() -> None:
-    """Drop all log events below ``critical``: commands report errors as sentences instead."""
+    """Drop log events: commands print error messages for people instead."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
 
 

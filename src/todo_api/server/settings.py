@@ -126,7 +126,7 @@ class Settings(BaseSettings):
         with suppress(ValueError):  # of AnyUrl
             if all(map(_ORIGIN.fullmatch, origins)):
                 return tuple(_origin(AnyUrl(origin)) for origin in origins)
-        raise ValueError("must be exact origins like https://app.example.com, no * or path")
+        raise ValueError("must be exact origins like https://app.example.com, without * or path")
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -147,7 +147,9 @@ class Settings(BaseSettings):
             try:
                 ip_network(address)
             except ValueError:
-                raise ValueError("must be addresses or networks like 10.0.0.0/8, no *") from None
+                raise ValueError(
+                    "must be addresses or networks like 10.0.0.0/8, without *"
+                ) from None
         return addresses
 
     @field_validator("redis_url")
