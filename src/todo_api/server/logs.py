@@ -63,7 +63,7 @@ def configure_logs(level: str, log_format: Format | None) -> None:
     Without a format, events are console lines on a terminal and JSON elsewhere.
     """
     is_json = _is_json(log_format)
-    console = [*_PROCESSORS, structlog.dev.ConsoleRenderer()]
+    console: list[Processor] = [*_PROCESSORS, structlog.dev.ConsoleRenderer()]
     structlog.configure(
         processors=[merge_context, _render_json] if is_json else console,
         wrapper_class=structlog.make_filtering_bound_logger(level),
