@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
+import structlog
 from starlette.types import ASGIApp
 
 from todo_adapters.jose.development import DevelopmentIssuer
@@ -25,6 +26,8 @@ from todo_api.server.logs import configure_logs
 from todo_api.server.proxies import behind_proxies
 from todo_api.server.settings import ConfigurationError, JwksAuth, Settings, translate_value_errors
 from todo_domain.ports import TokenVerifier
+
+_log = structlog.get_logger()
 
 
 def app() -> ASGIApp:
@@ -117,11 +120,16 @@ class Authentication:
 def authentication(settings: Settings, *, development: bool = False) -> Authentication:
     """The configured way to verify tokens. Raises ConfigurationError.
 
-    With ``development`` and no configured way, development tokens are accepted.
+    With ``development`` and no configured way, development tokens are accepted and a warning is
+    logged.
     """
     with translate_value_errors():
         if development and not settings.configures_auth:
-            return Authentication(DevelopmentIssuer(settings.issuer_dir).verifier())
+            issuer = DevelopmentIssuer(settings.issuer_dir)
+            _log.warning("config.unsafe", reason="tokens of the development issuer are accepted")
+            return Authentication(
+                JwksTokenVerifier(issuer, issuer=issuer.name, audience=issuer.name)
+            )
         auth = settings.auth()
         if isinstance(auth, JwksAuth):
             keys = RemoteKeySet(auth.url, auth.algorithms)

@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Final
 
-import structlog
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -22,12 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 from todo_adapters.jose.claims import is_user_id
 from todo_adapters.jose.encoding import encode_base64url
 from todo_adapters.jose.keys import VerificationKey, verification_key
-from todo_adapters.jose.verifiers import JwksTokenVerifier
-from todo_domain.ports import TokenVerifier
 
 KEY_FILE: Final = "development-key.pem"
-
-_log = structlog.get_logger()
 
 
 class DevelopmentIssuer:
@@ -69,11 +64,6 @@ class DevelopmentIssuer:
         signing_input = ".".join(map(encode_base64url, parts))
         signature = self._private_key.sign(signing_input.encode())
         return f"{signing_input}.{encode_base64url(signature)}"
-
-    def verifier(self) -> TokenVerifier:
-        """A verifier that accepts this issuer's tokens. Logs that they are accepted."""
-        _log.warning("config.unsafe", reason="tokens of the development issuer are accepted")
-        return JwksTokenVerifier(self, issuer=self.name, audience=self.name)
 
     async def find(self, kid: str, skip: VerificationKey | None = None) -> VerificationKey | None:
         return self._key if kid == self._key.kid and skip is None else None

@@ -131,7 +131,7 @@ class TestImports:
         assert result.returncode == 0, result.stderr
         modules = set(result.stdout.splitlines())
         assert "todo_api.cli.commands" in modules
-        assert not modules & {"asyncpg", "fastapi", "granian", "httpx", "sqlalchemy", "starlette"}
+        assert not modules & {"asyncpg", "fastapi", "granian", "httpx", "sqlalchemy", "structlog"}
 
 
 class TestMigrate:
@@ -198,7 +198,7 @@ class TestToken:
         key = tmp_path / ".todo/issuer/development-key.pem"
         key.parent.mkdir(parents=True)
         key.write_text(content)
-        assert "delete it, and a new one is made" in refusal(todo_api("token", "ada"))
+        assert "delete the file, and a new key is created" in refusal(todo_api("token", "ada"))
 
     def test_reports_a_directory_that_cannot_hold_the_key(
         self, todo_api: Command, tmp_path: Path

@@ -71,6 +71,10 @@ class Service:
     def token(self, user_id: str) -> str:
         return self.issuer.token(user_id, datetime.now(UTC), timedelta(hours=1))
 
+    def verifier(self) -> TokenVerifier:
+        name = self.issuer.name
+        return JwksTokenVerifier(self.issuer, issuer=name, audience=name)
+
     @asynccontextmanager
     async def running(
         self,
@@ -85,7 +89,7 @@ class Service:
         }
         chosen.update(parts)
         tasks = tasks or PostgresTaskRepository(self.database)
-        async with served(tasks, tokens or self.issuer.verifier(), **chosen) as app:
+        async with served(tasks, tokens or self.verifier(), **chosen) as app:
             yield app
 
     @asynccontextmanager
@@ -995,7 +999,7 @@ class TestErrors:
     async def test_of_a_token_are_found_once_when_the_request_arrives(
         self, service: Service
     ) -> None:
-        tokens = CountingVerifier(service.issuer.verifier())
+        tokens = CountingVerifier(service.verifier())
         async with service.asked_by_ada(tokens=tokens) as ada:
             task = await created(ada)
             await ada.patch(at(task), json={"title": "Buy oat milk"})

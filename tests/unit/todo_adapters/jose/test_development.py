@@ -5,11 +5,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from support.jose_tokens import better_auth_claims, signer, unb64
 from support.tasks import NOW
 from todo_adapters.jose.development import KEY_FILE, DevelopmentIssuer
+from todo_adapters.jose.verifiers import JwksTokenVerifier
 from todo_domain.errors import TokenErrorCode, TokenRejected
 from todo_domain.ownership import Principal
 
@@ -21,8 +21,12 @@ def issuer(tmp_path: Path) -> DevelopmentIssuer:
     return DevelopmentIssuer(tmp_path / "issuer")
 
 
-async def test_its_verifier_accepts_and_caches_its_tokens(issuer: DevelopmentIssuer) -> None:
-    verifier, token = issuer.verifier(), issuer.token("ada", NOW, HOUR)
+def verifier_of(issuer: DevelopmentIssuer) -> JwksTokenVerifier:
+    return JwksTokenVerifier(issuer, issuer=issuer.name, audience=issuer.name)
+
+
+async def test_a_verifier_accepts_and_caches_its_tokens(issuer: DevelopmentIssuer) -> None:
+    verifier, token = verifier_of(issuer), issuer.token("ada", NOW, HOUR)
     principal = await verifier.verify(token, NOW)
     assert principal == Principal("ada", expires_at=NOW + HOUR)
     assert await verifier.verify(token, NOW) is principal
@@ -31,7 +35,7 @@ async def test_its_verifier_accepts_and_caches_its_tokens(issuer: DevelopmentIss
 async def test_its_tokens_expire(issuer: DevelopmentIssuer) -> None:
     token = issuer.token("ada", NOW, HOUR)
     with pytest.raises(TokenRejected) as caught:
-        await issuer.verifier().verify(token, NOW + HOUR)
+        await verifier_of(issuer).verify(token, NOW + HOUR)
     assert caught.value.code is TokenErrorCode.EXPIRED
 
 
@@ -43,14 +47,14 @@ def test_it_issues_no_token_for_an_invalid_user_id(user_id: str, issuer: Develop
 
 async def test_the_key_is_kept_in_the_directory(tmp_path: Path) -> None:
     token = DevelopmentIssuer(tmp_path).token("ada", NOW, HOUR)
-    actor = await DevelopmentIssuer(tmp_path).verifier().verify(token, NOW)
+    actor = await verifier_of(DevelopmentIssuer(tmp_path)).verify(token, NOW)
     assert actor.user_id == "ada"
 
 
 async def test_another_directory_has_another_key(tmp_path: Path) -> None:
     token = DevelopmentIssuer(tmp_path / "first").token("ada", NOW, HOUR)
     with pytest.raises(TokenRejected, match="kid_unknown"):
-        await DevelopmentIssuer(tmp_path / "second").verifier().verify(token, NOW)
+        await verifier_of(DevelopmentIssuer(tmp_path / "second")).verify(token, NOW)
 
 
 async def test_a_forged_token_with_the_kid_of_the_key_is_rejected(
@@ -60,7 +64,7 @@ async def test_a_forged_token_with_the_kid_of_the_key_is_rejected(
     forger = signer("EdDSA", header["kid"], "forger")
     forged = forger.token(better_auth_claims(iss=issuer.name, aud=issuer.name))
     with pytest.raises(TokenRejected, match="signature"):
-        await issuer.verifier().verify(forged, NOW)
+        await verifier_of(issuer).verify(forged, NOW)
 
 
 def test_only_the_owner_can_read_the_key_file(tmp_path: Path) -> None:
@@ -99,12 +103,6 @@ def test_an_unusable_key_file_is_named_and_kept(content: bytes, tmp_path: Path) 
     with pytest.raises(ValueError, match=f"{KEY_FILE} has no Ed25519 key: delete the file"):
         DevelopmentIssuer(tmp_path)
     assert path.read_bytes() == content
-
-
-def test_its_verifier_is_logged_as_unsafe(issuer: DevelopmentIssuer) -> None:
-    with capture_logs() as log:
-        issuer.verifier()
-    assert [(entry["event"], entry["log_level"]) for entry in log] == [("config.unsafe", "warning")]
 
 
 def test_a_directory_that_cannot_hold_the_key_is_named(tmp_path: Path) -> None:
