@@ -1,6 +1,7 @@
 """Fetches the JWK set of a token issuer and caches the keys."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -56,7 +57,7 @@ class RemoteKeySet:
         """Raises ValueError for an invalid URL or algorithm. ``aclose`` leaves ``client`` open."""
         self._url = _parse_url(url)
         self._algorithms = check_algorithms(algorithms)
-        self._client = client or httpx.AsyncClient()
+        self._client = client or _new_client()
         self._owns_client = client is None
         self._timeout = timeout
         self._clock = clock
@@ -187,6 +188,17 @@ class _TokenBucket:
             return False
         self._full_at = full_at
         return True
+
+
+def _new_client() -> httpx.AsyncClient:
+    try:
+        return httpx.AsyncClient()
+    except OSError:
+        candidates = {"SSL_CERT_FILE", "SSLKEYLOGFILE"}
+    except (ImportError, ValueError, httpx.InvalidURL):
+        candidates = {"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
+    names = " or ".join(name for name in os.environ if name.upper() in candidates)
+    raise ValueError(f"{names} is invalid for fetching keys: correct or unset it")
 
 
 def _parse_url(text: str) -> httpx.URL:

@@ -12,7 +12,12 @@ from todo_adapters.postgres.diagnosis import inspect_database
 from todo_api.cli.database import check_schema, with_running_database
 from todo_api.main import authentication, database_url
 from todo_api.server.logs import silence_logs
-from todo_api.server.settings import ConfigurationError, JwksAuth, Settings
+from todo_api.server.settings import (
+    ConfigurationError,
+    JwksAuth,
+    Settings,
+    translate_value_errors,
+)
 from todo_domain.errors import TodoError, TokenRejected
 
 CLOCK_TOLERANCE: Final = timedelta(seconds=10)
@@ -98,7 +103,8 @@ async def _tokens(settings: Settings) -> str:
     if not isinstance(auth, JwksAuth):
         authentication(settings)  # raises if the secret is weak
         return "HS256 tokens signed with BETTER_AUTH_SECRET are accepted"
-    found = await count_algorithms(auth.url)
+    with translate_value_errors():
+        found = await count_algorithms(auth.url)
     keys = ", ".join(f"{count} {algorithm}" for algorithm, count in sorted(found.items()))
     if not found.keys() & set(auth.algorithms):
         raise ConfigurationError(

@@ -240,6 +240,12 @@ class TestDoctor:
         assert "run `todo-api migrate`" in schema
         assert "127.0.0.1" in tokens
 
+    def test_names_an_unusable_variable_of_the_http_client(self, todo_api: Command) -> None:
+        result = todo_api(
+            "doctor", BETTER_AUTH_URL="http://localhost:3000", SSL_CERT_FILE="/nonexistent"
+        )
+        assert "SSL_CERT_FILE is invalid" in result.stdout
+
     def test_shows_no_secret(self, todo_api: Command) -> None:
         result = todo_api("doctor", DATABASE_URL=UNREACHABLE, **SHARED_SECRET)
         assert "nothing listens" in result.stdout
