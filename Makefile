@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-neon check fmt openapi bench bench-quick bench-guard build lock clean
@@ -25,7 +26,7 @@ check: $(VENV)/dev ## Lint, types, architecture
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fmt: $(VENV)/dev ## Format, and mend what can be mended
+fmt: $(VENV)/dev ## Format, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -52,11 +53,14 @@ bench-guard: $(VENV)/dev ## Compare exact counts with bench/guard.json (1 minute
 build: $(VENV)/dev ## Build the wheel and the source distribution into dist/
 	@$(BIN)/python -m hatchling build
 
+lock: check_lock := true # pyproject.toml has changed, the locks have not
 lock: $(VENV)/dev ## Lock the newest versions that pyproject.toml allows
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
-		--no-emit-index-url --no-emit-find-links pyproject.toml --group dev -o requirements-dev.lock
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-emit-index-url --no-emit-find-links pyproject.toml --group build -c requirements-dev.lock -o requirements.lock
+	@$(LOCK) requirements-dev.lock --upgrade --all-extras --group dev
+	@$(LOCK) requirements.lock -c requirements-dev.lock --extra embedded --group build
+	@$(LOCK) requirements-serve.lock -c requirements-dev.lock --extra tracing
+
+LOCK := $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-strip-extras \
+	--no-header --no-emit-index-url --no-emit-find-links -o
 
 clean: ## Remove the virtual environment and the caches; .todo with its data stays
 	rm -rf .venv* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* dist
@@ -68,25 +72,57 @@ clean: ## Remove the virtual environment and the caches; .todo with its data sta
 		echo "NEON_API_KEY, from Neon's console (Account settings, API keys), and NEON_PROJECT_ID, from the" >&2; \
 		echo "project's Settings. Set both and run make test-neon again; make test needs neither." >&2; exit 1; }
 
-# The stamps $(VENV)/run and $(VENV)/dev say which lock is installed.
-$(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "Python 3.11 or later is needed; point PYTHON at one: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@echo "==> Creating the virtual environment $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+# The virtual environment is created again if its set-up was interrupted, the checkout was moved, its Python was
+# removed or is another version now, or a lock has changed. The file `created` contains the path of the checkout. It
+# has another name while pip works: an interrupted pip leaves half of a package, and the next pip takes the package
+# for installed. `run` and `dev` are the stamps of the two locks.
+ifneq ($(shell $(BIN)/python -c 'import pip' 2>/dev/null && cat $(VENV)/created 2>/dev/null),$(CURDIR))
+.PHONY: $(VENV)/created
+endif
+ifeq ($(filter .venv%,$(VENV)),)
+$(error Creating VENV empties it, so its name must begin with .venv: $(VENV))
+endif
 
-$(VENV)/run: requirements.lock pyproject.toml | $(BIN)/python
-	@echo "==> Installing the service's dependencies (the first time takes a minute)"
-	@$(BIN)/pip install --quiet --progress-bar on --require-hashes -r requirements.lock
-	@$(MAKE) -s $(VENV)/package
+$(VENV)/created: requirements.lock requirements-dev.lock
+	@$(PYTHON) -c "" 2>/dev/null || { \
+		echo "$(PYTHON) does not run: install Python 3.11 or later, or name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c "$$CHECK_PYTHON"
+	@echo "==> Creating the virtual environment $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@echo "$(CURDIR)" > $@
+
+define CHECK_PYTHON
+import sys
+version = "%d.%d" % sys.version_info[:2]
+if sys.version_info < (3, 11):
+    sys.exit("$(PYTHON) is Python %s: install 3.11 or later, or name one: make PYTHON=python3.12 ..." % version)
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit("$(PYTHON) has no ensurepip: on Debian and Ubuntu, install the package python%s-venv." % version)
+endef
+export CHECK_PYTHON
+
+$(VENV)/run: requirements.lock pyproject.toml $(VENV)/created
+	@echo "==> Installing the service's dependencies (the first time takes half a minute)"
+	$(install)
 	@touch $@
 
-$(VENV)/dev: requirements-dev.lock pyproject.toml | $(BIN)/python
+$(VENV)/dev: requirements-dev.lock pyproject.toml $(VENV)/created
 	@echo "==> Installing the development dependencies (the first time takes a minute)"
-	@$(BIN)/pip install --quiet --progress-bar on --require-hashes -r requirements-dev.lock
-	@$(MAKE) -s $(VENV)/package
+	$(install)
 	@touch $@ $(VENV)/run
 
-.PHONY: $(VENV)/package
-$(VENV)/package:
-	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+# --no-deps: pip looks at no release that is not in the lock. compileall uses every core, pip uses one; like pip it
+# ignores files that do not compile.
+define install
+@mv $(VENV)/created $(VENV)/unfinished
+@$(PIP) install --quiet --no-compile --no-deps --require-hashes -r $<
+@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+@$(check_lock)
+@mv $(VENV)/unfinished $(VENV)/created
+endef
+
+check_lock = problems=$$($(PIP) check) || { \
+	echo "$$problems" >&2; echo "The locks do not fit pyproject.toml: run make lock." >&2; exit 1; }
