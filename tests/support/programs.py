@@ -1,17 +1,52 @@
-"""What some tests need that is not Python: they run where it is there."""
+"""Programs other than Python that some tests run."""
 
 import os
 import shutil
+import subprocess
+from functools import cache
+from subprocess import DEVNULL, PIPE, STDOUT
+from typing import Final
 
 import pytest
 
+_TIMEOUT: Final = 20.0  # seconds; npm needs one, and a busy machine several
 
-def require(program: str) -> str:
-    """The path of the program. Without it the test is skipped; with REQUIRE_ALL=1 it fails."""
+
+def require(program: str, version: str = "--version") -> str:
+    """The path of a program that runs. Skips the test without it; with REQUIRE_ALL=1, fails it.
+
+    A program runs if it prints its ``version``: pyenv, for one, has a shim on PATH for each Python
+    that it knows, and those of versions that are not chosen fail.
+    """
     path = shutil.which(program)
-    if path is not None:
+    problem = f"{program} is not installed" if path is None else _problem(path, version)
+    if path and not problem:
         return path
-    reason = f"{program} is not installed, and this test runs it"
+    reason = f"{problem}, and this test runs it"
     if os.environ.get("REQUIRE_ALL") == "1":
         pytest.fail(f"{reason}; REQUIRE_ALL=1 allows no skipping")
     pytest.skip(reason)
+
+
+@cache
+def _problem(path: str, version: str) -> str:
+    """Why the program does not run; empty if it does."""
+    try:
+        result = subprocess.run(
+            (path, version),
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT,
+            check=False,
+        )
+    except OSError as error:
+        return f"{path} does not start ({error.strerror})"
+    except subprocess.TimeoutExpired:
+        return f"{path} {version} does not end"
+    if result.returncode == 0:
+        return ""
+    output = " ".join(result.stdout.split())
+    return f"{path} {version} fails with exit code {result.returncode} ({output[:200]})"

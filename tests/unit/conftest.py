@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
+from uuid import UUID
 
 import httpx
 import pytest
-from hypothesis import settings
 from starlette.types import ASGIApp
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
@@ -18,11 +18,7 @@ from todo_api.log_context import merge_context
 from todo_api.rate_limits import PER_USER
 from todo_domain.errors import DatabaseUnavailable, StaleVersion
 
-# A busy machine may take its time: no test here says how fast anything is.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
-
-TASK: Final = a_task()
+TASK: Final = a_task(id=UUID(int=1))
 JSON: Final = {"Content-Type": "application/json"}
 ONE: Final = f"/api/tasks/{TASK.id}"
 

@@ -6,6 +6,7 @@ A trailing slash changes nothing, the user's id may stand in front, HEAD is GET 
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
+from uuid import UUID
 
 import httpx
 import pytest
@@ -16,7 +17,7 @@ from support.http_client import Introducing, client, served
 from support.tasks import a_task
 from todo_domain.queries import TaskQuery
 
-TASK: Final = a_task()
+TASK: Final = a_task(id=UUID(int=1))
 ONE: Final = f"/api/tasks/{TASK.id}"
 GETTABLE: Final = [
     "/api/tasks",

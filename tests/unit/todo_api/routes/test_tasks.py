@@ -190,7 +190,7 @@ class TestGet:
         # RFC 9562, section 4: UUIDs are read without regard to case.
         assert (await ada.get(f"/api/tasks/{str(task.id).upper()}")).status_code == 200
 
-    @pytest.mark.parametrize("user_id", ["1", "a@b.example", str(uuid4()), "x" * 255])
+    @pytest.mark.parametrize("user_id", ["1", "a@b.example", str(UUID(int=1)), "x" * 255])
     async def test_tells_the_user_id_as_the_token_has_it(
         self, tasks: InMemoryTaskRepository, user_id: str
     ) -> None:
