@@ -1,11 +1,17 @@
-"""What holds for every test: signals are not ignored, and Hypothesis has no deadline."""
+"""What holds for every test: no ignored signals, no deadlines, one directory per test run."""
 
 import os
+import shutil
 import signal
+from pathlib import Path
+from tempfile import mkdtemp
 from types import FrameType
 from typing import Final
 
+import pytest
 from hypothesis import settings
+
+from support.clusters import RUN_DIRECTORY
 
 # CI repeats the same examples. A busy machine may be slow: no test here measures time.
 settings.register_profile("tests", deadline=None, derandomize="CI" in os.environ)
@@ -26,3 +32,13 @@ _HANDLERS: Final = {
 for _number, _handler in _HANDLERS.items():
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the directory of this test run. Workers of pytest-xdist inherit it in the variable."""
+    if hasattr(config, "workerinput"):
+        return
+    directory = Path(mkdtemp(prefix="todo-tests-"))
+    directory.chmod(0o711)  # root's PostgreSQL may run as nobody
+    os.environ[RUN_DIRECTORY] = str(directory)
+    config.add_cleanup(lambda: shutil.rmtree(directory))

@@ -17,9 +17,11 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from support.clusters import copy_cluster
 from support.faults import USER, server_in
 from support.neon import neon_branch, neon_client
-from support.pgbouncer import PORT, Certificate, operators_url, own_address, pgbouncer_before
+from support.pgbouncer import PORT, Certificate, operators_url, pgbouncer_before
+from support.ports import own_address
 from support.programs import require
 from support.service import Workplace, workplace
 from todo_adapters.embedded_postgres.server import embedded_postgres
@@ -48,18 +50,15 @@ def place() -> Iterator[Workplace]:
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
     """The server that the tests run on, as a URL of a database on it."""
-    with (
-        TemporaryDirectory(prefix="todo-tests-") as directory,
-        embedded_postgres(Path(directory)) as url,
-    ):
-        yield url
+    with TemporaryDirectory(prefix="todo-server-") as directory:
+        copy_cluster(Path(directory))
+        with embedded_postgres(Path(directory)) as url:
+            yield url
 
 
 @pytest.fixture(scope="session")
 async def branch(server_url: str) -> Branch:
     """Makes databases of the given names that have the schema and no rows."""
-    # Nothing here has to survive a power cut.
-    await execute(server_url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
     await execute(server_url, f"CREATE DATABASE {TEMPLATE}")
     await migrate(database_at(server_url, TEMPLATE))
 

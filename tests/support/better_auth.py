@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from support.jose_tokens import Json, unb64
+from support.ports import free_port
 from support.programs import require
-from support.service import free_port
 
 SECRET: Final = "the-secret-of-this-better-auth-and-its-frontend"
 ADA: Final = "ada@example.com"

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from support.clusters import copy_cluster
 from support.service import PATIENCE
 from todo_adapters.embedded_postgres.server import embedded_postgres
 from todo_adapters.postgres.schema import migrate
@@ -54,14 +55,13 @@ class Server:
 
     async def create(self) -> None:
         """Start it for the first time."""
+        await self._in_thread(lambda: copy_cluster(self._directory))
         await self.start()
         async with self.session() as session:
             await session.execute(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
             await session.execute(f"ALTER DATABASE todo OWNER TO {USER}")
             access = self._directory / "data" / "pg_hba.conf"
             access.write_text(f"local all {USER} scram-sha-256\nlocal all all trust\n")
-            # Its processes may be killed, but not the machine, which keeps what they have written.
-            await session.execute("ALTER SYSTEM SET fsync = off")
             await session.execute("SELECT pg_reload_conf()")
         url = f"postgresql://{USER}:{PASSWORD}@/todo?host={self.socket.parent}"
         await migrate(parse_database_url(url))

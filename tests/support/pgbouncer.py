@@ -1,7 +1,6 @@
 """Debian's PgBouncer as an operator runs it: transaction mode, TLS, SCRAM, and its usual port."""
 
 import os
-import random
 import socket
 import ssl
 import sys
@@ -45,14 +44,6 @@ client_tls_key_file = {certificate.key}
 _NOBODY: Final = 65534
 _CA: Final = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "A CA for tests")])
 _SERVER: Final = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "A server")])
-
-
-def own_address() -> str:
-    """A loopback address whose ports nobody else uses, where there is more than one address."""
-    if sys.platform != "linux":
-        return "127.0.0.1"
-    parts = (random.randint(1, 254) for _ in range(3))  # noqa: S311 - nobody has to guess it
-    return ".".join(map(str, (127, *parts)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from subprocess import DEVNULL, Popen
 from tempfile import TemporaryDirectory
 
+from support.ports import free_port
 from support.programs import require
-from support.service import eventually, free_port
+from support.service import eventually
 
 PATIENCE = 5.0  # seconds for an answer
 

@@ -1,7 +1,6 @@
 """The real ``todo-api``, run as a person runs it, and watched until nothing of it remains."""
 
 import os
-import random
 import shutil
 import signal
 import socket
@@ -18,12 +17,11 @@ from typing import Final, TypeVar
 
 import httpx
 
+from support.ports import free_port
+
 PROGRAM: Final = str(Path(sys.executable).with_name("todo-api"))
 PATIENCE: Final = 60.0  # seconds after which what should have happened is not going to
 STOPS_WITHIN: Final = 10.0  # seconds
-
-# Outgoing connections get their ports from 32768 on, so that none of them can be in the way.
-_PORTS: Final = range(20000, 32768)
 
 _Answer = TypeVar("_Answer")
 
@@ -34,15 +32,6 @@ def eventually(ask: Callable[[], _Answer]) -> _Answer:
     while not (answer := ask()) and time.monotonic() < deadline:
         time.sleep(0.01)
     return answer
-
-
-def free_port() -> int:
-    """A port of this machine that nothing listens at."""
-    while True:
-        port = random.choice(_PORTS)  # noqa: S311 - nobody has to guess it
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def refusal(result: CompletedProcess[str]) -> str:

@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from support.ports import free_port
 from support.programs import require
-from support.service import PATIENCE, Service, Workplace, eventually, free_port, workplace
+from support.service import PATIENCE, Service, Workplace, eventually, workplace
 
 PAGES: Final = Path(__file__).with_name("browser")
 QUOTA: Final = 100

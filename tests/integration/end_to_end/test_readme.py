@@ -22,8 +22,9 @@ from typing import Final
 
 import pytest
 
+from support.ports import free_port
 from support.programs import require
-from support.service import Service, Workplace, eventually, free_port, workplace
+from support.service import Service, Workplace, eventually, workplace
 from support.tasks import MEMBERS
 
 ROOT: Final = Path(__file__).parents[3]

@@ -23,7 +23,8 @@ import pytest
 
 from support.faults import Network, Server, error_response, network_to, server_in
 from support.frontend import BELIEVED, as_user
-from support.pgbouncer import Certificate, PgBouncer, operators_url, own_address, pgbouncer_before
+from support.pgbouncer import Certificate, PgBouncer, operators_url, pgbouncer_before
+from support.ports import own_address
 from support.service import PATIENCE, Service, Workplace
 from todo_adapters.postgres.database import Database, Timeouts
 from todo_adapters.postgres.url import parse_database_url

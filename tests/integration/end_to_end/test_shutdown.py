@@ -25,7 +25,8 @@ import pytest
 
 from support.faults import network_to
 from support.frontend import BELIEVED, as_user
-from support.service import PATIENCE, Service, Workplace, eventually, free_port, workplace
+from support.ports import free_port
+from support.service import PATIENCE, Service, Workplace, eventually, workplace
 from todo_adapters.postgres.url import DatabaseUrl
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")

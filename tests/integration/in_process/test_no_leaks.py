@@ -38,7 +38,8 @@ from support.jose_tokens import (
     signer,
     to_json,
 )
-from support.service import PATIENCE, Service, Workplace, eventually, free_port
+from support.ports import free_port
+from support.service import PATIENCE, Service, Workplace, eventually
 from support.tasks import a_task
 from todo_adapters.jose.key_sets import RemoteKeySet
 from todo_adapters.jose.verifiers import SharedSecretTokenVerifier

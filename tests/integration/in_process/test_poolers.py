@@ -19,7 +19,8 @@ from uuid import uuid4
 import pytest
 
 from support.faults import Network, Server, network_to, server_in
-from support.pgbouncer import PORT, Certificate, operators_url, own_address, pgbouncer_before
+from support.pgbouncer import PORT, Certificate, operators_url, pgbouncer_before
+from support.ports import own_address
 from support.service import PATIENCE, Workplace
 from support.tasks import LATER, a_task
 from todo_adapters.postgres.database import Database

@@ -36,7 +36,8 @@ from support.jose_tokens import (
     seconds,
     signer,
 )
-from support.service import PATIENCE, Service, Workplace, eventually, free_port
+from support.ports import free_port
+from support.service import PATIENCE, Service, Workplace, eventually
 from todo_adapters.embedded_postgres.server import embedded_postgres
 from todo_adapters.jose.rejections import RejectionReason
 from todo_adapters.postgres.url import DatabaseUrl
