@@ -6,16 +6,23 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-neon check fmt openapi bench bench-quick bench-guard build lock clean
+.PHONY: help run test test-all test-neon check fmt openapi bench bench-quick bench-guard build lock clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# A worker takes tests from the slowest one when it has none left. Few of them: each has a PostgreSQL.
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
+
 run: $(VENV)/run ## Run the service: embedded PostgreSQL, development tokens, docs
 	@exec $(BIN)/todo-api dev
 
-test: $(VENV)/dev ## Run every test that this machine can run
-	$(BIN)/pytest $(PYTEST_ARGS)
+test: $(VENV)/dev ## Run the unit and in-process integration tests (4 minutes)
+	@echo "==> Without tests/integration/end_to_end, which runs the real program: see make test-all"
+	$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS)
+
+test-all: $(VENV)/dev ## Run every test that this machine can run (15 minutes)
+	$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS) tests
 
 test-neon: .neon-variables $(VENV)/dev ## Run the repository's tests on a branch of your Neon project
 	$(BIN)/pytest tests/integration/in_process/test_postgres_tasks.py -k neon
