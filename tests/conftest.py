@@ -13,6 +13,8 @@ from hypothesis import settings
 
 from support.clusters import RUN_DIRECTORY
 
+pytest.register_assert_rewrite("http_contract")
+
 # CI repeats the same examples. A busy machine may be slow: no test here measures time.
 settings.register_profile("tests", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("tests")

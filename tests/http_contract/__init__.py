@@ -1,0 +1,51 @@
+"""The HTTP contract of tasks: what each request is answered, and what it leaves behind.
+
+A module that imports all of this runs it over the app that its fixtures provide: ``tasks``, an
+empty repository; the clients ``ada`` and ``eve`` of two users; and ``stranger``, without a token.
+"""
+
+from http_contract.idempotency_key import TestAKey, TestARepeatedRequest, TestTheForm
+from http_contract.preconditions import (
+    TestIfMatch,
+    TestIfMatchOfAnEdit,
+    TestIfNoneMatchOfAList,
+    TestIfNoneMatchOfATask,
+)
+from http_contract.tasks import (
+    TestClearCompleted,
+    TestComplete,
+    TestCreate,
+    TestDelete,
+    TestEdit,
+    TestGet,
+    TestList,
+    TestPages,
+    TestRestore,
+    TestTotal,
+    TestWhatIsNotThere,
+    task,
+    test_a_list_without_a_limit_holds_a_thousand,
+)
+
+__all__ = [
+    "TestAKey",
+    "TestARepeatedRequest",
+    "TestClearCompleted",
+    "TestComplete",
+    "TestCreate",
+    "TestDelete",
+    "TestEdit",
+    "TestGet",
+    "TestIfMatch",
+    "TestIfMatchOfAnEdit",
+    "TestIfNoneMatchOfAList",
+    "TestIfNoneMatchOfATask",
+    "TestList",
+    "TestPages",
+    "TestRestore",
+    "TestTheForm",
+    "TestTotal",
+    "TestWhatIsNotThere",
+    "task",
+    "test_a_list_without_a_limit_holds_a_thousand",
+]
