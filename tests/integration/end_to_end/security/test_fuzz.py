@@ -1,7 +1,6 @@
 """Schemathesis against the running service: its own schema, every phase, every check.
 
-``FUZZ_EXAMPLES=200 pytest tests/integration/end_to_end/test_fuzz.py`` tries more than 5,000 cases;
-``FUZZ_SEED`` chooses other ones.
+FUZZ_EXAMPLES=200 tries more than 5,000 cases; FUZZ_SEED chooses other ones.
 """
 
 import os

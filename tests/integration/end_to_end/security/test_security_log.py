@@ -42,7 +42,7 @@ from todo_adapters.embedded_postgres.server import embedded_postgres
 from todo_adapters.jose.rejections import RejectionReason
 from todo_adapters.postgres.url import DatabaseUrl
 
-ROOT: Final = Path(__file__).parents[3]
+ROOT: Final = Path(__file__).parents[4]
 QUOTA: Final = 20
 CONCURRENT: Final = 2
 UNREACHABLE: Final = "127.0.0.1:1"  # nothing listens there

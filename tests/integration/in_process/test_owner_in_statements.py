@@ -1,0 +1,187 @@
+"""Every statement of the repository reads and writes rows of one owner only, by its query plan."""
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Final
+
+import asyncpg
+import pytest
+
+from contracts import EVERY_CHANGE, EVERY_FILTER, EVERY_SORT
+from support.tasks import NOW, a_task
+from todo_adapters.postgres import statements
+from todo_adapters.postgres import tasks as repository
+from todo_adapters.postgres.database import Database, Statement
+from todo_adapters.postgres.tables import metadata
+from todo_adapters.postgres.tasks import PostgresTaskRepository
+from todo_adapters.postgres.url import DatabaseUrl
+from todo_domain.ports import TaskRepository
+from todo_domain.queries import TaskQuery
+
+Json = dict[str, Any]
+
+OWNER: Final = "100% the_owner"
+# The column with the owner of each table.
+OWNER_COLUMNS: Final = {"tasks": "user_id", "idempotency_keys": "user_id", "users": "id"}
+# The unique indexes with that column: a row that conflicts there has the same owner.
+OWNER_INDEXES: Final = {"idempotency_keys_pkey", "users_pkey"}
+
+
+class RecordingDatabase(Database):
+    """A database that records its statements, their values, and the lines that call ``fetch``."""
+
+    def __init__(self, database_url: DatabaseUrl) -> None:
+        super().__init__(database_url, pool_size=1)
+        self.statements: dict[Statement, dict[str, object]] = {}
+        self.lines: set[int] = set()
+
+    def fetch(
+        self, statement: Statement, **values: object
+    ) -> Coroutine[Any, Any, list[asyncpg.Record]]:
+        self.statements[statement] = values
+        frame = inspect.currentframe()
+        if frame and frame.f_back:
+            self.lines.add(frame.f_back.f_lineno)
+        return super().fetch(statement, **values)
+
+
+async def make_every_call(tasks: TaskRepository) -> None:
+    """Make every call of the repository, with every change, filter and order."""
+    task, other = a_task(owner=OWNER), a_task(owner=OWNER)
+    await tasks.add(task)
+    for _ in range(2):
+        await tasks.add(other, key="k")
+    await tasks.get(OWNER, task.id)
+    await tasks.save(task.changed(NOW, title="Buy oat milk"))
+    for changes in EVERY_CHANGE:
+        changed = await tasks.change(OWNER, task.id, now=NOW, **changes)
+    await tasks.delete(OWNER, task.id, now=NOW)
+    await tasks.restore(OWNER, task.id, now=NOW)
+    await tasks.delete(OWNER, task.id, now=NOW, version=changed.version)
+    await tasks.delete_completed(OWNER, now=NOW)
+    await tasks.count(OWNER)
+    for wanted in EVERY_FILTER:
+        await tasks.find(OWNER, TaskQuery(wanted))
+    for sort in EVERY_SORT:
+        for after in (None, sort.position(task)):
+            for with_total in (False, True):
+                await tasks.find(OWNER, TaskQuery(sort=sort, after=after, with_total=with_total))
+
+
+async def unowned_tables(database: Database, statement: Statement, values: Json) -> list[str]:
+    """The tables of which the statement may read or write rows of another user."""
+    explain = Statement(f"EXPLAIN (VERBOSE, FORMAT JSON) {statement.sql}", statement.parameters)
+    ((plan,),) = await database.fetch(explain, **values)
+    (explained,) = json.loads(plan)
+    on_tables = [node for node in nodes(explained["Plan"]) if "Relation Name" in node]
+    return [node["Relation Name"] for node in on_tables if not is_owned(node)]
+
+
+def nodes(plan: Json) -> Iterator[Json]:
+    """The nodes of a query plan."""
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from nodes(part)
+
+
+def is_owned(node: Json) -> bool:
+    """Whether this node of a query plan reads or writes rows of the owner only."""
+    match node.get("Operation"):
+        case "Insert":
+            return inserts_owner(node)
+        case "Update" | "Delete":
+            return True  # its rows were read by another node
+        case _:
+            column = OWNER_COLUMNS[node["Relation Name"]]
+            by_owner = re.compile(rf"\(\w+\.{column} = '{re.escape(OWNER)}'::text\)")
+            return any(by_owner.fullmatch(condition) for condition in conditions(node))
+
+
+def inserts_owner(node: Json) -> bool:
+    table = metadata.tables[f"todo.{node['Relation Name']}"]
+    (source,) = (part for part in node["Plans"] if part["Parent Relationship"] == "Outer")
+    value = source["Output"][list(table.c.keys()).index(OWNER_COLUMNS[table.name])]
+    conflicts = set(node.get("Conflict Arbiter Indexes", ()))
+    return bool(value == f"'{OWNER}'::text") and conflicts <= OWNER_INDEXES
+
+
+def conditions(node: Json) -> Iterator[str]:
+    """The conditions that every row of the node meets."""
+    for kind in ("Index Cond", "Recheck Cond", "Filter"):
+        yield from conjuncts(node.get(kind, ""))
+
+
+def conjuncts(condition: str) -> list[str]:
+    """The parts of a conjunction such as ``((a) AND (b OR c))``; another condition is one part."""
+    depth, parts = 0, [""]
+    for token in re.split(r"([()]| AND | OR )", condition):
+        depth += {"(": 1, ")": -1}.get(token, 0)
+        if token == " OR " and depth == 1:
+            return [condition]
+        if token == " AND " and depth == 1:
+            parts.append("")
+        else:
+            parts[-1] += token
+    if len(parts) == 1:
+        return parts
+    return [parts[0][1:], *parts[1:-1], parts[-1][:-1]]
+
+
+@pytest.fixture
+async def recording(
+    address: DatabaseUrl, erase: Callable[[Database], Awaitable[object]]
+) -> AsyncIterator[RecordingDatabase]:
+    database = RecordingDatabase(address)
+    yield database
+    await erase(database)
+    await database.close()
+
+
+# Each of these statements can reach tasks of another user.
+UNSAFE_SQL: Final = (
+    "SELECT title FROM todo.tasks",
+    "SELECT title FROM todo.tasks WHERE user_id = $1 OR version = 1",
+    "SELECT title FROM todo.tasks WHERE user_id <> $1",
+    "SELECT title FROM todo.tasks WHERE user_id LIKE $1",
+    "SELECT title FROM todo.tasks WHERE user_id = 'eve' AND title = $1",
+    "SELECT FROM todo.tasks WHERE user_id = $1 AND version = (SELECT max(version) FROM todo.tasks)",
+    "SELECT title FROM todo.users LEFT JOIN todo.tasks ON version = 1 WHERE users.id = $1",
+    "UPDATE todo.tasks SET title = $1",
+    "DELETE FROM todo.tasks USING todo.users WHERE users.id = $1",
+    "WITH gone AS (DELETE FROM todo.tasks) SELECT FROM todo.users WHERE id = $1",
+    "INSERT INTO todo.tasks (user_id, title) VALUES ('eve', $1)",
+    "INSERT INTO todo.tasks (user_id) VALUES ($1) ON CONFLICT (id) DO UPDATE SET title = 'mine'",
+)
+
+
+class TestStatements:
+    async def test_reach_rows_of_the_owner_only(self, recording: RecordingDatabase) -> None:
+        await make_every_call(PostgresTaskRepository(recording))
+        for statement, values in list(recording.statements.items()):
+            assert await unowned_tables(recording, statement, values) == [], statement.sql
+
+    async def test_are_all_checked(self, recording: RecordingDatabase) -> None:
+        await make_every_call(PostgresTaskRepository(recording))
+        constants = {value for value in vars(statements).values() if isinstance(value, Statement)}
+        assert constants
+        assert constants <= recording.statements.keys()
+        assert recording.lines == lines_with_fetch(inspect.getsource(repository))
+
+    def test_use_tables_with_a_known_owner(self) -> None:
+        assert {table.name for table in metadata.tables.values()} == OWNER_COLUMNS.keys()
+
+    @pytest.mark.parametrize("sql", UNSAFE_SQL)
+    async def test_that_can_reach_other_rows_are_found(
+        self, recording: RecordingDatabase, sql: str
+    ) -> None:
+        statement = Statement(sql, ("owner",) if "$1" in sql else ())
+        assert await unowned_tables(recording, statement, {"owner": OWNER}) == ["tasks"]
+
+
+def lines_with_fetch(source: str) -> set[int]:
+    """The lines with a call of ``fetch``."""
+    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    return {c.lineno for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == "fetch"}
