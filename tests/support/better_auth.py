@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import ssl
-import subprocess
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -14,11 +13,10 @@ from typing import Final
 from urllib.parse import unquote
 
 import httpx
-import pytest
 
 from support.jose_tokens import Json, unb64
 from support.ports import free_port
-from support.programs import require
+from support.programs import npm_install, require
 
 SECRET: Final = "the-secret-of-this-better-auth-and-its-frontend"
 ADA: Final = "ada@example.com"
@@ -30,18 +28,10 @@ _PACKAGE: Final = Path(__file__).parents[1] / "integration" / "end_to_end" / "be
 _NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def install(config: pytest.Config) -> None:
-    """Install the locked npm packages if necessary. Skips the test if Node is not installed."""
+def install() -> None:
+    """Install the locked npm packages if necessary. Skips the test if Node does not run."""
     require("node")
-    lock, installed = _PACKAGE / "package-lock.json", _PACKAGE / "node_modules/.package-lock.json"
-    if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
-        return
-    command = [require("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print("\nInstalling better-auth with npm, which takes some seconds ...", flush=True)  # noqa: T201
-        npm = subprocess.run(command, cwd=_PACKAGE, check=False)
-    if npm.returncode != 0:
-        pytest.fail("npm could not install better-auth; its output is above")
+    npm_install(_PACKAGE)
 
 
 @asynccontextmanager

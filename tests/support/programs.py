@@ -1,9 +1,11 @@
 """Programs other than Python that some tests run."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 from functools import cache
+from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT
 from typing import Final
 
@@ -26,6 +28,19 @@ def require(program: str, version: str = "--version") -> str:
     if os.environ.get("REQUIRE_ALL") == "1":
         pytest.fail(f"{reason}; REQUIRE_ALL=1 allows no skipping")
     pytest.skip(reason)
+
+
+def npm_install(project: Path) -> Path:
+    """The packages that the project's lock names, installed unless they are."""
+    lock, installed = project / "package-lock.json", project / "node_modules"
+    stamp = installed / ".package-lock.json"
+    npm = require("npm")
+    with lock.open() as locked:  # by one process of the tests at a time
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.stat().st_mtime < lock.stat().st_mtime:
+            command = (npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+            subprocess.run(command, cwd=project, stdin=DEVNULL, check=True)
+    return installed
 
 
 @cache

@@ -35,8 +35,8 @@ async def database_url(branch: Callable[[str], Awaitable[DatabaseUrl]]) -> str:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def installed(pytestconfig: pytest.Config) -> None:
-    better_auth.install(pytestconfig)
+def installed() -> None:
+    better_auth.install()
 
 
 @pytest.fixture(scope="module")

@@ -71,8 +71,8 @@ class Verifier:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def installed(pytestconfig: pytest.Config) -> None:
-    better_auth.install(pytestconfig)
+def installed() -> None:
+    better_auth.install()
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,13 @@
 """Clients that TypeScript generators make of docs/openapi.json: they compile, and one is used."""
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from support.programs import require
+from support.programs import npm_install, require
 from support.service import Workplace, workplace
 
 SCHEMA: Final = Path(__file__).parents[3] / "docs" / "openapi.json"
@@ -17,30 +16,14 @@ SOURCES: Final = ("package.json", "tsconfig.json", "life.ts", "mistakes.ts", "li
 
 
 @pytest.fixture(scope="module")
-def installed(pytestconfig: pytest.Config) -> Path:
-    """The locked npm packages, fetched unless they are there."""
-    lock, packages = PROJECT / "package-lock.json", PROJECT / "node_modules"
-    stamp = packages / ".package-lock.json"
-    if stamp.exists() and stamp.stat().st_mtime >= lock.stat().st_mtime:
-        return packages
-    command = [require("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print("\nInstalling TypeScript with npm: once, some seconds ...", flush=True)  # noqa: T201
-        npm = subprocess.run(command, cwd=PROJECT, check=False)
-    if npm.returncode != 0:
-        pytest.fail("npm could not install TypeScript; what it said is above")
-    return packages
-
-
-@pytest.fixture(scope="module")
-def project(installed: Path) -> Iterator[Workplace]:
+def project() -> Iterator[Workplace]:
     """A workplace with the schema, and with the clients that both generators make of it."""
     require("node")
     with workplace() as place:
         for source in SOURCES:
             shutil.copy(PROJECT / source, place.directory)
         shutil.copy(SCHEMA, place.directory)
-        (place.directory / "node_modules").symlink_to(installed)
+        (place.directory / "node_modules").symlink_to(npm_install(PROJECT))
         done(place, "openapi-typescript", SCHEMA.name, "--output", "schema.ts")
         done(place, "openapi-ts", "--input", SCHEMA.name, "--output", "hey-api")
         yield place
