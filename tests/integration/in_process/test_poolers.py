@@ -31,8 +31,8 @@ from todo_domain.ports import TaskRepository
 from todo_domain.queries import TaskQuery
 from todo_domain.task import Task
 
-PROCESSES: Final = 3
-USERS: Final = 50  # concurrent users in each process
+PROCESSES: Final = 2
+USERS: Final = 20  # in each process, more than it has connections
 CONNECTIONS: Final = 10  # of each process; PgBouncer has fewer for all processes together
 OTHER_POOLER_PORT: Final = 6543
 STARTED: Final = b"Every user has used a task.\n"

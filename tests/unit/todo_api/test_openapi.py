@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-import httpx
 import pytest
 from pydantic import ConfigDict, TypeAdapter, with_config
 
+from support.http_client import client, served
 from todo_api.problems import PROBLEM_TYPES, Problem
 from todo_api.routes.health import Health
 from todo_api.routes.me import Me
@@ -87,9 +87,10 @@ MODELS: Final[dict[str, TypeAdapter[Any]]] = {
 }
 
 
-@pytest.fixture
-async def schema(stranger: httpx.AsyncClient) -> Json:
-    answer = await stranger.get("/openapi.json")
+@pytest.fixture(scope="module")
+async def schema() -> Json:
+    async with served() as app, client(app) as stranger:
+        answer = await stranger.get("/openapi.json")
     assert answer.status_code == 200
     document: Json = answer.json()
     return document

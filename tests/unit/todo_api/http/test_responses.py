@@ -45,15 +45,6 @@ class TestAnswersWithATask:
         assert answer.headers["ETag"] == f'"{version}"'
         assert not {"location", "link", "x-total-count"} & set(answer.headers)
 
-    async def test_that_is_new(self, ada: httpx.AsyncClient) -> None:
-        answer = await ada.post("/api/tasks", json={"title": "x"})
-        assert (answer.headers["ETag"], answer.json()["version"]) == ('"1"', 1)
-
-    async def test_that_was_restored(self, ada: httpx.AsyncClient, task: Task) -> None:
-        await ada.delete(f"/api/tasks/{task.id}")
-        answer = await ada.post(f"/api/tasks/{task.id}/restore")
-        assert (answer.headers["ETag"], answer.json()["version"]) == ('"3"', 3)
-
 
 class TestALocation:
     @pytest.mark.parametrize(
