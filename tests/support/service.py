@@ -122,11 +122,7 @@ class Workplace:
     def environment(self, **variables: str) -> dict[str, str]:
         """The variables, and those without which nothing runs."""
         base = {"PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8"}
-        # By these coverage finds the processes that it is to measure too.
-        coverage = {
-            name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")
-        }
-        return base | coverage | variables
+        return base | variables
 
 
 @contextmanager
