@@ -1,7 +1,7 @@
-"""A place to work in for each module, and a PostgreSQL: one server a session, copies of a template.
+"""A sandbox per module, and one PostgreSQL server per worker with copies of a migrated template.
 
-``server_url`` alone decides which server it is; everything else follows from its URL. What has to
-work on other kinds of servers too takes a ``target``.
+``server_url`` alone determines the server. Tests that must pass on other kinds of servers too use
+``target``.
 """
 
 import os
@@ -32,7 +32,7 @@ from todo_adapters.postgres.url import DatabaseUrl, parse_database_url
 TEMPLATE = "migrated"
 
 NEON: Final = (os.environ.get("NEON_PROJECT_ID"), os.environ.get("NEON_API_KEY"))
-# The kinds of servers, and the fixtures that are a database there.
+# The kinds of servers, each with the fixture of a database on it.
 TARGETS: Final = {"embedded": "address", "pgbouncer": "behind_pgbouncer"} | (
     {"neon": "on_neon_branch"} if all(NEON) else {}
 )
@@ -49,7 +49,7 @@ def place() -> Iterator[Workplace]:
 
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
-    """The server that the tests run on, as a URL of a database on it."""
+    """The URL of a database on the server that the tests use."""
     with TemporaryDirectory(prefix="todo-server-") as directory:
         copy_cluster(Path(directory))
         with embedded_postgres(Path(directory)) as url:
@@ -58,7 +58,7 @@ def server_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 async def branch(server_url: str) -> Branch:
-    """Makes databases of the given names that have the schema and no rows."""
+    """Creates migrated, empty databases of the given names."""
     await execute(server_url, f"CREATE DATABASE {TEMPLATE}")
     await migrate(database_at(server_url, TEMPLATE))
 
@@ -71,7 +71,7 @@ async def branch(server_url: str) -> Branch:
 
 @pytest.fixture(scope="session")
 def erase() -> Erase:
-    """Empties a database's tables; a few rows go faster by DELETE than by TRUNCATE."""
+    """Empties the tables of a database. For a few rows, DELETE is faster than TRUNCATE."""
     rows = Statement(
         "WITH tasks AS (DELETE FROM todo.tasks), keys AS (DELETE FROM todo.idempotency_keys)"
         " DELETE FROM todo.users",
@@ -82,7 +82,7 @@ def erase() -> Erase:
 
 @pytest.fixture(scope="session")
 async def address(branch: Branch) -> DatabaseUrl:
-    """A database that has the schema. Who stores something in it empties its tables."""
+    """A migrated database. A test that stores rows in it has to empty its tables."""
     return await branch("tests")
 
 
@@ -95,27 +95,27 @@ async def shared_database(address: DatabaseUrl) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def embedded_database(shared_database: Database, erase: Erase) -> AsyncIterator[Database]:
-    """A database whose tables are empty, with ten connections."""
+    """A migrated, empty database, with ten connections."""
     yield shared_database
     await erase(shared_database)
 
 
 @pytest.fixture
 def database(embedded_database: Database) -> Database:
-    """The embedded one. A module that overrides it has ``target_database`` instead."""
+    """The embedded database. A module can override this by ``target_database``."""
     return embedded_database
 
 
 @pytest.fixture(scope="session", params=TARGETS.values(), ids=list(TARGETS))
 def target(request: pytest.FixtureRequest) -> DatabaseUrl:
-    """A database that has the schema, on each kind of server in turn."""
+    """A migrated database on each kind of server."""
     address: DatabaseUrl = request.getfixturevalue(request.param)
     return address
 
 
 @pytest.fixture(scope="session")
 async def behind_pgbouncer() -> AsyncIterator[DatabaseUrl]:
-    """A database through Debian's PgBouncer, by the URL that an operator writes."""
+    """A database behind Debian's PgBouncer."""
     require("pgbouncer")
     with TemporaryDirectory(prefix="todo-pgbouncer-") as directory:
         certificate = Certificate.issued(Path(directory, "tls"), own_address())
@@ -149,14 +149,14 @@ async def target_pool(target: DatabaseUrl) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def target_database(target_pool: Database, erase: Erase) -> AsyncIterator[Database]:
-    """A database whose tables are empty, on each kind of server in turn."""
+    """A migrated, empty database on each kind of server."""
     yield target_pool
     await erase(target_pool)
 
 
 @pytest.fixture
 async def empty_database(server_url: str) -> DatabaseUrl:
-    """A database of its own without any schema. It goes with the server."""
+    """A new database without the schema. It is removed with the server."""
     name = f"empty_{uuid4().hex}"
     await execute(server_url, f"CREATE DATABASE {name}")
     return database_at(server_url, name)

@@ -1,4 +1,4 @@
-"""What can happen to a service's database: a server that fails, and a network that does."""
+"""Fault injection for databases: a PostgreSQL server and a network that fail on demand."""
 
 import asyncio
 import os
@@ -30,23 +30,23 @@ Connect = Callable[[], Awaitable[tuple[StreamReader, StreamWriter]]]
 
 
 def error_response(severity: str, sqlstate: str, message: str) -> bytes:
-    """The server's message (PostgreSQL manual, "Error and Notice Message Fields")."""
+    """An ErrorResponse message (PostgreSQL manual, "Error and Notice Message Fields")."""
     fields = f"S{severity}\0V{severity}\0C{sqlstate}\0M{message}\0\0".encode()
     return b"E" + (len(fields) + 4).to_bytes(4) + fields
 
 
 class Server:
-    """An embedded PostgreSQL that can be stopped, killed and paused, and started again.
+    """An embedded PostgreSQL that can be stopped, killed, paused and restarted.
 
-    Its database has the schema and belongs to the user ``todo``, who has to prove a password.
-    ``url`` is for the superuser, who need not, and leads past every network and pooler.
+    Its database is migrated and owned by the user ``todo``, who needs a password. ``url`` is the
+    superuser's, without a password, and bypasses every network and pooler.
     """
 
     def __init__(self, directory: Path) -> None:
         self.url = ""
         self._directory = directory
         self._running = ExitStack()
-        # Linux ends the server with the thread that started it.
+        # On Linux the server ends when the thread that started it ends.
         self._thread = ThreadPoolExecutor(max_workers=1)
 
     @property
@@ -54,7 +54,7 @@ class Server:
         return self._directory / ".s.PGSQL.5432"
 
     async def create(self) -> None:
-        """Start it for the first time."""
+        """Start it for the first time, and migrate its database."""
         await self._in_thread(lambda: copy_cluster(self._directory))
         await self.start()
         async with self.session() as session:
@@ -77,12 +77,12 @@ class Server:
         await self._in_thread(self._running.close)
 
     async def kill(self) -> None:
-        """End all of its processes at once, as a machine does that fails."""
+        """Kill all of its processes at once, as a power failure does."""
         self._signal(signal.SIGKILL)
         await self.stop()
 
     def pause(self) -> None:
-        """Have it accept what is sent, and do nothing."""
+        """Suspend its processes: connections are accepted, and nothing is answered."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -97,7 +97,7 @@ class Server:
             return list(await session.fetch(query, *arguments))
 
     async def becomes(self, query: str) -> None:
-        """Wait until the query's only value is true."""
+        """Wait until the query returns true."""
         async with self.session() as session, asyncio.timeout(PATIENCE):
             while not await session.fetchval(query):
                 await session.execute("SELECT pg_sleep(0.01)")
@@ -114,7 +114,7 @@ class Server:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     def _signal(self, number: signal.Signals) -> None:
-        """Signal the first process, which makes the others, and then those."""
+        """Signal the postmaster first, because it starts the other processes."""
         pid = int((self._directory / "data" / "postmaster.pid").read_text().split()[0])
         os.kill(pid, number)
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
@@ -124,7 +124,7 @@ class Server:
 
 @asynccontextmanager
 async def server_in(directory: Path) -> AsyncIterator[Server]:
-    """A server that runs until the end of the block, unless it is stopped before."""
+    """A new server that runs until the end of the block."""
     server = Server(directory)
     await server.create()
     try:
@@ -134,7 +134,7 @@ async def server_in(directory: Path) -> AsyncIterator[Server]:
 
 
 class _Link:
-    """A client's connection and the one that was made for it, each with what it sends to."""
+    """The streams of a client's connection and of the server connection opened for it."""
 
     def __init__(self, to_client: StreamWriter) -> None:
         self.writers = [to_client]
@@ -142,10 +142,10 @@ class _Link:
 
 
 class Network:
-    """TCP between the clients that come to ``host`` and ``port`` and what ``connect`` leads to.
+    """A TCP proxy at ``host`` and ``port`` in front of the server that ``connect`` connects to.
 
-    With ``tls`` it is also the end of their TLS. ``turns`` counts how often a client began to talk:
-    once for each round trip, which shows without looking into what is said.
+    With ``tls`` it terminates TLS. ``turns`` counts how often a client began to send, which is once
+    per round trip; the proxy does not parse the protocol.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Network:
         self._listener = await asyncio.start_server(self._accept, self.host, self.port)
 
     async def close(self) -> None:
-        """Disconnect everybody, and be gone."""
+        """Close every connection and stop listening."""
         if self._listener:
             self._listener.close()
         self.die()
@@ -174,27 +174,27 @@ class Network:
             writer.transport.abort()
 
     def die(self) -> None:
-        """Carry nothing from now on, and tell nobody: whoever is connected stays so, in vain."""
+        """Drop all traffic silently. Connections stay open."""
         self._is_dead = True
         for carrying in self._links:
             carrying.cancel()
 
     def revive(self) -> None:
-        """Carry what new connections say. The ones from before are forgotten for ever."""
+        """Forward the traffic of new connections. Earlier connections stay dead."""
         self._is_dead = False
 
     def tell_clients(self, message: bytes) -> None:
-        """Say something in the server's place."""
+        """Send a message to every client as if the server had sent it."""
         for link in self._links.values():
             link.writers[0].write(message)
 
     async def idle(self) -> None:
-        """Wait until no connection is left that carries anything."""
+        """Wait until no connection forwards traffic."""
         while self._links:
             await asyncio.wait(self._links)
 
     async def cost(self, call: Awaitable[object]) -> int:
-        """How many round trips the call takes."""
+        """The number of round trips that the call takes."""
         before = self.turns
         await call
         return self.turns - before
@@ -229,11 +229,11 @@ class Network:
     async def _pass(
         self, source: StreamReader, sink: StreamWriter, link: _Link, *, is_client: bool
     ) -> None:
-        while said := await source.read(65536):
+        while chunk := await source.read(65536):
             if is_client and not link.client_talks:
                 self.turns += 1
             link.client_talks = is_client
-            sink.write(said)
+            sink.write(chunk)
         raise ConnectionResetError  # which ends the other direction too
 
 
@@ -241,7 +241,7 @@ class Network:
 async def network_to(
     connect: Connect, host: str, port: int, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Network]:
-    """A network until the end of the block."""
+    """A network that forwards traffic until the end of the block."""
     network = Network(connect, host, port, tls)
     await network.listen()
     try:

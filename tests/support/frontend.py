@@ -1,4 +1,4 @@
-"""A frontend that signs its users' tokens with a secret, and the settings to believe it."""
+"""Tokens that a frontend signs with a shared secret, and the settings that accept them."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -17,12 +17,12 @@ BELIEVED: Final = {"AUTH_MODE": "shared-secret", "BETTER_AUTH_SECRET": SECRET}
 
 
 def token_of(user: str, **changes: Json) -> str:
-    """A token that is valid now, but for the changed claims."""
+    """A token that is valid now, apart from the changed claims."""
     now = seconds(datetime.now(UTC))
     claims = frontend_claims(sub=user, iat=now, exp=now + MINUTES_15)
     return hmac_token(changed(claims, changes))
 
 
 def as_user(user: str) -> dict[str, str]:
-    """The header that the frontend sends for the user."""
+    """The header fields that the frontend sends for the user."""
     return {"Authorization": f"Bearer {token_of(user)}"}

@@ -1,4 +1,4 @@
-"""Debian's PgBouncer as an operator runs it: transaction mode, TLS, SCRAM, and its usual port."""
+"""Debian's PgBouncer as operators run it: transaction mode, TLS, SCRAM and its default port."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ from support.programs import require
 from support.service import STOPS_WITHIN, eventually
 
 PORT: Final = 6432
-# Fewer than its clients have, so that a connection serves one client after the other.
+# Fewer than its clients have, so that clients share server connections.
 SERVER_CONNECTIONS: Final = 5
 
 _CONFIGURATION: Final = """\
@@ -48,7 +48,7 @@ _SERVER: Final = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "A serv
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """PEM files: that of the server at ``host``, its key's, and that of the CA to be trusted."""
+    """PEM files: the certificate of the server at ``host``, its key, and the CA's certificate."""
 
     host: str
     ca: Path
@@ -57,7 +57,7 @@ class Certificate:
 
     @classmethod
     def issued(cls, directory: Path, host: str) -> "Certificate":
-        """A new one for an IP address, from a CA of its own, in a new directory."""
+        """Issue a certificate for an IP address by a new CA, in a new directory."""
         directory.mkdir()
         names = ("ca.pem", "server.pem", "server.key")
         issued = cls(host, *(directory / name for name in names))
@@ -68,7 +68,7 @@ class Certificate:
         return issued
 
     def context(self) -> ssl.SSLContext:
-        """TLS as the server speaks it."""
+        """The TLS context of the server."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.server, self.key)
         return context
@@ -108,7 +108,7 @@ def _signed(certificate: x509.CertificateBuilder, ca_key: ec.EllipticCurvePrivat
 
 
 def operators_url(certificate: Certificate, port: int) -> str:
-    """The URL of the database at the certificate's host, as an operator writes it."""
+    """The URL of the database at the certificate's host, as operators write it."""
     return (
         f"postgresql://{USER}:{PASSWORD}@{certificate.host}:{port}/todo"
         f"?sslmode=verify-full&sslrootcert={certificate.ca}"
@@ -116,7 +116,7 @@ def operators_url(certificate: Certificate, port: int) -> str:
 
 
 class PgBouncer:
-    """A PgBouncer at the certificate's host, with its files beside those of the certificate."""
+    """A PgBouncer at the certificate's host. Its files are in the certificate's directory."""
 
     def __init__(self, server: Server, certificate: Certificate) -> None:
         self.url = operators_url(certificate, PORT)
@@ -140,7 +140,7 @@ class PgBouncer:
         return (self._directory / "pgbouncer.log").read_text()
 
     def start(self) -> None:
-        """Return once it listens. Linux ends it with the thread that started it."""
+        """Return once it listens. On Linux it ends when the thread that started it ends."""
         with (self._directory / "pgbouncer.log").open("ab") as log:
             self._process = Popen(
                 (*self._as_owner(), self._program, self._directory / "pgbouncer.ini"),
@@ -150,18 +150,18 @@ class PgBouncer:
         assert eventually(self._listens), self.log
 
     def stop(self) -> None:
-        """Disconnect every client at once, as a deploy of a pooler does."""
+        """Disconnect every client at once, as a redeployment of a pooler does."""
         if self._process:
             self._process.terminate()
             self._process.wait(STOPS_WITHIN)
 
     def _as_owner(self) -> list[str]:
-        """What runs a program as whom the server runs as: only they may use its socket."""
+        """The prefix that runs a program as the server's user, who alone may use its socket."""
         owner = self._sockets.stat()
         prefix = ["setpriv", "--pdeathsig=TERM"] if sys.platform == "linux" else []
         if os.geteuid() != 0:
             return prefix
-        if owner.st_uid == 0:  # in a user namespace, because neither program agrees to be root
+        if owner.st_uid == 0:  # in a user namespace, because neither program runs as root
             mapping = (f"--map-user={_NOBODY}", f"--map-group={_NOBODY}")
             return ["unshare", "--user", *mapping, "--", *prefix]
         for path in (self._directory, *self._directory.iterdir()):
@@ -176,7 +176,7 @@ class PgBouncer:
 
 @contextmanager
 def pgbouncer_before(server: Server, certificate: Certificate) -> Iterator[PgBouncer]:
-    """A PgBouncer that runs until the end of the block, unless it is stopped before."""
+    """A PgBouncer that runs until the end of the block."""
     pooler = PgBouncer(server, certificate)
     pooler.start()
     try:

@@ -1,4 +1,4 @@
-"""Debian's Redis server, which keeps nothing and can be killed, paused and started again."""
+"""Debian's Redis server without persistence, which can be killed, paused and restarted."""
 
 import signal
 import socket
@@ -12,11 +12,11 @@ from support.ports import free_port
 from support.programs import require
 from support.service import eventually
 
-PATIENCE = 5.0  # seconds for an answer
+PATIENCE = 5.0  # seconds to wait for a response
 
 
 class RedisServer:
-    """A server at one port of this machine, whether it runs or not."""
+    """A server at one port of this machine, running or stopped."""
 
     def __init__(self, program: str, directory: str) -> None:
         self.port = free_port()
@@ -28,26 +28,26 @@ class RedisServer:
         self._process: Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Return once it answers; it remembers nothing."""
+        """Start it without data. Returns once it answers."""
         self._process = subprocess.Popen(self._command, stdin=DEVNULL, stdout=DEVNULL)
         assert eventually(self._answers), "redis-server does not answer"
 
     def kill(self) -> None:
-        """End it at once, as a machine does that fails."""
+        """Kill it, as a power failure does."""
         if self._process:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def pause(self) -> None:
-        """Have it accept what is sent, and do nothing."""
+        """Suspend it: connections are accepted, and nothing is answered."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
     def keys(self) -> int:
-        """How many keys it has."""
+        """The number of keys."""
         return int(self._ask(b"DBSIZE").removeprefix(b":"))
 
     def _answers(self) -> bool:
@@ -57,7 +57,7 @@ class RedisServer:
             return False
 
     def _ask(self, command: bytes) -> bytes:
-        """The first line of its answer to a command in its own inline form."""
+        """The first line of the response to an inline command."""
         with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as connection:
             connection.sendall(command + b"\r\n")
             return connection.makefile("rb").readline()
@@ -69,7 +69,7 @@ class RedisServer:
 
 @contextmanager
 def redis_server() -> Iterator[RedisServer]:
-    """A server that runs, and is gone at the end."""
+    """A server that runs until the end of the block."""
     program = require("redis-server")
     with TemporaryDirectory(prefix="todo-redis-") as directory:
         server = RedisServer(program, directory)

@@ -1,7 +1,7 @@
-"""A proxy in front of PostgreSQL that counts round trips, and fails when it is told to.
+"""A proxy in front of PostgreSQL that counts round trips and fails on demand.
 
-It knows just enough of the protocol (PostgreSQL manual, "Frontend/Backend Protocol") to see where a
-client stops talking and waits for the server.
+It parses just enough of the protocol (PostgreSQL manual, "Frontend/Backend Protocol") to see where
+a client stops sending and waits for the server.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from typing import Final
 from todo_adapters.postgres.url import DatabaseUrl
 
 START: Final = b""  # a connection's first message has no type
-# Messages that a client sends last before it waits: besides its first those of authentication,
-# simple query, Sync and Flush.
+# The messages after which a client waits: the first one, those of authentication, simple query,
+# Sync and Flush.
 AWAITED: Final = frozenset({START, b"p", b"Q", b"S", b"H"})
 
 
 class PostgresProxy:
-    """Stands between a server and the clients that come to ``address`` instead.
+    """A proxy for clients that connect to ``address`` instead of to the server.
 
     ``trips`` counts how often a client has waited for the server.
     """
@@ -40,35 +40,35 @@ class PostgresProxy:
         self._held = asyncio.Event()
 
     async def cost(self, call: Awaitable[object]) -> int:
-        """How many round trips the call takes."""
+        """The number of round trips that the call takes."""
         before = self.trips
         await call
         return self.trips - before
 
     async def listen(self) -> None:
-        """Let clients in, again after ``leave``."""
+        """Accept connections, also after ``leave``."""
         self._lasting = None
         self._listener = await asyncio.start_unix_server(self._serve, self._own_socket)
 
     async def leave(self) -> None:
-        """Be a server that has gone: nobody listens, and every connection is closed."""
+        """Stop listening and close every connection, as a server does that was stopped."""
         if self._listener:
             self._listener.close()
         await self.disconnect()
 
     def leave_after(self, trips: int) -> None:
-        """Be a server that goes after so many more round trips."""
+        """Stop as ``leave`` does, after the given number of further round trips."""
         self._lasting = trips
 
     async def disconnect(self) -> None:
-        """Close every connection, as a server does that goes to sleep, and see clients notice."""
+        """Close every connection, as an idle server does, and wait until clients have noticed."""
         while self._writers:
             self._writers.pop().close()
-        for _ in range(10):  # what their event loop, which is ours, needs for that
+        for _ in range(10):  # their event loop is this one
             await asyncio.sleep(0)
 
     def freeze(self) -> None:
-        """Be a server that accepts everything and answers nothing."""
+        """Accept everything and forward nothing."""
         self._held.clear()
         self._flowing.clear()
 
@@ -128,7 +128,7 @@ def _socket(address: DatabaseUrl) -> Path:
 
 @asynccontextmanager
 async def proxy_before(server: DatabaseUrl) -> AsyncIterator[PostgresProxy]:
-    """A proxy that listens as long as the block lasts, for a server that has a socket."""
+    """A proxy for a server with a Unix socket. It listens until the end of the block."""
     with TemporaryDirectory(prefix="todo-proxy-") as directory:
         proxy = PostgresProxy(server, directory)
         await proxy.listen()

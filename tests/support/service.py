@@ -1,4 +1,4 @@
-"""The real ``todo-api``, run as a person runs it, and watched until nothing of it remains."""
+"""Run the installed ``todo-api`` in a sandbox, and check that none of its processes remains."""
 
 import os
 import shutil
@@ -20,14 +20,14 @@ import httpx
 from support.ports import free_port
 
 PROGRAM: Final = str(Path(sys.executable).with_name("todo-api"))
-PATIENCE: Final = 60.0  # seconds after which what should have happened is not going to
+PATIENCE: Final = 60.0  # seconds to wait for an event before the test fails
 STOPS_WITHIN: Final = 10.0  # seconds
 
 _Answer = TypeVar("_Answer")
 
 
 def eventually(ask: Callable[[], _Answer]) -> _Answer:
-    """The first answer that is true, or the last one when it is too late for that."""
+    """The first true result of repeated calls, or the last result after ``PATIENCE`` seconds."""
     deadline = time.monotonic() + PATIENCE
     while not (answer := ask()) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -35,7 +35,7 @@ def eventually(ask: Callable[[], _Answer]) -> _Answer:
 
 
 def refusal(result: CompletedProcess[str]) -> str:
-    """What a program that refused to work said instead: one sentence, and nothing else."""
+    """The one-sentence message of a command that failed. Asserts that it wrote nothing else."""
     assert result.returncode == 1, result.stderr
     assert result.stdout == ""
     name, _, sentence = result.stderr.removesuffix("\n").partition(": ")
@@ -46,7 +46,7 @@ def refusal(result: CompletedProcess[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """A directory to work in, with an empty home beside it and an environment that says no more."""
+    """A working directory, an empty home directory and a minimal environment for programs."""
 
     root: Path
     program: str = PROGRAM
@@ -60,11 +60,11 @@ class Workplace:
         return self.root / "home"
 
     def todo_api(self, *arguments: str, **variables: str) -> CompletedProcess[str]:
-        """What came of the command."""
+        """Run a command of ``todo-api`` to its end."""
         return self.run(self.program, *arguments, **variables)
 
     def run(self, *command: str, **variables: str) -> CompletedProcess[str]:
-        """What came of any program."""
+        """Run any program to its end."""
         return subprocess.run(
             command,
             cwd=self.directory,
@@ -78,20 +78,20 @@ class Workplace:
 
     @contextmanager
     def serving(self, *arguments: str, **variables: str) -> Iterator["Service"]:
-        """The service that ``todo-api`` with these arguments is, from its first answer on."""
+        """A service that ``todo-api`` starts with these arguments and that has answered once."""
         with self.start(self.program, *arguments, **variables) as service:
             service.wait_until_it_answers()
             yield service
 
     @contextmanager
     def start(self, *command: str, **variables: str) -> Iterator["Service"]:
-        """A program that is going to be a service at the port PORT, stopped at the end."""
+        """Start a program that will listen on the port PORT. Stops it at the end of the block."""
         port = int(variables.setdefault("PORT", str(free_port())))
         name = f"service-{port}"
         with (
             (self.root / f"{name}.out").open("wb") as stdout,
             (self.root / f"{name}.err").open("wb") as stderr,
-            # In a session of its own: no terminal's Ctrl-C but ``press_ctrl_c`` reaches it.
+            # In a session of its own, so that only ``press_ctrl_c`` interrupts it.
             Popen(
                 command,
                 cwd=self.directory,
@@ -109,26 +109,27 @@ class Workplace:
                 service.stop()
 
     def processes(self) -> dict[int, str]:
-        """The command lines of the processes that work here or are told of this place, by id."""
+        """Command lines, by process id, of the processes that use or mention this directory."""
         mark = os.fsencode(self.root)
         found = (process for process in Path("/proc").glob("[0-9]*") if _mentions(process, mark))
         return {int(process.name): _command(process) for process in found}
 
     def remaining(self) -> dict[int, str]:
-        """Those that are still there when they have had time to end."""
+        """The processes that are left after ``PATIENCE`` seconds."""
         eventually(lambda: not self.processes())
         return self.processes()
 
     def environment(self, **variables: str) -> dict[str, str]:
-        """The variables, and those without which nothing runs."""
+        """The given variables and the few without which no program runs."""
         base = {"PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8"}
         return base | variables
 
 
 @contextmanager
 def workplace() -> Iterator[Workplace]:
-    """A new workplace. Fails if processes remain when it is left, and ends them."""
-    # Not below pytest's temporary directories: an embedded PostgreSQL of root's may run as nobody.
+    """A new sandbox. At the end of the block, fails if processes remain, and kills them."""
+    # Not in pytest's temporary directories, which the user nobody cannot enter: root's embedded
+    # PostgreSQL may run as nobody.
     place = Workplace(Path(mkdtemp(prefix="todo-service-")).resolve())
     place.root.chmod(0o711)
     place.directory.mkdir()
@@ -145,7 +146,7 @@ def workplace() -> Iterator[Workplace]:
 
 
 class Service:
-    """A program that answers HTTP at ``url``, and what it has written."""
+    """A running program that answers HTTP at ``url``, with its output."""
 
     def __init__(self, process: Popen[bytes], port: int, stdout: Path, stderr: Path) -> None:
         self.port = port
@@ -163,43 +164,45 @@ class Service:
         return self._stderr.read_text()
 
     def client(self, token: str | None = None) -> httpx.Client:
-        """Somebody who asks it: the bearer of the token, or a stranger."""
+        """An HTTP client of the service, with the bearer token if one is given."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE, trust_env=False)
 
     def health(self) -> httpx.Response:
-        """Whether it is ready."""
-        with self.client() as anybody:
-            return anybody.get("/health/ready")
+        """The response to a readiness probe."""
+        with self.client() as client:
+            return client.get("/health/ready")
 
     def listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def wait_until_it_answers(self) -> None:
-        """Return once it has answered whether it is ready, whatever the answer is."""
-        assert eventually(lambda: self._has_answered() or self._has_ended()), "it never answers"
-        assert not self._has_ended(), f"it has ended: {self.stderr}{self.stdout}"
+        """Return after the first response to a readiness probe, whatever its status."""
+        assert eventually(lambda: self._has_answered() or self._has_ended()), (
+            "the service does not answer"
+        )
+        assert not self._has_ended(), f"the service has ended: {self.stderr}{self.stdout}"
 
     def wait_until_it_says(self, text: str) -> str:
-        """All that it has written to stderr once the text is there."""
+        """All that the program has written to stderr, once that contains the text."""
         assert eventually(lambda: text in self.stderr), f"{text!r} is not in {self.stderr}"
         return self.stderr
 
     def press_ctrl_c(self) -> None:
-        """Interrupt the whole foreground job, as a terminal does."""
+        """Send SIGINT to the process group, as a terminal does."""
         os.killpg(self._process.pid, signal.SIGINT)
 
     def send(self, number: signal.Signals) -> None:
-        """Signal the main process alone."""
+        """Send a signal to the main process only."""
         self._process.send_signal(number)
 
     def exit_code(self) -> int:
-        """Its exit code, negative for a signal. Raises TimeoutExpired unless it ends in time."""
+        """The exit code, negative for a signal. Raises TimeoutExpired after ``STOPS_WITHIN``."""
         return self._process.wait(STOPS_WITHIN)
 
     def stop(self) -> None:
-        """End it, unless it has ended: by SIGTERM, and by SIGKILL if that is ignored."""
+        """Terminate the program if it still runs: by SIGTERM, then by SIGKILL."""
         self._process.terminate()
         with suppress(TimeoutExpired):
             self._process.wait(STOPS_WITHIN)
@@ -223,6 +226,6 @@ def _command(process: Path) -> str:
 
 
 def _read(part: Path) -> bytes:
-    with suppress(OSError):  # it has ended meanwhile, or is none of ours
+    with suppress(OSError):  # it has ended, or belongs to another user
         return os.fsencode(part.readlink()) if part.name == "cwd" else part.read_bytes()
     return b""

@@ -1,4 +1,4 @@
-"""Tasks for tests, in which only what a test is about has to be said."""
+"""Builders of tasks. A test names only the members that it is about."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -7,7 +7,7 @@ from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
 from todo_domain.task import Priority, Task
 
-# What users may leave out of a task, and what it then is on the wire.
+# The members of a task that clients may omit, with their values in JSON then.
 UNSAID: Final[dict[str, object]] = {
     "description": None,
     "completed": False,
@@ -15,7 +15,7 @@ UNSAID: Final[dict[str, object]] = {
     "due_date": None,
     "tags": [],
 }
-# A task on the wire, in its order.
+# The members of a task in JSON, in this order.
 MEMBERS: Final = [
     *("id", "user_id", "title", "description", "completed", "priority", "due_date", "tags"),
     *("created_at", "updated_at", "completed_at", "version"),
@@ -24,7 +24,7 @@ MEMBERS: Final = [
 NOW: Final = datetime(2026, 1, 18, 9, 30, tzinfo=UTC)
 LATER: Final = NOW + timedelta(minutes=1)
 
-# Each fits a title, so it starts and ends with something other than white space.
+# Each is a valid title: it neither starts nor ends with white space.
 HOSTILE_TEXTS: Final = (
     "👩‍👩‍👧‍👦 and 🏳️‍🌈",
     "שלום \u202eسلم\u202c",
@@ -53,17 +53,17 @@ class Members(TypedDict, total=False):
 
 
 def a_task(**members: Unpack[Members]) -> Task:
-    """A new task of Ada's to buy milk, but for the given members."""
+    """A new task of ada's with the given members."""
     return replace(Task.new(uuid4(), "ada", NOW, title="Buy milk"), **members)
 
 
 def mixed_tasks(owner: str = "ada") -> list[Task]:
-    """Thirty tasks in no order, with ties and gaps in everything that a list can ask for."""
+    """Thirty unordered tasks, with ties and missing values in every member that a list sorts by."""
     return [_mixed(owner, number) for number in range(30)]
 
 
 def _mixed(owner: str, number: int) -> Task:
-    # The periods differ, so that values meet in many ways.
+    # The periods differ, so that many combinations of values occur.
     created_at = NOW + timedelta(microseconds=number * 7 % 11)
     return a_task(
         id=uuid5(NAMESPACE_OID, f"{owner} {number}"),

@@ -1,4 +1,4 @@
-"""The running app on fakes, people who ask it, and one answer of every status."""
+"""The running app on fakes, its clients, and one response of every status."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ ONE: Final = f"/api/tasks/{TASK.id}"
 
 @dataclass(frozen=True)
 class Situation:
-    """A request of ada's, and what stands behind the app, that lead to the status."""
+    """A request of ada's, and the state of the adapters, that lead to the status."""
 
     status: int
     method: str = "GET"
@@ -72,24 +72,26 @@ SITUATIONS: Final = {
 async def any_answer(
     request: pytest.FixtureRequest, log: list[EventDict]
 ) -> AsyncIterator[httpx.Response]:
-    """An answer of each status in turn, to a browser at FRONTEND."""
+    """A response of each status, to a browser at FRONTEND."""
     del log
-    asked: Situation = request.param
-    tasks = FailingRepository(asked.failure) if asked.failure else InMemoryTaskRepository()
+    situation: Situation = request.param
+    tasks = FailingRepository(situation.failure) if situation.failure else InMemoryTaskRepository()
     await tasks.add(TASK)
-    tokens = FakeTokenVerifier("ada", has_keys=asked.has_keys)
-    limiter = InMemoryRateLimiter({PER_USER: {60: asked.quota}})
-    serving = served(tasks, tokens, limiter=limiter, concurrency=asked.concurrency)
+    tokens = FakeTokenVerifier("ada", has_keys=situation.has_keys)
+    limiter = InMemoryRateLimiter({PER_USER: {60: situation.quota}})
+    serving = served(tasks, tokens, limiter=limiter, concurrency=situation.concurrency)
     async with serving as app, client(app, "ada") as ada:
-        headers = {"Origin": FRONTEND, **asked.headers}
-        answer = await ada.request(asked.method, asked.path, headers=headers, content=asked.body)
-        assert answer.status_code == asked.status
+        headers = {"Origin": FRONTEND, **situation.headers}
+        answer = await ada.request(
+            situation.method, situation.path, headers=headers, content=situation.body
+        )
+        assert answer.status_code == situation.status
         yield answer
 
 
 @pytest.fixture
 def log() -> Iterator[list[EventDict]]:
-    """What is logged, as it is just before it is written."""
+    """The log entries, before they are rendered."""
     with capture_logs([merge_context]) as entries:
         yield entries
 
@@ -120,6 +122,6 @@ async def eve(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def stranger(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
-    """Somebody without a token."""
+    """A client without a token."""
     async with client(app) as stranger:
         yield stranger
