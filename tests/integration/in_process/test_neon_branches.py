@@ -129,7 +129,10 @@ class TestFake:
             {"branch": {"expires_at": "2126-01-18T10:00:00Z"}, "endpoints": READ_WRITE},
             {"branch": {"expires_at": "2026-01-18T10:00:00"}, "endpoints": READ_WRITE},
         ],
-        ids=str,
+        ids=[
+            *("empty", "no endpoint", "read-only endpoint", "unknown member", "unknown option"),
+            *("expiry too late", "expiry without offset"),
+        ],
     )
     async def test_refuses_a_body_that_neon_refuses(self, neon: FakeNeon, body: object) -> None:
         assert (await neon.http.post("/branches", json=body)).status_code in {400, 422}
