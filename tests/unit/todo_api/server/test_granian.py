@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from starlette.types import ASGIApp
 
-from support.service import free_port
+from support.ports import free_port
 from todo_api.server.granian import serve
 from todo_api.server.settings import ConfigurationError, Settings
 
