@@ -1,4 +1,4 @@
-"""What routes ask for: the adapters of this app, who is acting, and when."""
+"""Dependencies of endpoints: the app's adapters, the authenticated user, the time, a new id."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,16 +13,16 @@ from fastapi import Depends, Request
 from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 
-from todo_api.log_context import extend_context
 from todo_api.metrics import GaugeSource
 from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER, RateLimiter, enforce
+from todo_api.request_state import request_state
 from todo_domain.errors import TokenErrorCode, TokenRejected, UserMismatch
 from todo_domain.ownership import Principal
 from todo_domain.ports import TaskRepository, TokenVerifier
 
 _log = structlog.get_logger()
 
-
+# Raises a TodoError if a part of the service does not work.
 ReadinessCheck = Callable[[], Awaitable[None]]
 
 
@@ -30,8 +30,7 @@ ReadinessCheck = Callable[[], Awaitable[None]]
 class Adapters:
     """The implementations that the composition root chose.
 
-    ``checks`` are the parts that have to work for the service to be ready, each a function that
-    raises a TodoError when its part does not. ``gauges`` are values to watch as metrics.
+    The service is ready if every check passes. ``gauges`` become metrics.
     """
 
     tasks: TaskRepository
@@ -42,56 +41,59 @@ class Adapters:
 
 
 def adapters(request: Request) -> Adapters:
+    """The adapters of the app that handles the request."""
     return request.scope["state"]["adapters"]  # type: ignore[no-any-return]
 
 
-def task_repository(request: Request) -> TaskRepository:
+async def task_repository(request: Request) -> TaskRepository:
     return adapters(request).tasks
 
 
-def now(_: Request) -> datetime:
+async def now() -> datetime:
     return datetime.now(UTC)
 
 
-def new_task_id(_: Request) -> UUID:
-    """A UUIDv7 (RFC 9562): ids made later sort later, which keeps indexes compact."""
+async def new_task_id() -> UUID:
+    """A UUIDv7 (RFC 9562): new ids sort after old ones, which keeps database indexes compact."""
     return uuid_utils.compat.uuid7()
 
 
 class BearerAuthentication(SecurityBase):
-    """A dependency: the user that the request's bearer token speaks for (RFC 6750, section 2.1).
+    """A dependency: the user of the request's bearer token (RFC 6750, section 2.1).
 
-    Raises TokenRejected, AuthKeysUnavailable, UserMismatch when the path names another user, and
+    Raises TokenRejected, AuthKeysUnavailable, UserMismatch if the path names another user, and
     ProblemError (rate_limited).
     """
 
     scheme_name = "bearer"
     model = HTTPBearer(
-        bearerFormat="JWT", description="The JWT that Better Auth answers at `/api/auth/token`."
+        bearerFormat="JWT", description="The JWT that Better Auth returns at `/api/auth/token`."
     )
 
     async def __call__(self, request: Request) -> Principal:
-        limiter = adapters(request).limiter
+        service = adapters(request)
+        state = request_state(request.scope)
         try:
             token = bearer_token(request)
-            actor = await adapters(request).tokens.verify(token, now(request))
+            actor = await service.tokens.verify(token, datetime.now(UTC))
         except TokenRejected as rejected:
             _log.warning("auth.rejected", code=rejected.code, reason=rejected.reason)
-            await enforce(request, limiter, PER_FAILING_ADDRESS, client_network(request))
+            network = client_network(request)
+            await enforce(state, service.limiter, PER_FAILING_ADDRESS, network)
             raise
-        request.scope["user"] = actor.user_id
-        extend_context(user=actor.user_id)
-        await enforce(request, limiter, PER_USER, actor.user_id)
-        if request.scope.get("path_user_id", actor.user_id) != actor.user_id:
+        state.user_id = actor.user_id
+        await enforce(state, service.limiter, PER_USER, actor.user_id)
+        if state.path_user_id is not None and state.path_user_id != actor.user_id:
             _log.warning("access.denied", reason="user_mismatch")
             raise UserMismatch
         return actor
 
 
 def client_network(request: Request) -> str:
-    """Whose address the client's is: of IPv6 the first half, for the rest is its own to choose.
+    """The network to rate-limit: the IPv4 address, or the /64 of an IPv6 address.
 
-    Behind proxies that are believed it is what they say it is.
+    Every user of IPv6 has a /64 and can change the address in it. Behind a trusted proxy, the
+    server has replaced the proxy's address by the client's.
     """
     client = request.scope.get("client")
     try:
@@ -104,7 +106,7 @@ def client_network(request: Request) -> str:
 
 
 def bearer_token(request: Request) -> str:
-    """The token of the one Authorization field; those in other places do not count."""
+    """The token in the Authorization field. Raises TokenRejected."""
     fields = [value for name, value in request.scope["headers"] if name == b"authorization"]
     if len(fields) > 1:
         raise TokenRejected(TokenErrorCode.MALFORMED, "several_authorization_fields")

@@ -1,4 +1,4 @@
-"""The OpenAPI document as a product: clean names, an example for every answer and problem."""
+"""The OpenAPI document: stable names, and an example for every response and error code."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from pydantic import TypeAdapter
 
 from todo_api.problems import MEDIA_TYPE, PROBLEM_TYPES, FieldError, Problem
@@ -31,7 +31,7 @@ TASKS: Final = [TASK]
 NEW_TASK: Final = {"title": "Buy milk", "priority": "high", "due_date": "2026-01-31"}
 CHANGES: Final = {"title": "Buy oat milk", "priority": "low"}
 
-# What every route that needs a token may answer.
+# The error codes of every route that needs a token.
 COMMON: Final = (
     *TokenErrorCode,
     "rate_limited",
@@ -44,44 +44,43 @@ COMMON: Final = (
     "overloaded",
 )
 
-# Beside an answer, for clients that have it already.
 NOT_MODIFIED: Final[dict[int | str, dict[str, Any]]] = {
-    304: {"description": "Not Modified: `If-None-Match` has the current `ETag`"}
+    304: {"description": "Not Modified: `If-None-Match` has the current `ETag`."}
 }
 
 _PROBLEM: Final = "Problem"
 _HEADERS: Final = {
-    "ETag": "What is answered, as of now; for `If-Match` and `If-None-Match`.",
-    "Link": 'The next page, with `rel="next"`, if there is more.',
+    "ETag": "Identifies this state of the task or list, for `If-Match` and `If-None-Match`.",
+    "Link": 'The next page, with `rel="next"`. Absent on the last page.',
     "Location": "The path of the new task.",
-    "RateLimit": "How many requests are left (`r`) for how many seconds (`t`).",
-    "RateLimit-Policy": "How many requests (`q`) are allowed in how many seconds (`w`).",
-    "Retry-After": "Seconds to wait before asking again.",
-    "WWW-Authenticate": "What is wrong with the token (RFC 6750).",
-    "X-Request-ID": "The id of this request in the log; that of the request if it has a sane one.",
-    "X-Total-Count": "How many tasks match, on all pages.",
+    "RateLimit": "The remaining requests (`r`), and the seconds until the quota resets (`t`).",
+    "RateLimit-Policy": "The number of requests (`q`) allowed in a number of seconds (`w`).",
+    "Retry-After": "The seconds to wait before the next attempt.",
+    "WWW-Authenticate": "Why the token was rejected (RFC 6750).",
+    "X-Request-ID": "The id of this request in the log: the client's if it is valid, or a new id.",
+    "X-Total-Count": "The number of matching tasks on all pages.",
 }
 
 
 def responses(
     example: object, *codes: str, status: int = 200, headers: Sequence[str] = ()
 ) -> dict[int | str, dict[str, Any]]:
-    """FastAPI's ``responses``: an example of success, and one problem for each code."""
-    counted = ("RateLimit", "RateLimit-Policy") if "rate_limited" in codes else ()
+    """FastAPI's ``responses``: the successful response, and the error responses for the codes."""
+    rate_limit = ("RateLimit", "RateLimit-Policy") if "rate_limited" in codes else ()
     described: dict[int | str, dict[str, Any]] = {
         status: {
             "description": _phrase(status),
-            "headers": _headers("X-Request-ID", *counted, *headers),
+            "headers": _headers("X-Request-ID", *rate_limit, *headers),
             "content": {"application/json": {"example": example}},
         }
     }
     for code in codes:
-        kind = PROBLEM_TYPES[code]
-        answer = described.setdefault(
-            kind.status,
+        problem_type = PROBLEM_TYPES[code]
+        response = described.setdefault(
+            problem_type.status,
             {
-                "description": _phrase(kind.status),
-                "headers": _headers("X-Request-ID", *(kind.headers.keys() & _HEADERS)),
+                "description": _phrase(problem_type.status),
+                "headers": _headers("X-Request-ID", *(problem_type.headers.keys() & _HEADERS)),
                 "content": {
                     MEDIA_TYPE: {
                         "schema": {"$ref": f"#/components/schemas/{_PROBLEM}"},
@@ -91,13 +90,13 @@ def responses(
             },
         )
         if code == "rate_limited":
-            answer["headers"] |= _headers("Retry-After", *counted)
-        answer["content"][MEDIA_TYPE]["examples"][str(code)] = {"value": _example(str(code))}
+            response["headers"] |= _headers("Retry-After", *rate_limit)
+        response["content"][MEDIA_TYPE]["examples"][str(code)] = {"value": _example(str(code))}
     return described
 
 
 def _phrase(status: int) -> str:
-    """RFC 9110's words in every version of Python."""
+    """The reason phrase of RFC 9110; Python before 3.13 has the older ones."""
     renamed = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
     return renamed.get(status) or HTTPStatus(status).phrase
 
@@ -107,39 +106,39 @@ def _headers(*names: str) -> dict[str, Any]:
 
 
 def _example(code: str) -> dict[str, Any]:
-    kind = PROBLEM_TYPES[code]
+    problem_type = PROBLEM_TYPES[code]
     example = {
         "type": f"/problems/{code}",
-        "title": kind.title,
-        "status": kind.status,
-        "detail": kind.detail,
-        "message": kind.detail,
+        "title": problem_type.title,
+        "status": problem_type.status,
+        "detail": problem_type.detail,
+        "message": problem_type.detail,
         "code": code,
         "instance": "/api/tasks",
         "request_id": "0198f3c27d1e7c3a9b1f5a0f6f1d2c3b",
     }
     if code == "validation_failed":
-        sentence = "title: must not be empty"
+        detail = "title: must not be empty"
         error = FieldError(
             field="title", pointer="/title", code="blank", message="must not be empty"
         )
-        example |= {"detail": sentence, "message": sentence, "errors": [error]}
+        example |= {"detail": detail, "message": detail, "errors": [error]}
     return example
 
 
 class DocumentedApp(FastAPI):
-    """FastAPI whose schema has the problems, and nothing of FastAPI's own validation errors."""
+    """FastAPI with problem documents in its schema instead of FastAPI's validation errors."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             schema = super().openapi()
             schema["components"]["schemas"] |= _component(_PROBLEM, Problem)
             schema["components"]["headers"] = {
-                name: {"description": meaning, "schema": {"type": "string"}}
-                for name, meaning in _HEADERS.items()
+                name: {"description": description, "schema": {"type": "string"}}
+                for name, description in _HEADERS.items()
             }
-            for route in self.routes:
-                if isinstance(route, APIRoute) and route.include_in_schema:
+            for route in iter_route_contexts(self.routes):
+                if isinstance(route.original_route, APIRoute) and route.include_in_schema:
                     for method in route.methods or ():
                         _complete(schema["paths"][route.path_format][method.lower()], route)
             _drop_unused(schema)
@@ -154,15 +153,15 @@ def _component(name: str, model: Any) -> dict[str, Any]:  # noqa: ANN401 - a typ
     return {**schema.pop("$defs", {}), name: schema}
 
 
-def _complete(operation: dict[str, Any], route: APIRoute) -> None:
-    """Drop the 422 that FastAPI invents, and bring back the nulls that it strips from examples.
+def _complete(operation: dict[str, Any], route: RouteContext) -> None:
+    """Remove FastAPI's 422, restore the nulls that it strips from examples, and describe PATCH.
 
-    A parameter is absent or has a value: null, which Python has for the former, cannot be sent.
+    Parameters are never null: a client leaves out a parameter whose default is None.
     """
     if 422 not in route.responses:  # noqa: PLR2004
         operation["responses"].pop("422", None)
-    for status, answer in route.responses.items():
-        for media_type, content in answer.get("content", {}).items():
+    for status, response in route.responses.items():
+        for media_type, content in response.get("content", {}).items():
             operation["responses"][str(status)]["content"][media_type] |= content
     operation["responses"] = dict(sorted(operation["responses"].items()))
     for parameter in operation.get("parameters", ()):
@@ -173,23 +172,24 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a value that is there, without the title that FastAPI makes of its name."""
+    """The schema without null, and without the title that FastAPI derives from the name."""
     match schema:
         case {"anyOf": [only, {"type": "null"}]}:
-            return {**only, **{k: v for k, v in schema.items() if k not in {"anyOf", "title"}}}
+            rest = {key: value for key, value in schema.items() if key not in {"anyOf", "title"}}
+            return {**only, **rest}
         case _:
-            return {k: v for k, v in schema.items() if k != "title"}
+            return {key: value for key, value in schema.items() if key != "title"}
 
 
 def _drop_titles(schema: dict[str, Any]) -> None:
-    """Leave out the titles that Pydantic makes of names; generators repeat them in each client."""
+    """Remove the titles that Pydantic derives from names: client generators would repeat them."""
     for component in schema["components"]["schemas"].values():
         for described in (component, *component["properties"].values()):
             described.pop("title", None)
 
 
 def _drop_unused(schema: dict[str, Any]) -> None:
-    """Leave out the components that describe validators and not what is sent."""
+    """Remove the components that no operation refers to."""
     schemas = schema["components"]["schemas"]
     for name in list(schemas):
         if f'#/components/schemas/{name}"' not in json.dumps(schema):

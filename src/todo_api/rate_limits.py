@@ -1,4 +1,4 @@
-"""How much one user, and one address without a valid token, may ask: 429 beyond, told before.
+"""Rate limits per user, and per client network for failed authentication.
 
 The header fields are those of the IETF draft "RateLimit header fields for HTTP".
 """
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 import structlog
-from fastapi import Request
 
 from todo_api.problems import ProblemError
+from todo_api.request_state import RequestState
 
 PER_USER: Final = "user"
 PER_FAILING_ADDRESS: Final = "auth-failures"
@@ -18,7 +18,7 @@ _log = structlog.get_logger()
 
 
 class QuotaStatus(Protocol):
-    """Where a key stands with one quota: ``remaining`` hits for the next ``reset`` seconds."""
+    """The state of one quota for a key: ``remaining`` hits, a new window in ``reset`` seconds."""
 
     @property
     def quota(self) -> int: ...
@@ -33,38 +33,38 @@ class QuotaStatus(Protocol):
 
 
 class RateLimiter(Protocol):
-    """Counts hits by policy and key, exactly, however many rivals there are."""
+    """Counts hits by policy and key. The count is exact for any number of concurrent calls."""
 
     async def hit(self, policy: str, key: str) -> Sequence[QuotaStatus]:
-        """Count one hit; return the standing with each quota of the policy, if it has any."""
+        """Count one hit and return the status of each quota of the policy, which may have none."""
 
 
-async def enforce(request: Request, limiter: RateLimiter, policy: str, key: str) -> None:
-    """Count a request, and have its answer say how many are left.
+async def enforce(state: RequestState, limiter: RateLimiter, policy: str, key: str) -> None:
+    """Count the request and store the header fields that tell the client its remaining requests.
 
-    Raises ProblemError (rate_limited) beyond the quota.
+    Raises ProblemError (rate_limited) if a quota is exceeded.
     """
-    standings = await limiter.hit(policy, key)
-    if not standings:
+    quotas = await limiter.hit(policy, key)
+    if not quotas:
         return
-    request.scope["rate_limit"] = rate_limit_fields(policy, standings)
-    exceeded = [standing.reset for standing in standings if standing.is_exceeded]
-    if exceeded:
+    state.rate_limit_fields = rate_limit_fields(policy, quotas)
+    resets = [quota.reset for quota in quotas if quota.is_exceeded]
+    if resets:
         _log.warning("rate_limited", policy=policy)
-        raise ProblemError("rate_limited", headers={"Retry-After": str(max(exceeded))})
+        raise ProblemError("rate_limited", headers={"Retry-After": str(max(resets))})
 
 
-def rate_limit_fields(policy: str, standings: Sequence[QuotaStatus]) -> list[tuple[bytes, bytes]]:
-    """``RateLimit-Policy`` and ``RateLimit`` as raw fields.
+def rate_limit_fields(policy: str, quotas: Sequence[QuotaStatus]) -> list[tuple[bytes, bytes]]:
+    """The raw fields ``RateLimit-Policy`` and ``RateLimit``.
 
-    Of several quotas each has its window in the name.
+    If a policy has several quotas, their names end with the window.
     """
-    quotas, left = [], []
-    for standing in standings:
-        name = policy if len(standings) == 1 else f"{policy}-{standing.window}"
-        quotas.append(f'"{name}";q={standing.quota};w={standing.window}')
-        left.append(f'"{name}";r={standing.remaining};t={standing.reset}')
+    policies, remaining = [], []
+    for quota in quotas:
+        name = policy if len(quotas) == 1 else f"{policy}-{quota.window}"
+        policies.append(f'"{name}";q={quota.quota};w={quota.window}')
+        remaining.append(f'"{name}";r={quota.remaining};t={quota.reset}')
     return [
-        (b"ratelimit-policy", ", ".join(quotas).encode()),
-        (b"ratelimit", ", ".join(left).encode()),
+        (b"ratelimit-policy", ", ".join(policies).encode()),
+        (b"ratelimit", ", ".join(remaining).encode()),
     ]

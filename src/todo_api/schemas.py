@@ -1,4 +1,4 @@
-"""What tasks look like on the wire, in and out. The rules behind the fields are the domain's."""
+"""The JSON representation of tasks and queries. The domain's validators check the values."""
 
 import re
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from todo_domain import task as domain
 from todo_domain.errors import InvalidValue
 from todo_domain.queries import PAGE_MAX, Sort, SortBy, TaskFilter
 
-TAGS_SENT_MAX: Final = 100  # before those that mean the same are one
+TAGS_SENT_MAX: Final = 100  # duplicates included, which the domain removes
 
 _DUE_DATE: Final = re.compile(
     r"\d{4}-\d\d-\d\d(?P<time>[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:[0-5]\d))?", re.ASCII
@@ -31,27 +31,27 @@ _DUE_DATE: Final = re.compile(
 
 
 def parse_priority(text: str) -> domain.Priority:
-    """A priority in any case. Raises InvalidValue."""
+    """A priority, in upper or lower case. Raises InvalidValue."""
     try:
         return domain.Priority(text.lower())
     except ValueError:
         raise InvalidValue("unknown_value", "must be low, medium or high") from None
 
 
-def few_tags(tags: object) -> object:
-    """No tags for null. Raises InvalidValue before thousands of tags are wrong one by one."""
+def limit_tags(tags: object) -> object:
+    """The tags; null is no tags. Raises InvalidValue for too many, before each is validated."""
     if isinstance(tags, list) and len(tags) > TAGS_SENT_MAX:
         raise InvalidValue("too_many", f"must be at most {domain.TAGS_MAX} tags")
     return [] if tags is None else tags
 
 
 def parse_search_text(text: str) -> str:
-    """Text to look for; an empty search box looks for none. Raises InvalidValue."""
+    """The text to search for, "" if it is blank. Raises InvalidValue."""
     return domain.Title(text) if text.strip() else ""
 
 
 def parse_sort(text: str) -> Sort:
-    """A field to sort by, descending with ``-`` in front. Raises InvalidValue."""
+    """The field to sort by, with ``-`` in front for descending. Raises InvalidValue."""
     try:
         return Sort(SortBy(text.removeprefix("-")), descending=text.startswith("-"))
     except ValueError:
@@ -59,50 +59,50 @@ def parse_sort(text: str) -> Sort:
 
 
 def parse_due_date(text: str) -> date | datetime:
-    """An RFC 3339 full-date or date-time, cut to microseconds. Raises InvalidValue."""
-    form = _DUE_DATE.fullmatch(text)
-    if form is None:
+    """An RFC 3339 full-date or date-time, truncated to microseconds. Raises InvalidValue."""
+    match = _DUE_DATE.fullmatch(text)
+    if match is None:
         raise InvalidValue("bad_date", "must be a date like 2026-01-31 or 2026-01-31T09:30:00Z")
     try:
-        if form["time"] is None:
+        if match["time"] is None:
             return date.fromisoformat(text)
         due = datetime.fromisoformat(text.upper())
     except ValueError:
-        raise InvalidValue("bad_date", "must be a day and a time that exist") from None
+        raise InvalidValue("bad_date", "must be a date and time that exist") from None
     return domain.in_utc(due)
 
 
-def _of_text(rule: Callable[[str], object], **schema: object) -> tuple[Any, Any]:
-    """A string and its rule; the schema's bounds are the rule's, which counts after trimming."""
+def _text(parse: Callable[[str], object], **schema: object) -> tuple[Any, Any]:
+    """A string that ``parse`` validates. ``schema`` describes what ``parse`` accepts."""
 
-    def validated(value: object) -> object:
+    def validate(value: object) -> object:
         if not isinstance(value, str):
             raise InvalidValue("wrong_type", "must be a string")
-        return rule(value)
+        return parse(value)
 
-    return PlainValidator(validated), WithJsonSchema({"type": "string", **schema})
+    return PlainValidator(validate), WithJsonSchema({"type": "string", **schema})
 
 
-Title = Annotated[str, *_of_text(domain.Title, minLength=1, maxLength=domain.TITLE_MAX)]
-Description = Annotated[str, *_of_text(domain.Description, maxLength=domain.DESCRIPTION_MAX)]
-SearchText = Annotated[str, *_of_text(parse_search_text, maxLength=domain.TITLE_MAX)]
+Title = Annotated[str, *_text(domain.Title, minLength=1, maxLength=domain.TITLE_MAX)]
+Description = Annotated[str, *_text(domain.Description, maxLength=domain.DESCRIPTION_MAX)]
+SearchText = Annotated[str, *_text(parse_search_text, maxLength=domain.TITLE_MAX)]
 _PRIORITY: Final[JsonDict] = {"enum": [priority.value for priority in domain.Priority]}
-Priority = Annotated[domain.Priority, *_of_text(parse_priority, **_PRIORITY)]
-# Each with its type: generators of clients look no further.
+Priority = Annotated[domain.Priority, *_text(parse_priority, **_PRIORITY)]
+# "type" is repeated in each variant, because client generators need it there.
 _DATE_OR_TIME: Final = [{"type": "string", "format": form} for form in ("date", "date-time")]
-DueDate = Annotated[date | datetime, *_of_text(parse_due_date, anyOf=_DATE_OR_TIME)]
+DueDate = Annotated[date | datetime, *_text(parse_due_date, anyOf=_DATE_OR_TIME)]
 DueBound = Annotated[
     datetime,
-    *_of_text(lambda text: domain.due_instant(parse_due_date(text)), anyOf=_DATE_OR_TIME),
+    *_text(lambda text: domain.due_instant(parse_due_date(text)), anyOf=_DATE_OR_TIME),
 ]
 SortOrder = Annotated[
-    Sort, *_of_text(parse_sort, enum=[sign + by for by in SortBy for sign in ("", "-")])
+    Sort, *_text(parse_sort, enum=[sign + by for by in SortBy for sign in ("", "-")])
 ]
-Tag = Annotated[str, *_of_text(domain.Tag, minLength=1, maxLength=domain.TAG_MAX)]
+Tag = Annotated[str, *_text(domain.Tag, minLength=1, maxLength=domain.TAG_MAX)]
 Tags = Annotated[
     list[Tag],
     AfterValidator(domain.clean_tags),
-    BeforeValidator(few_tags),
+    BeforeValidator(limit_tags),
     WithJsonSchema(
         {
             "type": ["array", "null"],
@@ -112,13 +112,13 @@ Tags = Annotated[
     ),
 ]
 
-# Frontends send both spellings; answers have the first.
+# Requests may have either spelling, responses have the first.
 _DUE_DATE_SPELLINGS: Final = Field(validation_alias=AliasChoices("due_date", "dueDate"))
 
 
 @with_config(strict=True)
 class NewTask(TypedDict, total=False):
-    """A task to create. Members that are read-only or unknown are ignored."""
+    """A task to create. Read-only and unknown members are ignored."""
 
     title: Required[Title]
     description: Description | None
@@ -130,7 +130,7 @@ class NewTask(TypedDict, total=False):
 
 @with_config(strict=True)
 class TaskChanges(TypedDict, total=False):
-    """The members to change: null clears, an absent member keeps its value."""
+    """The members to change. `null` clears a member; an absent member keeps its value."""
 
     title: Title
     description: Description | None
@@ -142,7 +142,7 @@ class TaskChanges(TypedDict, total=False):
 
 @with_config(strict=True)
 class Completion(TypedDict, total=False):
-    """The wanted completion; without it the task is toggled."""
+    """The completion to set. Without `completed` the task is toggled."""
 
     completed: bool
 
@@ -152,7 +152,7 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 @with_config(title="Task")
 class Task(TypedDict):
-    """A task as it is stored. Times are in UTC."""
+    """A stored task. Times are in UTC."""
 
     id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
     user_id: str
@@ -160,7 +160,7 @@ class Task(TypedDict):
     description: str | None
     completed: bool
     priority: Annotated[str, Field(json_schema_extra=_PRIORITY)] | None
-    due_date: Annotated[str | None, Field(description="A date as it was sent, a date-time in UTC.")]
+    due_date: Annotated[str | None, Field(description="A date, or a date-time in UTC.")]
     tags: list[str]
     created_at: Time
     updated_at: Time
@@ -168,12 +168,8 @@ class Task(TypedDict):
     version: int
 
 
-# What a body may hold when a client asks to be told of anything else.
-KNOWN_MEMBERS: Final = frozenset(Task.__annotations__) | {"dueDate"}
-
-
 def serialize_task(task: domain.Task) -> dict[str, object]:
-    """The members of ``Task``, with values that ``to_json`` writes as the contract shows them."""
+    """The members of ``Task``, with values that ``to_json`` encodes as the contract requires."""
     due = task.due_date
     return {
         "id": str(task.id),
@@ -192,50 +188,56 @@ def serialize_task(task: domain.Task) -> dict[str, object]:
 
 
 def to_json(document: object) -> bytes:
+    """The document as JSON in UTF-8."""
     return orjson.dumps(document, option=orjson.OPT_UTC_Z)
 
 
 def format_time(moment: datetime) -> datetime | str:
-    """What orjson writes as ``utc`` does: by itself it leaves out a fraction of nothing."""
+    """A value that ``to_json`` encodes like ``utc``: orjson omits a fraction that is zero."""
     return moment if moment.microsecond else utc(moment)
 
 
 def utc(moment: datetime) -> str:
-    """An aware UTC time as RFC 3339 with microseconds and Z."""
+    """An aware time in UTC as RFC 3339, with microseconds and ``Z``."""
     return moment.isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 class ListQuery(BaseModel):
-    """The query of a list, as the contract names its parameters."""
+    """The query parameters of a list."""
 
     status: Annotated[
         Literal["all", "pending", "completed"] | None,
-        Field(description="Which tasks; wins over `completed`."),
+        Field(description="Which tasks. Overrides `completed`."),
     ] = None
     completed: Annotated[
-        Literal["true", "false"] | None, Field(description="Another spelling of `status`.")
+        Literal["true", "false"] | None,
+        Field(description="`true`: completed tasks. `false`: pending tasks."),
     ] = None
     priority: Priority | None = None
     tag: Annotated[
-        list[Tag], Field(description="Only tasks with this tag; of several, with all of them.")
+        list[Tag],
+        Field(description="Only tasks with this tag. Repeat it for tasks with all the tags."),
     ] = []
-    due_before: Annotated[DueBound | None, Field(description="Exclusive.")] = None
-    due_after: Annotated[DueBound | None, Field(description="Exclusive.")] = None
+    due_before: Annotated[DueBound | None, Field(description="Due before this time.")] = None
+    due_after: Annotated[DueBound | None, Field(description="Due after this time.")] = None
     q: Annotated[
         SearchText | None,
-        Field(description="Text to look for in title and description, in any case."),
+        Field(description="Text in the title or description, in upper or lower case."),
     ] = None
-    sort: Annotated[SortOrder | None, Field(description="`-` in front: descending.")] = None
+    sort: Annotated[
+        SortOrder | None, Field(description="The field to sort by; with `-` in front: descending.")
+    ] = None
     order: Annotated[
         Literal["asc", "desc"] | None,
-        Field(description="The direction; wins over the sign of `sort`."),
+        Field(description="The direction. Overrides the `-` of `sort`."),
     ] = None
     limit: Annotated[int | None, Field(ge=1, le=PAGE_MAX)] = None
     cursor: Annotated[
-        str | None, Field(description="Opaque; from the `Link` header of the page before.")
+        str | None, Field(description="From the `Link` header of the previous page.")
     ] = None
 
     def filter(self) -> TaskFilter:
+        """The domain's filter for these parameters."""
         return TaskFilter(
             completed=self._completed(),
             priority=self.priority,
@@ -246,6 +248,7 @@ class ListQuery(BaseModel):
         )
 
     def sorting(self) -> Sort:
+        """The domain's order for these parameters."""
         sort = self.sort or Sort()
         return sort if self.order is None else Sort(sort.by, descending=self.order == "desc")
 
@@ -256,7 +259,7 @@ class ListQuery(BaseModel):
 
 
 class ClearQuery(BaseModel):
-    """Which tasks to delete at once; only completed ones can be."""
+    """Which tasks to delete. Only completed tasks can be deleted at once."""
 
     status: Literal["completed"] | None = None
 

@@ -1,4 +1,4 @@
-"""The app in process: started through its lifespan on fakes, and asked over HTTP."""
+"""The app in the tests' own process: started on fakes, and HTTP clients for it."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from typing import Final, TypedDict, Unpack
 
 import httpx
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fakes import FakeTokenVerifier, InMemoryTaskRepository, UnlimitedRateLimiter
 from todo_api.app import create_app
 from todo_api.dependencies import Adapters, ReadinessCheck
+from todo_api.http.timeouts import Timeouts
 from todo_api.metrics import GaugeSource
 from todo_api.rate_limits import RateLimiter
 from todo_domain.ownership import Principal
@@ -19,11 +21,11 @@ from todo_domain.queries import TaskPage, TaskQuery
 from todo_domain.task import Task
 
 FRONTEND: Final = "http://localhost:3000"
-TOKENS_END: Final = datetime(2038, 1, 19, 3, 14, 7, tzinfo=UTC)
+TOKEN_EXPIRY: Final = datetime(2038, 1, 19, 3, 14, 7, tzinfo=UTC)
 
 
 class FailingRepository(InMemoryTaskRepository):
-    """A fake that fails whenever it has to find or to save."""
+    """A fake whose ``find`` and ``save`` fail."""
 
     def __init__(self, failure: Exception) -> None:
         super().__init__()
@@ -36,8 +38,18 @@ class FailingRepository(InMemoryTaskRepository):
         raise self._failure
 
 
-class Parts(TypedDict, total=False):
-    """What of the adapters and of the app's options a test chooses by itself."""
+class StaticVerifier:
+    """A verifier that accepts every token as the token of one user."""
+
+    def __init__(self, user_id: str, *, name: str | None = None, email: str | None = None) -> None:
+        self._principal = Principal(user_id, TOKEN_EXPIRY, name=name, email=email)
+
+    async def verify(self, _token: str, _now: datetime) -> Principal:
+        return self._principal
+
+
+class AppOptions(TypedDict, total=False):
+    """The adapters and options of the app that a test can choose."""
 
     checks: Mapping[str, ReadinessCheck]
     limiter: RateLimiter
@@ -45,42 +57,41 @@ class Parts(TypedDict, total=False):
     cors_origins: Sequence[str]
     concurrency: int
     shows_metrics: bool
-
-
-class Introducing:
-    """A verifier for which any token speaks for one user, whom it describes."""
-
-    def __init__(self, user_id: str, *, name: str | None = None, email: str | None = None) -> None:
-        self._introduced = Principal(user_id, TOKENS_END, name=name, email=email)
-
-    async def verify(self, _token: str, _now: datetime) -> Principal:
-        return self._introduced
+    timeouts: Timeouts
 
 
 @asynccontextmanager
 async def served(
     tasks: TaskRepository | None = None,
     tokens: TokenVerifier | None = None,
-    **parts: Unpack[Parts],
+    **options: Unpack[AppOptions],
 ) -> AsyncIterator[ASGIApp]:
-    """The app as a server holds it, for browsers at FRONTEND; its fake users are ada and eve."""
+    """The app as a server runs it. By default it has the users ada and eve, and one CORS origin."""
 
     @asynccontextmanager
     async def open_adapters() -> AsyncIterator[Adapters]:
         yield Adapters(
             tasks=tasks or InMemoryTaskRepository(),
             tokens=tokens or FakeTokenVerifier("ada", "eve"),
-            limiter=parts.get("limiter", UnlimitedRateLimiter()),
-            checks=parts.get("checks", {}),
-            gauges=parts.get("gauges", {}),
+            limiter=options.get("limiter", UnlimitedRateLimiter()),
+            checks=options.get("checks", {}),
+            gauges=options.get("gauges", {}),
         )
 
     app = create_app(
         open_adapters,
-        cors_origins=parts.get("cors_origins", [FRONTEND]),
-        concurrency=parts.get("concurrency", 1000),
-        shows_metrics=parts.get("shows_metrics", True),
+        cors_origins=options.get("cors_origins", [FRONTEND]),
+        concurrency=options.get("concurrency", 1000),
+        shows_metrics=options.get("shows_metrics", True),
+        timeouts=options.get("timeouts", Timeouts()),
     )
+    async with started(app) as served:
+        yield served
+
+
+@asynccontextmanager
+async def started(app: FastAPI) -> AsyncIterator[ASGIApp]:
+    """An app whose lifespan has started. Like a server, it gives each request the state."""
     async with app.router.lifespan_context(app) as state:
 
         async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +101,7 @@ async def served(
 
 
 def client(app: ASGIApp, user: str | None = None) -> httpx.AsyncClient:
-    """Somebody who asks the app: the user, or a stranger without a token."""
+    """A client of the app with the token of a user, or without a token."""
     headers = {"Authorization": f"Bearer {user}"} if user else {}
     transport = httpx.ASGITransport(app)
     return httpx.AsyncClient(transport=transport, base_url="http://todo.test", headers=headers)

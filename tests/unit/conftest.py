@@ -14,8 +14,8 @@ from structlog.typing import EventDict
 from fakes import FakeTokenVerifier, InMemoryRateLimiter, InMemoryTaskRepository
 from support.http_client import FRONTEND, FailingRepository, client, served
 from support.tasks import a_task
-from todo_api.log_context import merge_context
 from todo_api.rate_limits import PER_USER
+from todo_api.request_state import merge_context
 from todo_domain.errors import DatabaseUnavailable, StaleVersion
 
 TASK: Final = a_task(id=UUID(int=1))

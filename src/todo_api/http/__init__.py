@@ -1,1 +1,1 @@
-"""Reading requests and writing responses: routing, bodies, query parameters, headers, cursors."""
+"""Reads requests and writes responses: routing, bodies, query parameters, headers, cursors."""

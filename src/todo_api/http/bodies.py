@@ -1,60 +1,57 @@
-"""Reading a JSON body: bounded, strict about JSON, and validated with errors for people."""
+"""Reads a JSON body: limits its size and time, parses strict JSON, and validates it."""
 
-import asyncio
 import json
-from typing import Any, Final, NoReturn, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NoReturn
 
-from fastapi._compat import ModelField  # what Dependant.body_params holds; it has no other name
-from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 from starlette.requests import ClientDisconnect, Request
 
-from todo_api.problems import ProblemError, field_errors, refuse_unknown
-from todo_api.schemas import KNOWN_MEMBERS
+from todo_api.http.field_names import field_names
+from todo_api.http.timeouts import within
+from todo_api.http.validation_errors import field_errors
+from todo_api.problems import ProblemError, refuse_unknown
+from todo_api.schemas import Task, TaskChanges
 
 BODY_MAX: Final = 1024 * 1024  # bytes
-BODY_TIMEOUT: Final = 20.0  # seconds
-_DIGITS_MAX: Final = 18  # more than any length has, fewer than Python refuses to read
+_LENGTH_DIGITS_MAX: Final = 18  # int() refuses text of more than 4,300 digits
 _MEDIA_TYPES: Final = frozenset({"application/json", "application/merge-patch+json"})
+# A client may send a task as it read it; the members that a body does not declare are ignored.
+_TASK_MEMBERS: Final = frozenset(Task.__annotations__).union(*field_names(TaskChanges).values())
+
+Validate = Callable[[object], tuple[Any, Sequence[Mapping[str, Any]]]]
 
 
 class JsonBody:
-    """How one body parameter of an endpoint is read from requests.
+    """Reads the body parameter of an endpoint. ``validate`` returns the value and its errors."""
 
-    A body that has a default may be left out, which counts as an empty object.
-    """
+    def __init__(self, declared: FieldInfo, validate: Validate) -> None:
+        self._declared = declared
+        self._validate = validate
+        self._is_optional = not declared.is_required()
+        names = field_names(declared.annotation).values()
+        self._known = _TASK_MEMBERS.union(*names) if names else None
 
-    def __init__(self, param: ModelField) -> None:
-        self._is_optional = not param.field_info.is_required()
-        self._adapter: TypeAdapter[Any] = TypeAdapter(
-            cast("type[Any]", param.field_info.annotation)
-        )
+    async def read(self, request: Request, *, timeout: float, is_strict: bool) -> Any:  # noqa: ANN401, ASYNC109 - what the endpoint declares; the time-out is an app's setting
+        """The validated body. If strict, a body with unknown members is refused.
 
-    async def read(self, request: Request, *, is_strict: bool) -> Any:  # noqa: ANN401 - what the endpoint declares
-        """The validated body; if strict, one without unknown members.
-
-        Raises ProblemError with the contract's 400, 413, 415 and 422.
+        Raises ProblemError with status 400, 408, 413, 415 or 422.
         """
-        _require_plain(request)
-        body = await _bytes(request)
+        _require_uncompressed(request)
+        body = await _read(request, timeout)
         if self._is_optional and not body:
-            return self._validated({})
+            return self._declared.get_default(call_default_factory=True)
         _require_json(request)
-        members = _parsed(body)
-        if is_strict and isinstance(members, dict):
-            refuse_unknown(members, KNOWN_MEMBERS, "member")
-        return self._validated(members)
-
-    def _validated(self, value: object) -> Any:  # noqa: ANN401
-        try:
-            return self._adapter.validate_python(value)
-        except ValidationError as invalid:
-            found = invalid.errors(include_url=False, include_input=False)
-            raise ProblemError(
-                "validation_failed", errors=field_errors(found, root="body")
-            ) from None
+        value = _parse(body)
+        if is_strict and self._known and isinstance(value, dict):
+            refuse_unknown(value, self._known, "member")
+        validated, errors = self._validate(value)
+        if errors:
+            raise ProblemError("validation_failed", errors=field_errors(errors, value, root="body"))
+        return validated
 
 
-def _require_plain(request: Request) -> None:
+def _require_uncompressed(request: Request) -> None:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ProblemError(
             "unsupported_media_type", "Content-Encoding: send the body without compression"
@@ -69,40 +66,43 @@ def _require_json(request: Request) -> None:
         raise ProblemError("unsupported_media_type")
 
 
-async def _bytes(request: Request) -> bytes:
-    """The whole body, or a refusal as soon as it is known to be too large."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and (len(declared) > _DIGITS_MAX or int(declared) > BODY_MAX):
+async def _read(request: Request, seconds: float) -> bytes:
+    """The whole body. An oversized body is refused as soon as its size is known."""
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and (len(length) > _LENGTH_DIGITS_MAX or int(length) > BODY_MAX):
         raise ProblemError("body_too_large")
-    body = bytearray()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > BODY_MAX:
-                    raise ProblemError("body_too_large")
+        return await within(seconds, _stream(request))
     except TimeoutError:
         raise ProblemError("request_timeout") from None
     except ClientDisconnect:
-        raise ProblemError("bad_request", "the body ended early") from None
+        raise ProblemError("bad_request", "the body is incomplete") from None
+
+
+async def _stream(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_MAX:
+            raise ProblemError("body_too_large")
     return bytes(body)
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 _DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
-def _parsed(body: bytes) -> object:
+def _parse(body: bytes) -> object:
     try:
         return _DECODER.decode(body.decode())
-    except json.JSONDecodeError as malformed:
-        place = f"line {malformed.lineno}, column {malformed.colno}"
-        raise ProblemError("malformed_json", f"the body is not valid JSON: {place}") from None
+    except json.JSONDecodeError as error:
+        position = f"line {error.lineno}, column {error.colno}"
+        raise ProblemError("malformed_json", f"the body is not valid JSON: {position}") from None
     except UnicodeDecodeError:
         raise ProblemError("malformed_json", "the body is not UTF-8") from None
     except (ValueError, RecursionError):
-        # A number of thousands of digits, NaN or Infinity, thousands of nested arrays.
+        # NaN or Infinity, a number of more than 4,300 digits, or about 1,000 nested arrays.
         raise ProblemError("malformed_json") from None

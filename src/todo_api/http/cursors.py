@@ -1,7 +1,7 @@
-"""Opaque cursors: the place where a page of one user's list ends, bound to that user and that list.
+"""Opaque cursors: the position where a page of a list ends, bound to the user and the list.
 
-The checksum is no secret's: whoever forges one reaches another place in their own list, no more.
-It makes a damaged cursor, or one from another list or user, a clear 400 instead of a wrong page.
+The checksum is not a secret. A forged cursor only leads to another position in the user's own list;
+the checksum makes a damaged cursor, or one of another list or user, a 400 instead of a wrong page.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -18,24 +18,24 @@ from todo_api.problems import ProblemError
 from todo_domain.queries import SeekPosition, Sort, SortBy, SortValue, TaskFilter, TaskQuery
 from todo_domain.task import Priority, Title, in_utc
 
-_CHECKSUM: Final = 8  # bytes
+_CHECKSUM_SIZE: Final = 8  # bytes
 
 
 def encode_cursor(owner: str, query: TaskQuery, position: SeekPosition) -> str:
-    place = orjson.dumps([position.value, position.id.hex])
-    return urlsafe_b64encode(_checksum(owner, query, place) + place).decode().rstrip("=")
+    """The cursor for this position in the owner's list."""
+    encoded = orjson.dumps([position.value, position.id.hex])
+    return urlsafe_b64encode(_checksum(owner, query, encoded) + encoded).decode().rstrip("=")
 
 
 def decode_cursor(owner: str, query: TaskQuery, cursor: str) -> SeekPosition:
-    """The place in the list that ``query`` describes. Raises ProblemError (bad_cursor)."""
+    """The position in the list that ``query`` describes. Raises ProblemError (bad_cursor)."""
     try:
         data = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        place = data[_CHECKSUM:]
-        value, task_id = orjson.loads(place)
+        value, task_id = orjson.loads(data[_CHECKSUM_SIZE:])
         position = SeekPosition(_sort_value(query.sort, value), UUID(task_id))
     except (ValueError, TypeError, AttributeError):
         raise ProblemError("bad_cursor") from None
-    # Written anew it must be the same text: base64 has several spellings for the same bytes.
+    # Compared as text: base64 and JSON have several spellings of the same position.
     if encode_cursor(owner, query, position) != cursor:
         raise ProblemError("bad_cursor")
     return position
@@ -56,13 +56,16 @@ def _sort_value(sort: Sort, value: object) -> SortValue:
             raise ValueError(value)
 
 
-def _checksum(owner: str, query: TaskQuery, place: bytes) -> bytes:
-    return blake2b(_listed(owner, query.sort, query.filter) + place, digest_size=_CHECKSUM).digest()
+def _checksum(owner: str, query: TaskQuery, position: bytes) -> bytes:
+    data = _list_key(owner, query.sort, query.filter) + position
+    return blake2b(data, digest_size=_CHECKSUM_SIZE).digest()
 
 
 @lru_cache(maxsize=1024)
-def _listed(owner: str, sort: Sort, wanted: TaskFilter) -> bytes:
-    """What is listed, in bytes; remembered, because to write it takes longer than all the rest."""
-    # Only what is set, so that a version which knows more filters agrees.
-    said = {name: value for name, value in asdict(wanted).items() if value not in {None, ()}}
-    return repr((owner, sort, said)).encode()
+def _list_key(owner: str, sort: Sort, task_filter: TaskFilter) -> bytes:
+    """Bytes that identify a list. Cached, because ``asdict`` takes most of the time of a cursor."""
+    # Only filters that are set, so that a version with more filters computes the same key.
+    filters = {
+        name: value for name, value in asdict(task_filter).items() if value not in {None, ()}
+    }
+    return repr((owner, sort, filters)).encode()

@@ -1,4 +1,7 @@
-"""Entity tags (RFC 9110, sections 8.8.3 and 13): a task's is its version in quotes."""
+"""Request header parameters (Prefer, preconditions, Idempotency-Key), and entity tags.
+
+The entity tag of a task is its version in quotes (RFC 9110, sections 8.8.3 and 13).
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,32 +15,57 @@ from todo_domain.task import Task
 
 IfMatch = Annotated[
     str | None,
-    Header(alias="If-Match", description="An `ETag`: change the task only if it is still that."),
+    Header(
+        alias="If-Match",
+        description="An `ETag`: change the task only if its `ETag` is still this one.",
+    ),
 ]
 IfNoneMatch = Annotated[
     str | None,
-    Header(alias="If-None-Match", description="An `ETag`: answer 304 if it is still that."),
+    Header(
+        alias="If-None-Match",
+        description="An `ETag`: return 304 if the `ETag` is still this one.",
+    ),
+]
+Prefer = Annotated[
+    str | None,
+    Header(
+        alias="Prefer",
+        description="`count=exact`: send `X-Total-Count`. `return=minimal`: no body in the "
+        "response (204 instead of 200). `handling=strict`: 422 for unknown members and "
+        "parameters. Separate several preferences by commas.",
+    ),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="1 to 255 visible ASCII characters, for example a UUID. Use a new key for "
+        "each task. The service remembers a key for 24 hours.",
+    ),
 ]
 
 _TAG: Final = re.compile(r'(?:W/)?"([^"]*)"')
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 def version_etag(version: int) -> str:
+    """The entity tag of a task at this version."""
     return f'"{version}"'
 
 
 def list_etag(tasks: Iterable[Task], headers: Mapping[str, str]) -> str:
-    """The tag of a list: it changes whenever one of its tasks, their order or the headers do."""
-    listed = blake2b(b"".join([task.id.bytes for task in tasks]), digest_size=12)
-    listed.update(repr(([task.version for task in tasks], headers)).encode())
-    return f'"{listed.hexdigest()}"'
+    """The entity tag of a list. It depends on the tasks, their order and the header fields."""
+    digest = blake2b(b"".join([task.id.bytes for task in tasks]), digest_size=12)
+    digest.update(repr(([task.version for task in tasks], headers)).encode())
+    return f'"{digest.hexdigest()}"'
 
 
 def parse_if_match(if_match: str | None) -> frozenset[int] | None:
-    """The versions that a change is meant for; None if any will do.
+    """The versions that If-Match allows; None if it allows any version.
 
-    A tag that a proxy has made weak (``W/``) by compressing the answer still names its version.
+    Weak tags count as well: proxies that compress a response add ``W/`` to its tag.
     """
     if if_match is None or if_match.strip() == "*":
         return None
@@ -45,45 +73,22 @@ def parse_if_match(if_match: str | None) -> frozenset[int] | None:
 
 
 def matches_if_none_match(etag: str, if_none_match: str | None) -> bool:
-    """Whether the client has the representation with this tag already."""
+    """Whether If-None-Match names this entity tag, so that the client needs no body."""
     if if_none_match is None:
         return False
     return if_none_match.strip() == "*" or etag.strip('"') in _TAG.findall(if_none_match)
 
 
-Prefer = Annotated[
-    str | None,
-    Header(
-        alias="Prefer",
-        description="`count=exact` for `X-Total-Count`, `return=minimal` for an answer without a "
-        "body (204 instead of 200), `handling=strict` for a 422 on unknown members and "
-        "parameters; several are separated by commas.",
-    ),
-]
-
-
 def prefers(prefer: str | None, preference: str) -> bool:
-    """Whether the preference, such as ``return=minimal``, is among the preferred ones."""
+    """Whether the Prefer field has this preference, for example ``return=minimal``."""
     if prefer is None:
         return False
-    wanted = prefer.lower().replace(" ", "").replace('"', "").split(",")
-    return preference in {part.partition(";")[0] for part in wanted}
+    preferences = prefer.lower().replace(" ", "").replace('"', "").split(",")
+    return preference in {part.partition(";")[0] for part in preferences}
 
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        description="1 to 255 visible ASCII characters that are new for each task, such as a UUID; "
-        "remembered for 24 hours.",
-    ),
-]
-
-_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
-
-
-def checked_key(key: str | None) -> str | None:
-    """The key, bare or in the quotes that the draft asks for. Raises ProblemError."""
+def parse_idempotency_key(key: str | None) -> str | None:
+    """The key without the quotes that the IETF draft has around it. Raises ProblemError."""
     if key is None:
         return None
     bare = key[1:-1] if len(key) > 1 and key[0] == key[-1] == '"' else key

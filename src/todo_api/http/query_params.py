@@ -1,59 +1,64 @@
-"""Reading a query string into the model that an endpoint declares for it."""
+"""Reads the query string into the Pydantic model that an endpoint declares."""
 
-from typing import Any, Final, get_origin
+from collections.abc import Collection
+from types import UnionType
+from typing import Any, Final, Union, get_args, get_origin
 from urllib.parse import parse_qsl
 
-from fastapi._compat import ModelField  # what Dependant.query_params holds; no other name for it
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from todo_api.problems import ProblemError, field_errors, refuse_unknown
+from todo_api.http.field_names import field_names
+from todo_api.http.validation_errors import field_errors
+from todo_api.problems import ProblemError, refuse_unknown
 
 PARAMETERS_MAX: Final = 100
+_UNIONS: Final = (Union, UnionType)
 
 
-class QueryString:
-    """How the query of an endpoint is read: a parameter that is no list counts the last time."""
+class QueryModel:
+    """Reads the query of an endpoint. Of a repeated parameter that is no list, the last counts."""
 
-    def __init__(self, param: ModelField) -> None:
-        model = param.field_info.annotation
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            raise TypeError(f"{param.name}: declare the query by one Pydantic model")
+    def __init__(self, model: type[BaseModel]) -> None:
         self._model = model
-        self._lists = {
-            name
-            for name, field in model.model_fields.items()
-            if get_origin(field.annotation) is list
-        }
+        names = field_names(model)
+        self._known = frozenset().union(*names.values())
+        self._lists = frozenset().union(
+            *(
+                names[name]
+                for name, field in model.model_fields.items()
+                if _is_list(field.annotation)
+            )
+        )
 
     def read(self, request: Request, *, is_strict: bool) -> BaseModel:
-        """The validated query; if strict, one without unknown parameters.
+        """The validated query. If strict, a query with unknown parameters is refused.
 
         Raises ProblemError (validation_failed, bad_request).
         """
-        given = self._given(request)
+        sent = self._sent(request)
         if is_strict:
-            refuse_unknown(given, self._model.model_fields, "parameter")
+            refuse_unknown(sent, self._known, "parameter")
         try:
-            return self._model.model_validate(given)
-        except ValidationError as invalid:
-            found = invalid.errors(include_url=False, include_input=False)
+            return self._model.model_validate(sent)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)
             raise ProblemError(
-                "validation_failed", errors=field_errors(found, has_pointers=False)
+                "validation_failed", errors=field_errors(found, sent, has_pointers=False)
             ) from None
 
-    def _given(self, request: Request) -> dict[str, Any]:
-        given: dict[str, Any] = {}
-        for name, value in parameters(request):
+    def _sent(self, request: Request) -> dict[str, Any]:
+        sent: dict[str, Any] = {}
+        for name, value in query_parameters(request):
             if name in self._lists:
-                given.setdefault(name, []).append(value)
+                sent.setdefault(name, []).append(value)
             else:
-                given[name] = value
-        return given
+                sent[name] = value
+        return sent
 
 
-def parameters(request: Request) -> list[tuple[str, str]]:
-    """Names and values in their order. Raises ProblemError if there are too many to be meant."""
+def query_parameters(request: Request) -> list[tuple[str, str]]:
+    """The names and values of the query in their order. Raises ProblemError for too many."""
     text = request.scope["query_string"].decode("latin-1")
     try:
         return parse_qsl(text, keep_blank_values=True, max_num_fields=PARAMETERS_MAX)
@@ -61,3 +66,12 @@ def parameters(request: Request) -> list[tuple[str, str]]:
         raise ProblemError(
             "bad_request", f"the query has more than {PARAMETERS_MAX} parameters"
         ) from None
+
+
+def _is_list(annotation: object) -> bool:
+    origin = get_origin(annotation) or annotation
+    if origin in _UNIONS:
+        return any(_is_list(member) for member in get_args(annotation))
+    return (
+        isinstance(origin, type) and issubclass(origin, Collection) and origin not in {str, bytes}
+    )

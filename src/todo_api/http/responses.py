@@ -1,4 +1,4 @@
-"""Successful answers: JSON with their headers, as little of them as the client wants."""
+"""Successful responses: JSON, entity tags, 304, and the shorter forms that Prefer asks for."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -9,12 +9,13 @@ from todo_api.http.headers import list_etag, matches_if_none_match, prefers, ver
 from todo_api.schemas import serialize_task, to_json
 from todo_domain.task import Task
 
-_NONE: Final[Mapping[str, str]] = {}
+_NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 def json_response(
-    document: object, status: int = 200, headers: Mapping[str, str] = _NONE
+    document: object, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS
 ) -> Response:
+    """A response with this JSON document."""
     return Response(to_json(document), status, headers, "application/json")
 
 
@@ -29,19 +30,19 @@ def task_response(task: Task, if_none_match: str | None) -> Response:
 def task_list_response(
     tasks: Sequence[Task], headers: Mapping[str, str], if_none_match: str | None
 ) -> Response:
-    """The tasks, or 304 if the client has this very list."""
-    tagged = {**headers, "ETag": list_etag(tasks, headers)}
-    if matches_if_none_match(tagged["ETag"], if_none_match):
-        return Response(status_code=304, headers=tagged)
-    return json_response([serialize_task(task) for task in tasks], headers=tagged)
+    """The tasks, or 304 if the client has exactly this list."""
+    headers = {**headers, "ETag": list_etag(tasks, headers)}
+    if matches_if_none_match(headers["ETag"], if_none_match):
+        return Response(status_code=304, headers=headers)
+    return json_response([serialize_task(task) for task in tasks], headers=headers)
 
 
 def changed_task_response(
-    task: Task, prefer: str | None, status: int = 200, headers: Mapping[str, str] = _NONE
+    task: Task, prefer: str | None, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS
 ) -> Response:
-    """The task after a change; without a body if the client prefers that (RFC 7240)."""
-    tagged = {**headers, "ETag": version_etag(task.version)}
+    """The task after a change, without a body for ``Prefer: return=minimal`` (RFC 7240)."""
+    headers = {**headers, "ETag": version_etag(task.version)}
     if not prefers(prefer, "return=minimal"):
-        return json_response(serialize_task(task), status, tagged)
-    tagged["Preference-Applied"] = "return=minimal"
-    return Response(status_code=204 if status == 200 else status, headers=tagged)  # noqa: PLR2004
+        return json_response(serialize_task(task), status, headers)
+    headers["Preference-Applied"] = "return=minimal"
+    return Response(status_code=204 if status == 200 else status, headers=headers)  # noqa: PLR2004

@@ -1,143 +1,161 @@
-"""The route class: FastAPI's analysis of an endpoint's signature, served in an order that is safe.
+"""The route classes: FastAPI analyses an endpoint's signature, ``ApiRoute`` calls the endpoint.
 
-FastAPI reads the body before it asks the dependencies; here who is acting comes first, so that a
-stranger's request is refused before a byte of it is read or parsed. The schema, the parameters and
-the dependencies are FastAPI's own; only the order, and the strictness with bodies, are ours.
+FastAPI's own handler reads and parses the body before it calls dependencies. ``ApiRoute``
+authenticates first, so that a request without a valid token is refused before its body is read.
 """
 
-import asyncio
 import re
-from collections.abc import Callable
-from inspect import iscoroutinefunction
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
+from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
-from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
-from fastapi.routing import APIRoute
-from starlette._utils import get_route_path  # what Route.matches asks; no other name for it
+from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.security.base import SecurityBase
 from starlette.requests import Request
-from starlette.routing import Match
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from todo_api.http.bodies import JsonBody
+from todo_api.http.declarations import query_model, refuse_unsupported
 from todo_api.http.headers import prefers
-from todo_api.http.query_params import QueryString
+from todo_api.http.query_params import QueryModel
+from todo_api.http.timeouts import Timeouts, within
 from todo_api.problems import ProblemError, refuse_unknown
 from todo_domain.errors import DatabaseUnavailable, TaskNotFound
 
-_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _ACCEPT: Final = b"accept"
 _PREFER: Final = b"prefer"
 _ZERO: Final = re.compile(r"q\s*=\s*0(\.0*)?")
-DEADLINE: Final = 4.0  # seconds for everything behind a request that has arrived
 _ACCEPTABLE: Final = ("*/*", "application/*", "application/json", "application/problem+json")
 
 
 class PublicRoute(APIRoute):
-    """FastAPI's own route, for what needs no token."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - FastAPI's own
-        super().__init__(*args, **kwargs)
-        self.app = AsyncExitStackMiddleware(self.app)  # in the app it would be around every route
+    """FastAPI's own route, for endpoints that need no token."""
 
 
 class ApiRoute(APIRoute):
-    """A route that authenticates, negotiates, reads and validates, in that order, and then acts.
+    """A route that authenticates, negotiates, reads and validates in this order, then acts.
 
-    Its dependencies take the request and nothing else, and are asked in the order of the signature.
-    Its header parameters are optional text, its path parameters ids.
+    Making a route raises TypeError for a declaration that is not supported.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - FastAPI's own
-        super().__init__(*args, **kwargs)
-        self._providers = [_provider(dependant) for dependant in self.dependant.dependencies]
-        self._queries = {param.name: QueryString(param) for param in self.dependant.query_params}
-        self._headers = {
-            param.name: param.alias.lower().encode() for param in self.dependant.header_params
-        }
-        self._fields = frozenset({_ACCEPT, _PREFER, *self._headers.values()})
-        self._bodies = {param.name: JsonBody(param) for param in self.dependant.body_params}
-        self.app = self._serve
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        refuse_unsupported(self)
+        return _Handler(self).respond
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Whether a request is for this route; FastAPI's own answer costs twice as much."""
-        match = self.path_regex.match(get_route_path(scope))
-        if match is None or scope["type"] != "http":
-            return Match.NONE, {}
-        found = {"endpoint": self.endpoint, "path_params": match.groupdict(), "route": self}
-        is_ours = scope["method"] in (self.methods or ())
-        return Match.FULL if is_ours else Match.PARTIAL, found
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        arguments = await self._arguments(Request(scope, receive))
+class _Handler:
+    """Handles the requests of one route."""
+
+    def __init__(self, route: ApiRoute) -> None:
+        declared = route.dependant
+        self._route = route
+        self._endpoint = route.endpoint
+        self._dependencies = _dependencies(declared)
+        self._path = [(p.name, p.alias, p.field_info.annotation) for p in declared.path_params]
+        self._query = [
+            (p.name, QueryModel(query_model(p.field_info))) for p in declared.query_params
+        ]
+        self._headers = {p.name: p.alias.lower().encode() for p in declared.header_params}
+        self._wanted_fields = frozenset({_ACCEPT, _PREFER, *self._headers.values()})
+        self._body = [(p.name, JsonBody(p.field_info, p.validate)) for p in declared.body_params]
+        self._request_name = declared.request_param_name
+        self._is_checked = False
+
+    async def respond(self, request: Request) -> Response:
+        """The endpoint's response. Raises DatabaseUnavailable if the endpoint takes too long."""
+        timeouts: Timeouts = request.scope["state"]["timeouts"]
+        app: FastAPI = request.scope["app"]
+        if app.dependency_overrides or not self._is_checked:
+            _refuse_unsupported_app(app, self._route)
+            self._is_checked = True
+        arguments = await self._arguments(request, timeouts.body)
         try:
-            async with asyncio.timeout(DEADLINE):
-                response = await self.endpoint(**arguments)
+            return await within(timeouts.endpoint, self._endpoint(**arguments))
         except TimeoutError:
             # Not Overloaded, which promises that nothing was changed.
             raise DatabaseUnavailable("deadline") from None
-        await response(scope, receive, send)
 
-    async def _arguments(self, request: Request) -> dict[str, Any]:
-        """What the endpoint asks for, in the order in which a request may be refused."""
+    async def _arguments(self, request: Request, body_timeout: float) -> dict[str, Any]:
+        """The arguments of the endpoint, in the order in which a request may be refused."""
         values: dict[str, Any] = {}
-        for name, provide, is_async in self._providers:
-            values[name] = await provide(request) if is_async else provide(request)
-        fields = self._fields_of(request)
-        _require_acceptable(fields.get(_ACCEPT))
-        for name, text in request.path_params.items():
-            values[name] = _id(text)
+        for call, request_name, names in self._dependencies:
+            value = await (call(**{request_name: request}) if request_name else call())
+            for name in names:
+                values[name] = value
+        fields = self._fields(request)
+        if not _accepts_json(fields.get(_ACCEPT)):
+            raise ProblemError("not_acceptable")
+        for name, alias, kind in self._path:
+            text = request.path_params[alias]
+            values[name] = text if kind is str else _uuid(text)
         is_strict = prefers(fields.get(_PREFER), "handling=strict")
-        for name, query in self._queries.items():
+        for name, query in self._query:
             values[name] = query.read(request, is_strict=is_strict)
-        if is_strict and not self._queries:
+        if is_strict and not self._query:
             refuse_unknown(request.query_params, (), "parameter")
         for name, header in self._headers.items():
             values[name] = fields.get(header) or None
-        for name, body in self._bodies.items():
-            values[name] = await body.read(request, is_strict=is_strict)
-        if self.dependant.request_param_name:
-            values[self.dependant.request_param_name] = request
+        for name, body in self._body:
+            values[name] = await body.read(request, timeout=body_timeout, is_strict=is_strict)
+        if self._request_name:
+            values[self._request_name] = request
         return values
 
-    def _fields_of(self, request: Request) -> dict[bytes, str]:
-        """The header fields that count here; several of one name mean their list.
+    def _fields(self, request: Request) -> dict[bytes, str]:
+        """The header fields that this route reads.
 
-        RFC 9110, section 5.3. Empty ones say nothing.
+        Fields of the same name are one list (RFC 9110, section 5.3).
         """
         fields: dict[bytes, str] = {}
         for name, value in request.scope["headers"]:
-            if name in self._fields:
+            if name in self._wanted_fields:
                 text = value.decode("latin-1")
                 fields[name] = f"{fields[name]}, {text}" if name in fields else text
         return fields
 
 
-def _id(text: str) -> UUID:
-    """The id, if written as ids are. Raises TaskNotFound: any other text names nothing."""
-    if not _ID.fullmatch(text):
+_Call = Callable[..., Awaitable[Any]]
+
+
+def _dependencies(declared: Dependant) -> list[tuple[_Call, str | None, list[str]]]:
+    """Each dependency once, with the parameters that get its value; authentication is first."""
+    calls: dict[_Call, tuple[_Call, str | None, list[str]]] = {}
+    for found in sorted(declared.dependencies, key=lambda d: not isinstance(d.call, SecurityBase)):
+        if found.call is not None:
+            _, _, names = calls.setdefault(found.call, (found.call, found.request_param_name, []))
+            names += [found.name] if found.name else []
+    return list(calls.values())
+
+
+def _refuse_unsupported_app(app: FastAPI, route: APIRoute) -> None:
+    """Raise TypeError for what an app declares about the route and ``ApiRoute`` cannot see.
+
+    FastAPI has no documented way to read it before the first request.
+    """
+    for context in iter_route_contexts(app.routes):
+        if context.original_route is route and context.dependencies != route.dependencies:
+            raise TypeError(f"{context.path}: include_router must not add dependencies")
+    if app.dependency_overrides:
+        raise TypeError("dependency_overrides are not supported: give create_app other adapters")
+
+
+def _uuid(text: str) -> UUID:
+    """The id in its canonical form. Raises TaskNotFound for any other text."""
+    if not _UUID.fullmatch(text):
         raise TaskNotFound
     return UUID(text)
 
 
-def _provider(dependant: Dependant) -> tuple[str, Callable[[Request], Any], bool]:
-    takes_only_request = dependant.request_param_name and not (
-        dependant.dependencies or dependant.query_params or dependant.body_params
-    )
-    provide, name = dependant.call, dependant.name
-    if provide is None or name is None or not takes_only_request:
-        raise TypeError(f"{provide} has to take the request and nothing else")
-    is_async = iscoroutinefunction(provide) or iscoroutinefunction(type(provide).__call__)
-    return name, provide, is_async
+@lru_cache(maxsize=256)
+def _accepts_json(accept: str | None) -> bool:
+    """Whether the Accept field allows a JSON response (RFC 9110, section 12.5.1)."""
+    return not accept or any(_is_json_range(part) for part in accept.lower().split(","))
 
 
-def _require_acceptable(accept: str | None) -> None:
-    """Raise ProblemError if the client takes no JSON (RFC 9110, section 12.5.1)."""
-    if accept and not any(_takes_json(part) for part in accept.lower().split(",")):
-        raise ProblemError("not_acceptable")
-
-
-def _takes_json(media_range: str) -> bool:
+def _is_json_range(media_range: str) -> bool:
     name, *parameters = (part.strip() for part in media_range.split(";"))
     return name in _ACCEPTABLE and not any(_ZERO.fullmatch(part) for part in parameters)

@@ -1,1 +1,1 @@
-"""Pure ASGI middleware. From the outside: request log, CORS, errors, limits, path aliases."""
+"""ASGI middleware, outermost first: request_log, cors, limits, path_aliases."""

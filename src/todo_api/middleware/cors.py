@@ -1,4 +1,4 @@
-"""CORS by allow-list: preflights are Starlette's affair, their answers have no body."""
+"""CORS with an allow-list of exact origins."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -33,10 +33,10 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 class CorsMiddleware(CORSMiddleware):
-    """Exact origins only; credentials are allowed because frontends' fetch wrappers send them.
+    """Starlette answers preflight requests; this class adds the fields to all other responses.
 
-    Other answers get their fields raw, since this runs for each; the request log
-    middleware sets ``Vary``.
+    Credentials are allowed because fetch wrappers of frontends send them. RequestLogMiddleware
+    sets ``Vary``.
     """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
@@ -65,17 +65,19 @@ class CorsMiddleware(CORSMiddleware):
 
     async def _send(self, send: Send, origin: bytes, message: Message) -> None:
         if message["type"] == "http.response.start":
-            fields = [*message["headers"], *self._fields]  # a new list: answers may be kept
+            # A new list: the response object, such as the page of /docs, may be cached.
+            fields = [*message["headers"], *self._fields]
             if origin in self._origins:
                 fields.append((b"access-control-allow-origin", origin))
             message = {**message, "headers": fields}
         await send(message)
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        answer = super().preflight_response(request_headers)
-        del answer.headers["content-type"], answer.headers["content-length"]
-        is_allowed = answer.status_code == 200  # noqa: PLR2004
-        return Response(status_code=204 if is_allowed else 403, headers=answer.headers)
+        """Starlette's response without its text body: 204 if allowed, otherwise 403."""
+        response = super().preflight_response(request_headers)
+        del response.headers["content-type"], response.headers["content-length"]
+        is_allowed = response.status_code == 200  # noqa: PLR2004
+        return Response(status_code=204 if is_allowed else 403, headers=response.headers)
 
 
 def _origin(scope: Scope) -> bytes | None:

@@ -1,4 +1,4 @@
-"""LimitsMiddleware on what one client, and all of them together, can make the service hold."""
+"""Limits on the size of a request's head and on the number of concurrent requests."""
 
 from typing import Final
 
@@ -14,10 +14,10 @@ _log = structlog.get_logger()
 
 
 class LimitsMiddleware:
-    """Pure ASGI. Refuses oversized heads, and work beyond what can be done in time.
+    """Refuses requests with an oversized head, and requests beyond ``concurrency``.
 
-    ``concurrency`` is the number of requests that may be under way in this process. Health checks
-    do not count: an overloaded process is alive.
+    ``concurrency`` is the number of requests that this process handles at the same time. Health
+    checks are not counted: an overloaded process is alive.
     """
 
     def __init__(self, app: ASGIApp, concurrency: int) -> None:
@@ -28,20 +28,23 @@ class LimitsMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        work = 0 if scope["path"].startswith("/health/") else 1
+        slots = 0 if scope["path"].startswith("/health/") else 1
         _refuse_oversized(scope)
-        if self._available < work:
+        if self._available < slots:
             _log.warning("overloaded", reason="too_many_requests_under_way")
             raise ProblemError("overloaded")
-        self._available -= work
+        self._available -= slots
         try:
             await self._app(scope, receive, send)
         finally:
-            self._available += work
+            self._available += slots
 
 
 def _refuse_oversized(scope: Scope) -> None:
-    if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS_MAX:
+    size = 0
+    for name, value in scope["headers"]:
+        size += len(name) + len(value)
+    if size > HEADERS_MAX:
         raise ProblemError("headers_too_large")
     path = scope.get("raw_path") or scope["path"]
     if len(path) + len(scope["query_string"]) > TARGET_MAX:

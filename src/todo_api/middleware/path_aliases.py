@@ -1,7 +1,7 @@
-"""Liberal addresses: the spellings that real frontends use are served like the route they mean.
+"""Path aliases: other spellings of a path, which frontends use, lead to the same route.
 
-``/api/{user_id}/tasks…`` is ``/api/tasks…``, one trailing slash is none, HEAD is GET. No redirect:
-it would cost a round trip, and browsers drop the Authorization header on some.
+``/api/{user_id}/tasks…`` is ``/api/tasks…``, one trailing slash is ignored, HEAD is GET. There is
+no redirect: it would cost a round trip, and some browsers drop the Authorization header.
 """
 
 import re
@@ -10,14 +10,16 @@ from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# "tasks" itself is no user here: /api/tasks/tasks is the task with that (malformed) id.
-_OF_USER: Final = re.compile(rb"/api/(?!tasks/)([^/]+)/tasks(/.*)?", re.DOTALL)
+from todo_api.request_state import request_state
+
+# The user id is not "tasks": /api/tasks/tasks is a task with a malformed id.
+_USER_PATH: Final = re.compile(rb"/api/(?!tasks/)([^/]+)/tasks(/.*)?", re.DOTALL)
 
 
 class PathAliasMiddleware:
-    """Pure ASGI. Rewrites the request before it is routed, so that there is one route for each.
+    """Rewrites path and method before routing, so that each route is declared once.
 
-    Sets ``scope["path_user_id"]`` where the path names a user; authentication compares it.
+    Stores the user id of the path in the request state; authentication compares it with the token.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -30,13 +32,13 @@ class PathAliasMiddleware:
 
 
 def _rewrite(scope: Scope) -> None:
-    # Split before decoding: an id may contain an encoded slash.
-    of_user = _OF_USER.fullmatch(scope.get("raw_path") or scope["path"].encode())
-    if of_user:
-        scope["path_user_id"] = unquote(of_user[1])
-        scope["path"] = "/api/tasks" + unquote(of_user[2] or b"")
+    # The path is split before it is decoded, because a user id may contain an encoded slash.
+    match = _USER_PATH.fullmatch(scope.get("raw_path") or scope["path"].encode())
+    if match:
+        request_state(scope).path_user_id = unquote(match[1])
+        scope["path"] = "/api/tasks" + unquote(match[2] or b"")
     path = scope["path"]
     if len(path) > 1 and path.endswith("/"):
         scope["path"] = path[:-1]
     if scope["method"] == "HEAD":
-        scope["method"] = "GET"  # the server leaves the body out
+        scope["method"] = "GET"  # the server sends no body for HEAD

@@ -1,1 +1,1 @@
-"""The routes. Each handler turns a request into one use case and its result into a response."""
+"""The routes. Each endpoint calls one use case and makes a response from the result."""

@@ -1,4 +1,4 @@
-"""Interactive documentation that needs no internet: Swagger UI from an installed package."""
+"""Interactive documentation without internet access: Swagger UI from an installed package."""
 
 import re
 from base64 import b64encode
@@ -22,12 +22,12 @@ _ASSETS: Final = ("swagger-ui-bundle.js", "swagger-ui.css")
 
 @router.get("/docs")
 async def show_docs() -> Response:
-    return _page()
+    return _docs_page()
 
 
 @cache
-def _page() -> Response:
-    """The page. It may hold a token, so it runs no foreign script and is shown in no frame."""
+def _docs_page() -> Response:
+    """The page. Its policy forbids other scripts and frames, because users enter tokens there."""
     page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="todo-api",
@@ -55,8 +55,8 @@ async def show_asset(asset: str) -> Response:
 
 @router.get("/problems/{code}")
 async def show_problem(code: str) -> dict[str, object]:
-    """Where a problem's ``type`` leads: what its code means."""
+    """What the error code in a problem's ``type`` means."""
     if code not in PROBLEM_TYPES:
         raise ProblemError("not_found")
-    kind = PROBLEM_TYPES[code]
-    return {"code": code, "status": kind.status, "title": kind.title, "detail": kind.detail}
+    found = PROBLEM_TYPES[code]
+    return {"code": code, "status": found.status, "title": found.title, "detail": found.detail}

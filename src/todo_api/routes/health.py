@@ -1,4 +1,4 @@
-"""Is it running, and can it serve: for load balancers, orchestrators and people."""
+"""Liveness and readiness checks for load balancers and orchestrators."""
 
 import asyncio
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _log = structlog.get_logger()
 
 
 class Health(TypedDict):
-    """That all is well."""
+    """The service is healthy."""
 
     status: Literal["ok"]
 
@@ -30,9 +30,9 @@ _OK: Final[Health] = {"status": "ok"}
 
 @router.get("/live", operation_id="isLive", response_model=Health, responses=responses(_OK))
 async def live() -> Response:
-    """The process answers.
+    """The process responds.
 
-    Nothing else is asked, so that an outage behind it is no reason to restart it.
+    No other part is checked: a restart does not repair the database.
     """
     return JSONResponse(_OK)
 
@@ -41,11 +41,11 @@ async def live() -> Response:
     "/ready", operation_id="isReady", response_model=Health, responses=responses(_OK, "not_ready")
 )
 async def ready(request: Request) -> Response:
-    """Everything works that a request needs; 503 names the parts that do not."""
+    """The database and the token keys are available. A 503 names the parts that are not."""
     readiness: Readiness = request.scope["state"]["readiness"]
     errors = [
         FieldError(field=part, code="unavailable", message="does not answer")
-        for part in await readiness.missing()
+        for part in await readiness.failing()
     ]
     if errors:
         raise ProblemError("not_ready", errors=errors)
@@ -53,31 +53,31 @@ async def ready(request: Request) -> Response:
 
 
 class Readiness:
-    """Asks every part; a crowd shares one answer, since nobody needs a token to ask."""
+    """Runs the readiness checks. Concurrent requests share one run, because they need no token."""
 
     def __init__(self, checks: Mapping[str, ReadinessCheck]) -> None:
         self._checks = checks
-        self._asking: asyncio.Task[list[str]] | None = None
+        self._running: asyncio.Task[list[str]] | None = None
 
-    async def missing(self) -> list[str]:
-        """The parts that do not work."""
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask())
-        return await asyncio.shield(self._asking)
+    async def failing(self) -> list[str]:
+        """The parts whose check fails."""
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+        return await asyncio.shield(self._running)
 
-    async def _ask(self) -> list[str]:
+    async def _run(self) -> list[str]:
         try:
             checks = self._checks.items()
-            are_well = await asyncio.gather(*(_passes(part, check) for part, check in checks))
+            results = await asyncio.gather(*(_passes(part, check) for part, check in checks))
         finally:
-            self._asking = None
-        return [part for part, is_well in zip(self._checks, are_well, strict=True) if not is_well]
+            self._running = None
+        return [part for part, passes in zip(self._checks, results, strict=True) if not passes]
 
 
 async def _passes(part: str, check: ReadinessCheck) -> bool:
     try:
         await check()
-    except TodoError as failure:
-        _log.warning("health.not_ready", part=part, reason=type(failure).__name__)
+    except TodoError as error:
+        _log.warning("health.not_ready", part=part, reason=type(error).__name__)
         return False
     return True

@@ -1,4 +1,4 @@
-"""Who the token says one is."""
+"""The authenticated user."""
 
 from typing import Annotated
 
@@ -26,12 +26,12 @@ class TaskCounts(TypedDict):
 
 
 class Me(TypedDict):
-    """The user that the token speaks for. Name and e-mail are what the token says."""
+    """The authenticated user. Name and e-mail come from the token."""
 
     user_id: str
     name: str | None
     email: str | None
-    token_expires_at: Annotated[Time, Field(description="When a fresh token is needed.")]
+    token_expires_at: Annotated[Time, Field(description="When the token expires.")]
     tasks: TaskCounts
 
 
@@ -46,7 +46,7 @@ _ME: Me = {
 
 @router.get("", operation_id="getMe", response_model=Me, responses=responses(_ME, *COMMON))
 async def get_me(actor: Actor, tasks: Tasks) -> Response:
-    """Who the token says one is, when it ends, and how many tasks there are."""
+    """The authenticated user, when the token expires, and how many tasks the user has."""
     counts = await use_cases.count_tasks(tasks, actor)
     me: Me = {
         "user_id": actor.user_id,

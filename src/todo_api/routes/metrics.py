@@ -1,4 +1,4 @@
-"""Metrics as Prometheus text."""
+"""Metrics in the Prometheus text format."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The task routes: each turns a request into one use case and its result into an answer."""
+"""The task routes."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -15,11 +15,11 @@ from todo_api.http.headers import (
     IfMatch,
     IfNoneMatch,
     Prefer,
-    checked_key,
+    parse_idempotency_key,
     parse_if_match,
     prefers,
 )
-from todo_api.http.query_params import parameters
+from todo_api.http.query_params import query_parameters
 from todo_api.http.responses import (
     changed_task_response,
     json_response,
@@ -28,7 +28,8 @@ from todo_api.http.responses import (
 )
 from todo_api.http.routing import ApiRoute
 from todo_api.openapi import CHANGES, COMMON, NEW_TASK, NOT_MODIFIED, TASK, TASKS, responses
-from todo_api.problems import ProblemError, original_path
+from todo_api.problems import ProblemError
+from todo_api.request_state import original_path
 from todo_api.schemas import (
     Cleared,
     ClearQuery,
@@ -63,21 +64,34 @@ async def list_tasks(
     prefer: Prefer = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """The tasks that match, newest first unless sorted otherwise.
+    """List the tasks that match the query; newest first, unless `sort` says otherwise.
 
-    Without `limit` the answer is everything up to 1000. A `Link` header with `rel="next"` says that
-    there is more. `X-Total-Count` is sent when the answer holds every match, or when asked for with
-    `Prefer: count=exact`.
+    Without `limit` the response has up to 1000 tasks. If there are more, a `Link` header with
+    `rel="next"` has the path of the next page. `X-Total-Count` is sent if the response has every
+    matching task, or with `Prefer: count=exact`.
     """
     query = _task_query(listing, actor.user_id, prefer)
     page = await use_cases.list_tasks(tasks, actor, query)
     headers = {}
     if page.has_more:
-        place = query.sort.position(page.tasks[-1])
-        headers["Link"] = _next_link(request, encode_cursor(actor.user_id, query, place))
+        last = query.sort.position(page.tasks[-1])
+        headers["Link"] = _next_link(request, encode_cursor(actor.user_id, query, last))
     if page.total is not None:
         headers["X-Total-Count"] = str(page.total)
     return task_list_response(page.tasks, headers, if_none_match)
+
+
+@router.get(
+    "/{task_id}",
+    operation_id="getTask",
+    response_model=Task,
+    responses=responses(TASK, *COMMON, "not_found", headers=("ETag",)) | NOT_MODIFIED,
+)
+async def get_task(
+    actor: Actor, tasks: Tasks, task_id: TaskId, if_none_match: IfNoneMatch = None
+) -> Response:
+    """Return a task."""
+    return task_response(await use_cases.get_task(tasks, actor, task_id), if_none_match)
 
 
 @router.post(
@@ -102,41 +116,11 @@ async def create_task(
     idempotency_key: IdempotencyKey = None,
     prefer: Prefer = None,
 ) -> Response:
-    """Create a task. With an `Idempotency-Key` a repeated request gives the first answer again."""
-    key = checked_key(idempotency_key)
+    """Create a task. A repeated `Idempotency-Key` returns the task of the first request."""
+    key = parse_idempotency_key(idempotency_key)
     task = await use_cases.create_task(tasks, actor, task_id, now=now, key=key, **new)
-    location = f"{original_path(request).rstrip('/')}/{task.id}"
+    location = f"{original_path(request.scope).rstrip('/')}/{task.id}"
     return changed_task_response(task, prefer, 201, {"Location": location})
-
-
-@router.delete(
-    "",
-    operation_id="clearCompletedTasks",
-    response_model=Cleared,
-    responses=responses({"deleted": 3}, *COMMON, "filter_required"),
-)
-async def clear_completed_tasks(
-    request: Request, actor: Actor, tasks: Tasks, now: Now, which: Annotated[ClearQuery, Query()]
-) -> Response:
-    """Delete all completed tasks. Each can be restored."""
-    narrower = ListQuery.model_fields.keys() - {"status"}
-    if which.status is None or narrower & {name for name, _ in parameters(request)}:
-        raise ProblemError("filter_required")
-    deleted = await use_cases.delete_completed(tasks, actor, now=now)
-    return json_response({"deleted": deleted})
-
-
-@router.get(
-    "/{task_id}",
-    operation_id="getTask",
-    response_model=Task,
-    responses=responses(TASK, *COMMON, "not_found", headers=("ETag",)) | NOT_MODIFIED,
-)
-async def get_task(
-    actor: Actor, tasks: Tasks, task_id: TaskId, if_none_match: IfNoneMatch = None
-) -> Response:
-    """One task."""
-    return task_response(await use_cases.get_task(tasks, actor, task_id), if_none_match)
 
 
 @router.put(
@@ -160,9 +144,9 @@ async def change_task(
     if_match: IfMatch = None,
     prefer: Prefer = None,
 ) -> Response:
-    """Change the members that are sent; null clears, absent members keep their value.
+    """Change the members that are sent. `null` clears a member; absent members keep their value.
 
-    PUT and PATCH do the same. PATCH also takes `application/merge-patch+json` (RFC 7396).
+    PUT and PATCH do the same. PATCH also accepts `application/merge-patch+json` (RFC 7396).
     """
     versions = parse_if_match(if_match)
     task = await use_cases.change_task(tasks, actor, task_id, now=now, versions=versions, **changes)
@@ -181,15 +165,15 @@ async def complete_task(
     tasks: Tasks,
     task_id: TaskId,
     now: Now,
-    wanted: Annotated[Completion, Body()] = Completion(),  # noqa: B008 - never changed
+    body: Annotated[Completion, Body()] = Completion(),  # noqa: B008 - never changed
     if_match: IfMatch = None,
     prefer: Prefer = None,
 ) -> Response:
-    """Set the completion to the one that is sent, or toggle it when the body is empty or `{}`."""
+    """Set `completed`, or toggle it if the body is empty or `{}`."""
     versions = parse_if_match(if_match)
-    if "completed" in wanted:
+    if "completed" in body:
         task = await use_cases.complete_task(
-            tasks, actor, task_id, completed=wanted["completed"], now=now, versions=versions
+            tasks, actor, task_id, completed=body["completed"], now=now, versions=versions
         )
     else:
         task = await use_cases.toggle_task(tasks, actor, task_id, now=now, versions=versions)
@@ -210,9 +194,9 @@ async def delete_task(
     if_match: IfMatch = None,
     prefer: Prefer = None,
 ) -> Response:
-    """Delete a task and return it as it was.
+    """Delete a task and return it.
 
-    It can be restored for 30 days, unless configured otherwise.
+    The task can be restored for 30 days; the operator can configure this time.
     """
     versions = parse_if_match(if_match)
     task = await use_cases.delete_task(tasks, actor, task_id, now=now, versions=versions)
@@ -234,6 +218,23 @@ async def restore_task(
     )
 
 
+@router.delete(
+    "",
+    operation_id="clearCompletedTasks",
+    response_model=Cleared,
+    responses=responses({"deleted": 3}, *COMMON, "filter_required"),
+)
+async def delete_completed_tasks(
+    request: Request, actor: Actor, tasks: Tasks, now: Now, query: Annotated[ClearQuery, Query()]
+) -> Response:
+    """Delete all completed tasks. Each of them can be restored."""
+    other_filters = ListQuery.model_fields.keys() - {"status"}
+    if query.status is None or other_filters & {name for name, _ in query_parameters(request)}:
+        raise ProblemError("filter_required")
+    deleted = await use_cases.delete_completed(tasks, actor, now=now)
+    return json_response({"deleted": deleted})
+
+
 def _task_query(listing: ListQuery, owner: str, prefer: str | None) -> TaskQuery:
     query = TaskQuery(
         filter=listing.filter(),
@@ -247,10 +248,10 @@ def _task_query(listing: ListQuery, owner: str, prefer: str | None) -> TaskQuery
 
 
 def _next_link(request: Request, cursor: str) -> str:
-    """The same list from the cursor on (RFC 8288).
+    """The link to the next page (RFC 8288).
 
-    The reference is relative, because behind a proxy only the client knows the service's address.
+    The reference is relative: behind a proxy only the client knows the address of the service.
     """
-    others = [(name, value) for name, value in parameters(request) if name != "cursor"]
+    others = [(name, value) for name, value in query_parameters(request) if name != "cursor"]
     query = urlencode([*others, ("cursor", cursor)])
-    return f'<{original_path(request)}?{query}>; rel="next"'
+    return f'<{original_path(request.scope)}?{query}>; rel="next"'

@@ -12,7 +12,7 @@ import structlog
 from structlog import BytesLoggerFactory, PrintLoggerFactory
 from structlog.typing import EventDict, Processor
 
-from todo_api.log_context import merge_context
+from todo_api.request_state import merge_context
 
 Format = Literal["json", "console"]
 

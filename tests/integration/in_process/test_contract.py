@@ -18,7 +18,7 @@ from structlog.typing import EventDict
 
 from http_contract import *  # noqa: F403 - its suites, for pytest to collect
 from support.frontend import token_of
-from support.http_client import Parts, client, served
+from support.http_client import AppOptions, client, served
 from support.jose_tokens import SECRET, seconds
 from support.round_trips import PostgresProxy, proxy_before
 from support.tasks import HOSTILE_TEXTS, UNSAID
@@ -74,9 +74,9 @@ class Service:
         self,
         tasks: TaskRepository | None = None,
         tokens: TokenVerifier | None = None,
-        **parts: Unpack[Parts],
+        **parts: Unpack[AppOptions],
     ) -> AsyncIterator[ASGIApp]:
-        chosen: Parts = {"checks": {"database": self.database.check}}
+        chosen: AppOptions = {"checks": {"database": self.database.check}}
         chosen.update(parts)
         tasks = tasks or PostgresTaskRepository(self.database)
         async with served(tasks, tokens or self.verifier(), **chosen) as app:
@@ -87,7 +87,7 @@ class Service:
         self,
         tasks: TaskRepository | None = None,
         tokens: TokenVerifier | None = None,
-        **parts: Unpack[Parts],
+        **parts: Unpack[AppOptions],
     ) -> AsyncIterator[httpx.AsyncClient]:
         running = self.running(tasks, tokens, **parts)
         async with running as app, client(app, self.token(ADA)) as ada:

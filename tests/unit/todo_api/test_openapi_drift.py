@@ -20,7 +20,7 @@ COMMITTED: Final = "docs/openapi.json"
 def breaking_changes(before: Json, after: Json) -> Iterator[str]:
     """What a client that was made for the one document cannot rely on in the other.
 
-    LimitsMiddleware, such as a maxLength, are not compared.
+    Bounds such as maxLength are not compared.
     """
     before, after = resolved(before, before), resolved(after, after)
     for path, methods in before["paths"].items():

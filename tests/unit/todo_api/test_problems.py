@@ -12,7 +12,7 @@ import pytest
 from starlette.requests import Request
 
 from support.http_client import FailingRepository, client, served
-from todo_api.middleware.errors import answer_to
+from todo_api.http.errors import problem_response
 from todo_api.problems import PROBLEM_TYPES, problem
 from todo_domain.errors import (
     AuthKeysUnavailable,
@@ -44,7 +44,7 @@ CODES_OF_THE_CONTRACT: Final = {
     503: {"database_unavailable", "auth_keys_unavailable", "overloaded"},
 }
 
-# ErrorMiddleware that are not made of nothing.
+# The errors that need arguments.
 PARTICULAR: Final[dict[type[TodoError], TodoError]] = {
     InvalidTask: InvalidTask([Violation("title", "blank", "must not be empty")]),
     TokenRejected: TokenRejected(TokenErrorCode.EXPIRED, "expired"),
@@ -65,7 +65,8 @@ def rendered(code: str) -> tuple[dict[str, Any], Mapping[str, str]]:
 
 
 def a_request() -> Request:
-    return Request({"type": "http", "path": "/api/tasks", "request_id": "r1", "headers": []})
+    headers = [(b"x-request-id", b"r1")]
+    return Request({"type": "http", "path": "/api/tasks", "headers": headers})
 
 
 class RejectingVerifier:
@@ -81,7 +82,7 @@ class RejectingVerifier:
 class TestTheTable:
     @pytest.mark.parametrize("failure", sorted(family(), key=str))
     def test_has_a_code_for_every_failure(self, failure: type[TodoError]) -> None:
-        answer = answer_to(PARTICULAR.get(failure) or failure(), a_request())
+        answer = problem_response(PARTICULAR.get(failure) or failure(), a_request())
         document = json.loads(bytes(answer.body))
         assert document["code"] in PROBLEM_TYPES
         assert answer.status_code == document["status"] == PROBLEM_TYPES[document["code"]].status

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from support.tasks import HOSTILE_TEXTS, a_task
-from todo_api.problems import field_errors
+from todo_api.http.validation_errors import field_errors
 from todo_api.schemas import (
     Completion,
     ListQuery,
@@ -37,7 +37,7 @@ def refusals(adapter: TypeAdapter[Any], sent: object) -> list[tuple[str, str]]:
     """Field and code of everything that is wrong with what is sent."""
     with pytest.raises(ValidationError) as caught:
         adapter.validate_python(sent)
-    errors = field_errors(caught.value.errors(include_url=False, include_input=False))
+    errors = field_errors(caught.value.errors(include_url=False, include_input=False), sent)
     assert all(error["message"] for error in errors)
     return [(error["field"], error["code"]) for error in errors]
 
@@ -228,9 +228,10 @@ class TestAWhole:
         ]
 
     def test_pointer_leads_to_the_value_that_is_wrong(self) -> None:
+        sent = {"title": 1, "tags": ["home", ""]}
         with pytest.raises(ValidationError) as caught:
-            CHANGES.validate_python({"title": 1, "tags": ["home", ""]})
-        pointers = [error.get("pointer") for error in field_errors(caught.value.errors())]
+            CHANGES.validate_python(sent)
+        pointers = [error.get("pointer") for error in field_errors(caught.value.errors(), sent)]
         assert pointers == ["/title", "/tags/1"]
 
 

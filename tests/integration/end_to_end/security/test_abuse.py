@@ -239,7 +239,7 @@ class TestFraming:
         assert (statuses(answer), code(answer)) == ([401], "token_missing")
 
 
-# --- LimitsMiddleware: what is too large is refused before it is held ---
+# --- Limits: what is too large is refused before it is held ---
 
 
 def fields(size: int) -> bytes:

@@ -167,7 +167,7 @@ class TestStrict:
         assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
         (error,) = answer.json()["errors"]
         assert (error["field"], error["code"]) == (name, "unknown")
-        assert answer.json()["detail"] == f"{name}: is no member of this route"
+        assert answer.json()["detail"] == f"{name}: is not a member of this route"
         assert await everything(tasks) == (task,)
 
     async def test_names_every_unknown_member_at_once(self, ada: httpx.AsyncClient) -> None:
@@ -228,7 +228,7 @@ class TestStrict:
         assert error == {
             "field": "colour",
             "code": "unknown",
-            "message": "is no parameter of this route",
+            "message": "is not a parameter of this route",
         }
         assert await everything(tasks) == (task,)
 

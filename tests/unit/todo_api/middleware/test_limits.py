@@ -12,7 +12,7 @@ from structlog.typing import EventDict
 from fakes import InMemoryTaskRepository
 from support.http_client import FRONTEND, FailingRepository, client, served
 from support.tasks import a_task
-from todo_api.http import bodies, routing
+from todo_api.http.timeouts import Timeouts
 from todo_api.middleware.limits import HEADERS_MAX, TARGET_MAX
 from todo_domain.queries import TaskPage, TaskQuery
 
@@ -185,24 +185,21 @@ class TestConcurrency:
 
 @pytest.mark.usefixtures("log")
 class TestTime:
-    async def test_for_what_stands_behind_a_request_is_bounded(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(routing, "DEADLINE", AT_ONCE)
+    async def test_for_what_stands_behind_a_request_is_bounded(self) -> None:
         tasks = HeldRepository()
-        async with served(tasks) as app, client(app, "ada") as ada:
+        timeouts = Timeouts(endpoint=AT_ONCE)
+        async with served(tasks, timeouts=timeouts) as app, client(app, "ada") as ada:
             answer = await ada.get("/api/tasks")
         assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
 
-    async def test_for_a_body_to_arrive_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(bodies, "BODY_TIMEOUT", AT_ONCE)
-
+    async def test_for_a_body_to_arrive_is_bounded(self) -> None:
         async def never_ending() -> AsyncIterator[bytes]:
             yield b"{"
             await asyncio.Event().wait()
 
         tasks = InMemoryTaskRepository()
-        async with served(tasks) as app, client(app, "ada") as ada:
+        timeouts = Timeouts(body=AT_ONCE)
+        async with served(tasks, timeouts=timeouts) as app, client(app, "ada") as ada:
             headers = {"Content-Type": "application/json"}
             answer = await ada.post("/api/tasks", content=never_ending(), headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (408, "request_timeout")

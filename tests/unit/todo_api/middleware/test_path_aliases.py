@@ -13,7 +13,7 @@ import pytest
 from structlog.typing import EventDict
 
 from fakes import InMemoryTaskRepository
-from support.http_client import Introducing, client, served
+from support.http_client import StaticVerifier, client, served
 from support.tasks import a_task
 from todo_domain.queries import TaskQuery
 
@@ -166,7 +166,7 @@ class TestThePathOfAUser:
     @every_user_id
     async def test_may_have_any_id_in_it_percent_encoded(self, user_id: str) -> None:
         path = f"/api/{quote(user_id, safe='')}/tasks"
-        async with served(tokens=Introducing(user_id)) as app, client(app, "any") as somebody:
+        async with served(tokens=StaticVerifier(user_id)) as app, client(app, "any") as somebody:
             created = await somebody.post(asked(path.encode()), json=MILK)
             assert (created.status_code, created.json()["user_id"]) == (201, user_id)
             place = created.headers["Location"]
@@ -178,7 +178,7 @@ class TestThePathOfAUser:
     async def test_may_have_an_id_in_it_as_it_is_where_a_path_allows_that(
         self, user_id: str
     ) -> None:
-        async with served(tokens=Introducing(user_id)) as app, client(app, "any") as somebody:
+        async with served(tokens=StaticVerifier(user_id)) as app, client(app, "any") as somebody:
             answer = await somebody.get(asked(f"/api/{user_id}/tasks".encode()))
         assert answer.status_code == 200
 

@@ -10,11 +10,12 @@ from typing import Any, Final
 
 import httpx
 import pytest
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.typing import EventDict
 
-from support.http_client import FRONTEND, FailingRepository, Introducing, client, served
-from todo_api.middleware.errors import ErrorMiddleware
+from support.http_client import FRONTEND, FailingRepository, StaticVerifier, client, served
+from todo_api.http.errors import EXCEPTION_HANDLERS
 from todo_domain.errors import InvalidTask, Violation
 
 MEMBERS: Final = frozenset(
@@ -133,7 +134,7 @@ class TestTheLine:
 
 
 async def test_nothing_private_is_logged(log: list[EventDict]) -> None:
-    tokens = Introducing("ada", name="Ada Lovelace", email="ada@example.com")
+    tokens = StaticVerifier("ada", name="Ada Lovelace", email="ada@example.com")
     async with served(tokens=tokens) as app, client(app, PRIVATE[0]) as ada:
         body = {"title": "Buy milk", "description": "2 litres"}
         created = (await ada.post("/api/tasks", json=body)).json()
@@ -206,10 +207,11 @@ class TestABug:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             raise RuntimeError("too late")
 
-        app: ASGIApp = ErrorMiddleware(breaks_off)
+        app: ASGIApp = ExceptionMiddleware(breaks_off, EXCEPTION_HANDLERS)
         async with client(app) as stranger:
-            with pytest.raises(RuntimeError, match="too late"):
+            with pytest.raises(RuntimeError, match="response already started") as raised:
                 await stranger.get("/")
+        assert str(raised.value.__cause__) == "too late"
 
 
 # What a hostile client can put into a request, each with line ends, quotes or escapes in it.

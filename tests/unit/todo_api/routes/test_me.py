@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from fakes import InMemoryTaskRepository
-from support.http_client import Introducing, client, served
+from support.http_client import StaticVerifier, client, served
 from support.tasks import HOSTILE_TEXTS, LATER, NOW, a_task
 
 
@@ -14,7 +14,7 @@ class TestMe:
         tasks = InMemoryTaskRepository()
         for task in (a_task(), a_task(), a_task(completed_at=NOW), a_task(owner="eve")):
             await tasks.add(task)
-        tokens = Introducing("ada", name="Ada Lovelace", email="ada@example.com")
+        tokens = StaticVerifier("ada", name="Ada Lovelace", email="ada@example.com")
         async with served(tasks, tokens) as app, client(app, "any") as ada:
             answer = await ada.get("/api/me")
         assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
@@ -25,13 +25,13 @@ class TestMe:
         )
 
     async def test_of_a_token_that_says_no_more_has_no_name_and_no_email(self) -> None:
-        async with served(tokens=Introducing("ada")) as app, client(app, "any") as ada:
+        async with served(tokens=StaticVerifier("ada")) as app, client(app, "any") as ada:
             me = (await ada.get("/api/me")).json()
         assert (me["user_id"], me["name"], me["email"]) == ("ada", None, None)
 
     @pytest.mark.parametrize("text", HOSTILE_TEXTS)
     async def test_gives_any_text_of_the_token_back_to_the_letter(self, text: str) -> None:
-        tokens = Introducing(text, name=text, email=text)
+        tokens = StaticVerifier(text, name=text, email=text)
         async with served(tokens=tokens) as app, client(app, "any") as somebody:
             me = (await somebody.get("/api/me")).json()
         assert [me["user_id"], me["name"], me["email"]] == [text] * 3

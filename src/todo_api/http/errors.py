@@ -1,0 +1,163 @@
+"""Exception handlers: every exception becomes a problem document here.
+
+An unexpected exception becomes a 500 without details.
+"""
+
+from collections.abc import Callable, Coroutine
+from http import client
+from typing import Any, Final
+
+import orjson
+import structlog
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+
+from todo_api.http.validation_errors import UNKNOWN, field_errors
+from todo_api.problems import (
+    PROBLEM_TYPES,
+    FieldError,
+    ProblemError,
+    ProblemType,
+    http_problem,
+    problem,
+    summarize,
+)
+from todo_domain.errors import (
+    AuthKeysUnavailable,
+    DatabaseUnavailable,
+    EditConflict,
+    IdempotencyKeyReused,
+    InvalidTask,
+    Overloaded,
+    StaleVersion,
+    TaskNotDeleted,
+    TaskNotFound,
+    TodoError,
+    TokenRejected,
+    UserMismatch,
+)
+
+_LOGGED_STATUSES: Final = frozenset({400, 406, 408, 413, 414, 415, 422, 431})
+_log = structlog.get_logger()
+
+_CODES: Final[dict[type[TodoError], str]] = {
+    AuthKeysUnavailable: "auth_keys_unavailable",
+    DatabaseUnavailable: "database_unavailable",
+    EditConflict: "conflict",
+    IdempotencyKeyReused: "idempotency_key_reused",
+    InvalidTask: "validation_failed",
+    StaleVersion: "stale_version",
+    TaskNotDeleted: "not_deleted",
+    UserMismatch: "user_mismatch",
+}
+_Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
+_HTTP_CODES: Final = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
+
+
+def problem_response(error: Exception, request: Request) -> Response:
+    """The problem document for an exception. Logs what operators may look for."""
+    try:
+        return _problem_response(error, request)
+    except Exception as bug:  # noqa: BLE001 - the last resort
+        _log.error("internal_error", exc_info=bug)
+        return problem(request, "internal_error")
+
+
+def _problem_response(error: Exception, request: Request) -> Response:
+    match error:
+        case ProblemError():
+            return _refusal(request, error)
+        case TodoError():
+            return _todo_error(request, error)
+        case HTTPException():
+            return _http_exception(request, error)
+        case RequestValidationError():
+            return _refusal(request, _validation_failed(error))
+        case _:
+            raise error
+
+
+def _refusal(request: Request, error: ProblemError) -> Response:
+    if PROBLEM_TYPES[error.code].status in _LOGGED_STATUSES:
+        codes = [field_error["code"] for field_error in error.errors[:5]]
+        _log.info("input.rejected", code=error.code, errors=codes)
+    return problem(request, error.code, error.detail, errors=error.errors, headers=error.headers)
+
+
+def _todo_error(request: Request, error: TodoError) -> Response:
+    match error:
+        case TokenRejected(code=code):
+            return problem(request, code)
+        case InvalidTask(violations=violations):
+            errors = [
+                FieldError(field=v.field, pointer=f"/{v.field}", code=v.code, message=v.message)
+                for v in violations
+            ]
+            return problem(request, "validation_failed", summarize(errors), errors=errors)
+        case TaskNotFound():
+            # One such event is normal; many in a row mean that a client guesses ids.
+            _log.info("access.denied", reason="no_such_task")
+            return problem(request, "not_found")
+        case Overloaded():
+            _log.warning("overloaded", reason="waited_too_long")
+            return problem(request, "overloaded")
+        case _:
+            return problem(request, _CODES[type(error)])
+
+
+def _http_exception(request: Request, error: HTTPException) -> Response:
+    """An exception of Starlette's router or of an endpoint: keeps status, detail and headers."""
+    status = error.status_code
+    headers = dict(error.headers or {})
+    if status in {204, 304}:
+        return Response(status_code=status, headers=headers)
+    detail = _text(error.detail)
+    phrase = client.responses.get(status, "Error")
+    if status not in _HTTP_CODES:
+        return http_problem(request, ProblemType(status, phrase, detail, headers))
+    if status == 405:  # noqa: PLR2004
+        headers["Allow"] = _allowed_methods(request)
+    # Starlette's own detail is the phrase, which says less than the table.
+    return problem(
+        request, _HTTP_CODES[status], None if detail == phrase else detail, headers=headers
+    )
+
+
+def _text(detail: object) -> str:
+    """The detail as text that JSON can encode; FastAPI allows any JSON value."""
+    text = detail if isinstance(detail, str) else orjson.dumps(detail).decode()
+    return text.encode(errors="replace").decode()
+
+
+def _allowed_methods(request: Request) -> str:
+    """Every method of this path. Starlette names only those of the first route that matches."""
+    methods: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+
+
+def _validation_failed(error: RequestValidationError) -> ProblemError:
+    """FastAPI's own error for a route that is not an ``ApiRoute``."""
+    errors: list[FieldError] = []
+    for found in error.errors():
+        source, *loc = found["loc"]
+        is_body = source == "body"
+        sent = error.body if is_body else UNKNOWN
+        errors += field_errors([{**found, "loc": loc}], sent, root=source, has_pointers=is_body)
+    return ProblemError("validation_failed", errors=errors)
+
+
+async def _handle(request: Request, error: Any) -> Response:  # noqa: ANN401 - FastAPI's type
+    return problem_response(error, request)
+
+
+# For FastAPI's ``exception_handlers`` and Starlette's ExceptionMiddleware.
+EXCEPTION_HANDLERS: Final[dict[int | type[Exception], _Handler]] = dict.fromkeys(
+    (ProblemError, TodoError, HTTPException, RequestValidationError, Exception), _handle
+)
