@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from typing import Final, TypedDict, Unpack
 
 import httpx
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fakes import FakeTokenVerifier, InMemoryTaskRepository, UnlimitedRateLimiter
 from todo_api.app import create_app
 from todo_api.dependencies import Adapters, ReadinessCheck
+from todo_api.http.errors import EXCEPTION_HANDLERS
 from todo_api.http.timeouts import Timeouts
 from todo_api.metrics import GaugeSource
 from todo_api.rate_limits import RateLimiter
@@ -46,6 +47,18 @@ class StaticVerifier:
 
     async def verify(self, _token: str, _now: datetime) -> Principal:
         return self._principal
+
+
+class UnreadBody(httpx.AsyncByteStream):
+    """A body that records whether it was read."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.was_read = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.was_read = True
+        yield self._body
 
 
 class AppOptions(TypedDict, total=False):
@@ -87,6 +100,21 @@ async def served(
     )
     async with started(app) as served:
         yield served
+
+
+def plain_app(router: APIRouter, *, timeouts: Timeouts | None = None) -> FastAPI:
+    """A FastAPI app with FastAPI's own middleware, which includes the router under /v1."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, object]]:
+        adapters = Adapters(
+            InMemoryTaskRepository(), FakeTokenVerifier("ada"), UnlimitedRateLimiter(), {}
+        )
+        yield {"adapters": adapters, "timeouts": timeouts or Timeouts()}
+
+    app = FastAPI(lifespan=lifespan, exception_handlers=EXCEPTION_HANDLERS)
+    app.include_router(router, prefix="/v1")
+    return app
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The running app on fakes, its clients, and one response of every status."""
+"""The app on fakes, clients of its users, and one response of every status."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,8 +24,8 @@ ONE: Final = f"/api/tasks/{TASK.id}"
 
 
 @dataclass(frozen=True)
-class Situation:
-    """A request of ada's, and the state of the adapters, that lead to the status."""
+class Case:
+    """A request of ada, and the state of the app, that lead to this status."""
 
     status: int
     method: str = "GET"
@@ -38,60 +38,58 @@ class Situation:
     concurrency: int = 1000
 
 
-SITUATIONS: Final = {
-    "200": Situation(200),
-    "201": Situation(201, "POST", headers=JSON, body=b'{"title": "Buy milk"}'),
-    "204": Situation(204, "DELETE", ONE, {"Prefer": "return=minimal"}),
-    "304": Situation(304, path=ONE, headers={"If-None-Match": "*"}),
-    "304 list": Situation(304, headers={"If-None-Match": "*"}),
-    "400": Situation(400, "POST", headers=JSON, body=b"{"),
-    "400 filter": Situation(400, "DELETE"),
-    "401": Situation(401, headers={"Authorization": "Bearer nobody"}),
-    "403": Situation(403, path="/api/eve/tasks"),
-    "404": Situation(404, path="/api/tasks/nothing"),
-    "404 off the map": Situation(404, path="/api/lists"),
-    "405": Situation(405, "TRACE"),
-    "406": Situation(406, headers={"Accept": "text/html"}),
-    "409": Situation(409, "PATCH", f"{ONE}/toggle", failure=StaleVersion()),
-    "409 restore": Situation(409, "POST", f"{ONE}/restore"),
-    "412": Situation(412, "DELETE", ONE, {"If-Match": '"9"'}),
-    "413": Situation(413, "POST", headers=JSON, body=b" " * (1024 * 1024 + 1)),
-    "414": Situation(414, path=f"/api/tasks?q={'x' * 8192}"),
-    "415": Situation(415, "POST", headers={"Content-Type": "text/plain"}, body=b"Buy milk"),
-    "422": Situation(422, path="/api/tasks?limit=0"),
-    "429": Situation(429, quota=0),
-    "431": Situation(431, headers={"X-Filler": "x" * 16384}),
-    "500": Situation(500, failure=RuntimeError("a bug")),
-    "503 database": Situation(503, failure=DatabaseUnavailable()),
-    "503 keys": Situation(503, has_keys=False),
-    "503 overloaded": Situation(503, concurrency=0),
+CASES: Final = {
+    "200": Case(200),
+    "201": Case(201, "POST", headers=JSON, body=b'{"title": "Buy milk"}'),
+    "204": Case(204, "DELETE", ONE, {"Prefer": "return=minimal"}),
+    "304": Case(304, path=ONE, headers={"If-None-Match": "*"}),
+    "304 list": Case(304, headers={"If-None-Match": "*"}),
+    "400": Case(400, "POST", headers=JSON, body=b"{"),
+    "400 filter": Case(400, "DELETE"),
+    "401": Case(401, headers={"Authorization": "Bearer nobody"}),
+    "403": Case(403, path="/api/eve/tasks"),
+    "404": Case(404, path="/api/tasks/nothing"),
+    "404 unknown path": Case(404, path="/api/lists"),
+    "405": Case(405, "TRACE"),
+    "406": Case(406, headers={"Accept": "text/html"}),
+    "409": Case(409, "PATCH", f"{ONE}/toggle", failure=StaleVersion()),
+    "409 restore": Case(409, "POST", f"{ONE}/restore"),
+    "412": Case(412, "DELETE", ONE, {"If-Match": '"9"'}),
+    "413": Case(413, "POST", headers=JSON, body=b" " * (1024 * 1024 + 1)),
+    "414": Case(414, path=f"/api/tasks?q={'x' * 8192}"),
+    "415": Case(415, "POST", headers={"Content-Type": "text/plain"}, body=b"Buy milk"),
+    "422": Case(422, path="/api/tasks?limit=0"),
+    "429": Case(429, quota=0),
+    "431": Case(431, headers={"X-Filler": "x" * 16384}),
+    "500": Case(500, failure=RuntimeError("a bug")),
+    "503 database": Case(503, failure=DatabaseUnavailable()),
+    "503 keys": Case(503, has_keys=False),
+    "503 overloaded": Case(503, concurrency=0),
 }
 
 
-@pytest.fixture(params=SITUATIONS.values(), ids=list(SITUATIONS))
-async def any_answer(
+@pytest.fixture(params=CASES.values(), ids=list(CASES))
+async def any_response(
     request: pytest.FixtureRequest, log: list[EventDict]
 ) -> AsyncIterator[httpx.Response]:
-    """A response of each status, to a browser at FRONTEND."""
+    """A response of each status in turn, to a browser at FRONTEND."""
     del log
-    situation: Situation = request.param
-    tasks = FailingRepository(situation.failure) if situation.failure else InMemoryTaskRepository()
+    case: Case = request.param
+    tasks = FailingRepository(case.failure) if case.failure else InMemoryTaskRepository()
     await tasks.add(TASK)
-    tokens = FakeTokenVerifier("ada", has_keys=situation.has_keys)
-    limiter = InMemoryRateLimiter({PER_USER: {60: situation.quota}})
-    serving = served(tasks, tokens, limiter=limiter, concurrency=situation.concurrency)
+    tokens = FakeTokenVerifier("ada", has_keys=case.has_keys)
+    limiter = InMemoryRateLimiter({PER_USER: {60: case.quota}})
+    serving = served(tasks, tokens, limiter=limiter, concurrency=case.concurrency)
     async with serving as app, client(app, "ada") as ada:
-        headers = {"Origin": FRONTEND, **situation.headers}
-        answer = await ada.request(
-            situation.method, situation.path, headers=headers, content=situation.body
-        )
-        assert answer.status_code == situation.status
-        yield answer
+        headers = {"Origin": FRONTEND, **case.headers}
+        response = await ada.request(case.method, case.path, headers=headers, content=case.body)
+        assert response.status_code == case.status
+        yield response
 
 
 @pytest.fixture
 def log() -> Iterator[list[EventDict]]:
-    """The log entries, before they are rendered."""
+    """The log events, with the fields of their request."""
     with capture_logs([merge_context]) as entries:
         yield entries
 

@@ -1,4 +1,4 @@
-"""What holds for the app as a whole: its life, every answer, and every route of its table."""
+"""The app as a whole: its lifespan, and what is true for every response and every route."""
 
 import re
 from collections.abc import AsyncIterator
@@ -12,6 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message
 
 from fakes import FakeTokenVerifier, InMemoryTaskRepository, UnlimitedRateLimiter
+from support.http_client import UnreadBody
 from todo_api.app import create_app
 from todo_api.dependencies import Adapters
 from todo_api.http.routing import ApiRoute, PublicRoute
@@ -27,8 +28,8 @@ PUBLIC: Final = {
 }
 
 
-class Opened:
-    """Adapters that remember what became of them."""
+class RecordedAdapters:
+    """Adapters that record when they are opened and closed."""
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.events: list[str] = []
@@ -36,7 +37,7 @@ class Opened:
 
     @asynccontextmanager
     async def adapters(self) -> AsyncIterator[Adapters]:
-        self.events.append("opened")
+        self.events.append("recorded")
         if self._failure:
             raise self._failure
         yield Adapters(InMemoryTaskRepository(), FakeTokenVerifier(), UnlimitedRateLimiter(), {})
@@ -45,7 +46,7 @@ class Opened:
 
 ROUTES: Final = [
     (route.path, method)
-    for route in create_app(Opened().adapters).routes
+    for route in create_app(RecordedAdapters().adapters).routes
     if isinstance(route, Route)
     for method in sorted(route.methods or ())
 ]
@@ -55,129 +56,124 @@ every_protected_route = pytest.mark.parametrize(
 )
 
 
-def test_every_route_is_served_without_fastapis_own_layers() -> None:
+def test_every_route_is_an_api_route_or_declared_public() -> None:
     routes = [
-        route for route in create_app(Opened().adapters).routes if isinstance(route, APIRoute)
+        route
+        for route in create_app(RecordedAdapters().adapters).routes
+        if isinstance(route, APIRoute)
     ]
     assert [route.path for route in routes if not isinstance(route, ApiRoute | PublicRoute)] == []
 
 
-async def lived(app: ASGIApp) -> list[str]:
-    """What the app says when a server starts it and stops it."""
-    told: list[Message] = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
-    said = []
+async def lifespan_events(app: ASGIApp) -> list[str]:
+    """The messages of the app when a server starts and stops it."""
+    received: list[Message] = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    sent = []
 
     async def receive() -> Message:
-        return told.pop(0)
+        return received.pop(0)
 
     async def send(message: Message) -> None:
-        said.append(message["type"])
+        sent.append(message["type"])
 
     await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
-    return said
-
-
-class UnreadBody(httpx.AsyncByteStream):
-    """A body that notes whether any of it was taken."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self.was_read = False
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        self.was_read = True
-        yield self._body
+    return sent
 
 
 class TestLifespan:
-    async def test_creating_the_app_opens_nothing(self) -> None:
-        opened = Opened()
-        create_app(opened.adapters)
-        assert opened.events == []
+    async def test_create_app_opens_no_adapters(self) -> None:
+        recorded = RecordedAdapters()
+        create_app(recorded.adapters)
+        assert recorded.events == []
 
-    async def test_adapters_are_opened_at_the_start_and_closed_at_the_end(self) -> None:
-        opened = Opened()
-        said = await lived(create_app(opened.adapters))
-        assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-        assert opened.events == ["opened", "closed"]
+    async def test_adapters_are_opened_at_start_and_closed_at_stop(self) -> None:
+        recorded = RecordedAdapters()
+        sent = await lifespan_events(create_app(recorded.adapters))
+        assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+        assert recorded.events == ["recorded", "closed"]
 
-    async def test_an_app_whose_adapters_cannot_be_opened_does_not_start(self) -> None:
-        opened = Opened(RuntimeError("no such database"))
+    async def test_the_app_does_not_start_if_its_adapters_cannot_be_opened(self) -> None:
+        recorded = RecordedAdapters(RuntimeError("no such database"))
         with pytest.raises(RuntimeError, match="no such database"):
-            await lived(create_app(opened.adapters))
+            await lifespan_events(create_app(recorded.adapters))
 
 
-class TestEveryAnswer:
-    def test_has_a_request_id(self, any_answer: httpx.Response) -> None:
-        assert re.fullmatch("[0-9a-f]{32}", any_answer.headers["X-Request-ID"])
+class TestEveryResponse:
+    def test_every_response_has_a_request_id(self, any_response: httpx.Response) -> None:
+        assert re.fullmatch("[0-9a-f]{32}", any_response.headers["X-Request-ID"])
 
-    def test_is_not_to_be_sniffed(self, any_answer: httpx.Response) -> None:
-        assert any_answer.headers["X-Content-Type-Options"] == "nosniff"
+    def test_every_response_forbids_content_sniffing(self, any_response: httpx.Response) -> None:
+        assert any_response.headers["X-Content-Type-Options"] == "nosniff"
 
-    def test_varies_with_origin_and_user(self, any_answer: httpx.Response) -> None:
-        assert any_answer.headers.get_list("Vary", split_commas=True) == ["Origin", "Authorization"]
-
-    def test_is_for_its_user_alone_and_never_reused_unasked(
-        self, any_answer: httpx.Response
+    def test_every_response_varies_by_origin_and_authorization(
+        self, any_response: httpx.Response
     ) -> None:
-        refused = any_answer.status_code == 401
+        assert any_response.headers.get_list("Vary", split_commas=True) == [
+            "Origin",
+            "Authorization",
+        ]
+
+    def test_every_response_is_private_and_must_be_revalidated(
+        self, any_response: httpx.Response
+    ) -> None:
+        refused = any_response.status_code == 401
         expected = "no-store" if refused else "private, no-cache"
-        assert any_answer.headers.get_list("Cache-Control") == [expected]
+        assert any_response.headers.get_list("Cache-Control") == [expected]
 
-    def test_that_has_a_body_is_json_and_a_problem_if_it_is_an_error(
-        self, any_answer: httpx.Response
+    def test_every_body_is_json_and_every_error_is_a_problem(
+        self, any_response: httpx.Response
     ) -> None:
-        if any_answer.status_code in {204, 304}:
-            assert any_answer.content == b""
-            assert "Content-Type" not in any_answer.headers
+        if any_response.status_code in {204, 304}:
+            assert any_response.content == b""
+            assert "Content-Type" not in any_response.headers
         else:
-            media_type = "application/problem+json" if any_answer.is_error else "application/json"
-            assert any_answer.headers["Content-Type"] == media_type
-            assert any_answer.json() is not None
+            media_type = "application/problem+json" if any_response.is_error else "application/json"
+            assert any_response.headers["Content-Type"] == media_type
+            assert any_response.json() is not None
 
-    def test_says_when_to_try_again_if_that_will_help(self, any_answer: httpx.Response) -> None:
-        will_help = any_answer.status_code in {429, 503}
-        assert ("Retry-After" in any_answer.headers) == will_help
-        assert int(any_answer.headers.get("Retry-After", "1")) > 0
+    def test_429_and_503_have_retry_after(self, any_response: httpx.Response) -> None:
+        will_help = any_response.status_code in {429, 503}
+        assert ("Retry-After" in any_response.headers) == will_help
+        assert int(any_response.headers.get("Retry-After", "1")) > 0
 
-    def test_that_is_a_problem_has_its_status_its_path_and_its_request_id_in_it(
-        self, any_answer: httpx.Response
+    def test_every_problem_has_its_status_path_and_request_id(
+        self, any_response: httpx.Response
     ) -> None:
-        if any_answer.is_error:
-            problem = any_answer.json()
-            assert problem["status"] == any_answer.status_code
-            assert problem["instance"] == any_answer.request.url.path
-            assert problem["request_id"] == any_answer.headers["X-Request-ID"]
+        if any_response.is_error:
+            problem = any_response.json()
+            assert problem["status"] == any_response.status_code
+            assert problem["instance"] == any_response.request.url.path
+            assert problem["request_id"] == any_response.headers["X-Request-ID"]
 
 
 class TestEveryRoute:
-    def test_that_is_public_is_meant_to_be(self) -> None:
+    def test_public_routes_are_in_the_list(self) -> None:
         assert {path for path, _ in ROUTES} >= PUBLIC
 
     @every_protected_route
     @pytest.mark.parametrize("body", [b"{", b" " * 2 * 1024 * 1024], ids=["malformed", "2 MiB"])
-    async def test_but_the_public_ones_refuses_a_stranger_before_anything_else_is_looked_at(
+    async def test_a_request_without_a_token_is_refused_before_the_body_is_read(
         self, stranger: httpx.AsyncClient, path: str, method: str, body: bytes
     ) -> None:
         unread = UnreadBody(body)
-        answer = await stranger.request(
+        response = await stranger.request(
             method,
             re.sub(r"\{\w+\}", "malformed", path) + "?limit=none&cursor=none",
             headers={"Accept": "text/html", "Content-Encoding": "br", "Content-Type": "text/plain"},
             content=unread,
         )
-        assert (answer.status_code, answer.json()["code"]) == (401, "token_missing")
-        assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
+        assert (response.status_code, response.json()["code"]) == (401, "token_missing")
+        assert response.headers["WWW-Authenticate"].startswith("Bearer ")
         assert not unread.was_read
 
     @every_protected_route
-    async def test_but_the_public_ones_refuses_a_bad_token_before_anything_else_is_looked_at(
+    async def test_a_request_with_a_bad_token_is_refused_before_the_body_is_read(
         self, stranger: httpx.AsyncClient, path: str, method: str
     ) -> None:
         unread = UnreadBody(b"{")
-        answer = await stranger.request(
+        response = await stranger.request(
             method, path, headers={"Authorization": "Bearer nobody"}, content=unread
         )
-        assert (answer.status_code, answer.json()["code"]) == (401, "token_invalid")
-        assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
+        assert (response.status_code, response.json()["code"]) == (401, "token_invalid")
+        assert 'error="invalid_token"' in response.headers["WWW-Authenticate"]
         assert not unread.was_read

@@ -1,4 +1,4 @@
-"""The schema is a product: clean names, examples that hold, nothing that does not exist."""
+"""The OpenAPI document: stable names, valid examples, and no unused components."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -29,25 +29,25 @@ OPERATIONS: Final = {
     "isReady": ("get", "/health/ready"),
 }
 
-ANYWHERE: Final = {
+COMMON: Final = {
     *("token_missing", "token_malformed", "token_not_jwt", "token_expired", "token_invalid"),
     *("not_acceptable", "rate_limited", "headers_too_large"),
     *("database_unavailable", "auth_keys_unavailable", "overloaded"),
-    "validation_failed",  # of a parameter that is unknown, to whom prefers handling=strict
+    "validation_failed",  # an unknown parameter with Prefer: handling=strict
 }
 WITH_BODY: Final = {"malformed_json", "body_too_large", "unsupported_media_type"}
 EDIT: Final = {"not_found", "conflict", "stale_version"}
 PROBLEMS: Final = {
-    "listTasks": ANYWHERE | {"bad_cursor"},
-    "createTask": ANYWHERE | WITH_BODY | {"bad_request", "idempotency_key_reused"},
-    "getTask": ANYWHERE | {"not_found"},
-    "updateTask": ANYWHERE | WITH_BODY | EDIT,
-    "patchTask": ANYWHERE | WITH_BODY | EDIT,
-    "completeTask": ANYWHERE | WITH_BODY | EDIT,
-    "deleteTask": ANYWHERE | {"not_found", "stale_version"},
-    "clearCompletedTasks": ANYWHERE | {"filter_required"},
-    "restoreTask": ANYWHERE | {"not_found", "not_deleted"},
-    "getMe": ANYWHERE,
+    "listTasks": COMMON | {"bad_cursor"},
+    "createTask": COMMON | WITH_BODY | {"bad_request", "idempotency_key_reused"},
+    "getTask": COMMON | {"not_found"},
+    "updateTask": COMMON | WITH_BODY | EDIT,
+    "patchTask": COMMON | WITH_BODY | EDIT,
+    "completeTask": COMMON | WITH_BODY | EDIT,
+    "deleteTask": COMMON | {"not_found", "stale_version"},
+    "clearCompletedTasks": COMMON | {"filter_required"},
+    "restoreTask": COMMON | {"not_found", "not_deleted"},
+    "getMe": COMMON,
     "isReady": {"not_ready"},
 }
 CHANGES: Final = ("updateTask", "patchTask", "completeTask", "deleteTask", "restoreTask")
@@ -55,27 +55,27 @@ CHANGES: Final = ("updateTask", "patchTask", "completeTask", "deleteTask", "rest
 
 @with_config(ConfigDict(extra="forbid", strict=True))
 class StrictTask(Task):
-    """A task with every member and no other."""
+    """A task with all members and no others."""
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
 class StrictProblem(Problem):
-    """A problem with its members and no other."""
+    """A problem with all members and no others."""
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
 class StrictMe(Me):
-    """Who one is, with every member and no other."""
+    """The user with all members and no others."""
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
 class StrictCleared(Cleared):
-    """How many tasks were deleted and nothing else."""
+    """The number of deleted tasks and no other member."""
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
 class StrictHealth(Health):
-    """That all is well and nothing else."""
+    """The health status and no other member."""
 
 
 MODELS: Final[dict[str, TypeAdapter[Any]]] = {
@@ -109,10 +109,10 @@ def operation(schema: Json, name: str) -> Json:
 
 
 def contents(schema: Json) -> Iterator[tuple[str, Json]]:
-    """Every response that has a body: where it is, and its media type object."""
+    """Every response with a body: operation, status and media type, and the media type object."""
     for _, _, op in operations(schema):
-        for status, answer in op["responses"].items():
-            for media_type, content in answer.get("content", {}).items():
+        for status, response in op["responses"].items():
+            for media_type, content in response.get("content", {}).items():
                 yield f"{op['operationId']} {status} {media_type}", content
 
 
@@ -132,18 +132,18 @@ def references(node: object) -> Iterator[str]:
             yield from references(item)
 
 
-class TestTheSchema:
-    def test_is_of_openapi_3_1(self, schema: Json) -> None:
+class TestSchema:
+    def test_the_document_is_openapi_3_1(self, schema: Json) -> None:
         assert schema["openapi"].startswith("3.1.")
 
-    def test_has_these_operations_under_clean_names(self, schema: Json) -> None:
+    def test_operation_ids_are_stable(self, schema: Json) -> None:
         found = {op["operationId"]: (method, path) for path, method, op in operations(schema)}
         assert found == OPERATIONS
 
-    def test_describes_every_operation(self, schema: Json) -> None:
+    def test_every_operation_has_a_summary_and_a_description(self, schema: Json) -> None:
         assert all(op["summary"] and op["description"] for _, _, op in operations(schema))
 
-    def test_asks_for_a_bearer_token_wherever_the_app_does(self, schema: Json) -> None:
+    def test_api_operations_need_a_bearer_token(self, schema: Json) -> None:
         for path, _, op in operations(schema):
             is_protected = path.startswith("/api/")
             assert op.get("security") == ([{"bearer": []}] if is_protected else None)
@@ -154,12 +154,12 @@ class TestTheSchema:
             "JWT",
         )
 
-    def test_knows_no_phantoms_and_no_twins(self, schema: Json) -> None:
+    def test_fastapis_generated_components_are_absent(self, schema: Json) -> None:
         text = str(schema)
         phantoms = ("HTTPValidationError", "ValidationError", "-Input", "-Output", "__")
         assert [name for name in phantoms if name in text] == []
 
-    def test_defines_what_it_refers_to_and_nothing_else(self, schema: Json) -> None:
+    def test_every_component_is_used_and_every_reference_is_defined(self, schema: Json) -> None:
         defined = {
             f"#/components/{kind}/{name}"
             for kind in ("schemas", "headers")
@@ -170,22 +170,20 @@ class TestTheSchema:
 
 class TestResponses:
     @pytest.mark.parametrize("name", PROBLEMS)
-    def test_have_every_problem_that_the_operation_can_answer(
-        self, schema: Json, name: str
-    ) -> None:
+    def test_every_operation_documents_its_problems(self, schema: Json, name: str) -> None:
         documented = {
             (int(status), code)
-            for status, answer in operation(schema, name)["responses"].items()
-            for code in answer.get("content", {})
+            for status, response in operation(schema, name)["responses"].items()
+            for code in response.get("content", {})
             .get("application/problem+json", {})
             .get("examples", {})
         }
         assert documented >= {(PROBLEM_TYPES[code].status, code) for code in PROBLEMS[name]}
 
-    def test_have_an_example_each(self, schema: Json) -> None:
+    def test_every_response_has_an_example(self, schema: Json) -> None:
         assert [where for where, content in contents(schema) if not examples(content)] == []
 
-    def test_have_examples_that_are_what_their_schema_says(self, schema: Json) -> None:
+    def test_every_example_matches_its_schema(self, schema: Json) -> None:
         for where, content in contents(schema):
             described = content["schema"]
             items = described.get("items")
@@ -194,7 +192,7 @@ class TestResponses:
                 for document in example if items else [example]:
                     assert MODELS[name].validate_python(document) == document, where
 
-    def test_have_examples_of_problems_that_say_what_the_app_says(self, schema: Json) -> None:
+    def test_examples_of_problems_are_under_their_code_and_status(self, schema: Json) -> None:
         for where, content in contents(schema):
             if where.endswith("application/problem+json"):
                 for code, example in content["examples"].items():
@@ -204,16 +202,16 @@ class TestResponses:
                     assert problem["detail"] == problem["message"] != ""
 
     @pytest.mark.parametrize("name", ["listTasks", "getTask"])
-    def test_of_what_can_be_cached_have_the_304(self, schema: Json, name: str) -> None:
+    def test_reads_of_tasks_document_304(self, schema: Json, name: str) -> None:
         assert "content" not in operation(schema, name)["responses"]["304"]
 
-    def test_of_readiness_have_the_503_too(self, schema: Json) -> None:
+    def test_readiness_documents_200_and_503(self, schema: Json) -> None:
         assert set(operation(schema, "isReady")["responses"]) == {"200", "503"}
 
 
 class TestBodies:
     @pytest.mark.parametrize("model", [NewTask, TaskChanges])
-    def test_have_every_member_that_can_be_written(self, schema: Json, model: type) -> None:
+    def test_bodies_have_every_member_that_can_be_written(self, schema: Json, model: type) -> None:
         members = schema["components"]["schemas"][model.__name__]["properties"]
         assert set(members) == set(model.__annotations__)
 
@@ -229,7 +227,7 @@ class TestBodies:
             ("tags", True),
         ],
     )
-    def test_are_nullable_where_null_clears_and_nowhere_else(
+    def test_a_member_is_nullable_only_if_null_clears_it(
         self, schema: Json, name: str, member: str, *, nullable: bool
     ) -> None:
         described = schema["components"]["schemas"][name]["properties"][member]
@@ -237,7 +235,7 @@ class TestBodies:
         types = [kind for v in variants for kind in (v.get("type"), *as_list(v.get("type")))]
         assert ("null" in types) == nullable
 
-    def test_require_a_title_of_a_new_task_alone(self, schema: Json) -> None:
+    def test_only_a_new_task_has_a_required_member(self, schema: Json) -> None:
         schemas = schema["components"]["schemas"]
         assert schemas["NewTask"]["required"] == ["title"]
         assert "required" not in schemas["TaskChanges"]
@@ -247,10 +245,12 @@ class TestBodies:
         ("name", "required"),
         [("createTask", True), ("updateTask", True), ("patchTask", True), ("completeTask", False)],
     )
-    def test_are_required_but_to_toggle(self, schema: Json, name: str, *, required: bool) -> None:
+    def test_a_body_is_required_except_to_complete(
+        self, schema: Json, name: str, *, required: bool
+    ) -> None:
         assert operation(schema, name)["requestBody"].get("required", False) == required
 
-    def test_tell_the_bounds_that_the_domain_keeps(self, schema: Json) -> None:
+    def test_bodies_have_the_limits_of_the_domain(self, schema: Json) -> None:
         members = schema["components"]["schemas"]["NewTask"]["properties"]
         assert (members["title"]["minLength"], members["title"]["maxLength"]) == (1, 200)
         assert members["description"]["anyOf"][0]["maxLength"] == 2000
@@ -269,7 +269,7 @@ class TestParameters:
             ("getMe", set()),
         ],
     )
-    def test_have_the_header_fields_that_the_operation_heeds(
+    def test_every_operation_documents_its_header_fields(
         self, schema: Json, name: str, fields: set[str]
     ) -> None:
         found = {
@@ -280,7 +280,7 @@ class TestParameters:
         assert {field.lower() for field in found} == {field.lower() for field in fields}
         assert all(p["description"] and not p["required"] for p in found.values())
 
-    def test_of_the_list_are_the_contracts(self, schema: Json) -> None:
+    def test_the_list_has_the_query_parameters_of_the_contract(self, schema: Json) -> None:
         found = [
             p["name"] for p in operation(schema, "listTasks")["parameters"] if p["in"] == "query"
         ]
@@ -289,7 +289,7 @@ class TestParameters:
             *("q", "sort", "order", "limit", "cursor"),
         ]
 
-    def test_of_a_path_are_uuids(self, schema: Json) -> None:
+    def test_path_parameters_are_uuids(self, schema: Json) -> None:
         for path, _, op in operations(schema):
             in_path = [p for p in op.get("parameters", ()) if p["in"] == "path"]
             assert [p["schema"]["format"] for p in in_path] == ["uuid"] * path.count("{")

@@ -1,4 +1,4 @@
-"""docs/openapi.json is the app's schema, and keeps what the last release promised to clients."""
+"""docs/openapi.json is the app's document and is compatible with the last release."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ COMMITTED: Final = "docs/openapi.json"
 
 
 def breaking_changes(before: Json, after: Json) -> Iterator[str]:
-    """What a client that was made for the one document cannot rely on in the other.
+    """The changes that break a client that was generated from the document before.
 
     Bounds such as maxLength are not compared.
     """
@@ -53,17 +53,17 @@ def lost_bodies(before: Json, after: Json) -> Iterator[str]:
             yield f"{media_type} is not taken"
         else:
             yield from refused(took[media_type], takes[media_type], "body")
-    for status, answer in before["responses"].items():
-        answers, answered = contents(after["responses"].get(status, {})), contents(answer)
+    for status, response in before["responses"].items():
+        responses, answered = contents(after["responses"].get(status, {})), contents(response)
         for media_type in answered:
-            if media_type not in answers:
+            if media_type not in responses:
                 yield f"{status} {media_type} is gone"
             else:
-                yield from missed(answered[media_type], answers[media_type], status)
+                yield from missed(answered[media_type], responses[media_type], status)
 
 
 def refused(before: Json, after: Json, where: str) -> Iterator[str]:
-    """What could be sent as the one schema says and cannot as the other says."""
+    """The values that the schema before allowed to send and the schema after does not."""
     for kind in sorted(types(before) - types(after)):
         yield f"{where} cannot be {kind}"
     old, new = values(before), values(after)
@@ -75,7 +75,7 @@ def refused(before: Json, after: Json, where: str) -> Iterator[str]:
 
 
 def missed(before: Json, after: Json, where: str) -> Iterator[str]:
-    """What could be read as the one schema says and cannot as the other says."""
+    """The values that a client can receive and the schema before excluded."""
     for kind in sorted(types(after) - types(before)):
         yield f"{where} can be {kind}"
     for name in sorted(required(before) & properties(after).keys() - required(after)):
@@ -97,7 +97,7 @@ def members(
 
 
 def resolved(node: Any, document: Json) -> Any:  # noqa: ANN401 - any JSON
-    """The same with references replaced by what they refer to."""
+    """The node with its references resolved."""
     if isinstance(node, list):
         return [resolved(item, document) for item in node]
     if not isinstance(node, dict):
@@ -128,7 +128,7 @@ def required(schema: Json) -> set[str]:
 
 
 def variants(schema: Json) -> list[Json]:
-    """The schemas of which one has to fit."""
+    """The alternative schemas; one of them has to match."""
     return [{**schema, **variant} for variant in schema.get("anyOf", [{}])]
 
 
@@ -138,19 +138,19 @@ def types(schema: Json) -> set[str]:
 
 
 def values(schema: Json) -> set[str]:
-    """The texts that are allowed; none if any is."""
+    """The allowed values; empty if every value is allowed."""
     found = [v.get("enum", [v["const"]] if "const" in v else []) for v in variants(schema)]
     return {str(value) for some in found for value in some}
 
 
 def may_break(before: Json, after: Json) -> bool:
-    """Whether the versions allow it: another major one, before 1.0 another minor one."""
+    """Whether the new version allows breaking changes: a new major version, or 0.x to 0.y."""
     old, new = (document["info"]["version"].split(".") for document in (before, after))
     return bool(old[0] != new[0] or (old[0] == "0" and old[1] != new[1]))
 
 
 def released() -> Json:
-    """The document of the last release. Skips the test before the first one."""
+    """The document of the last release. Skips the test before the first release."""
     described = git("describe", "--tags", "--abbrev=0")
     shown = git("show", f"{described.stdout.strip()}:{COMMITTED}")
     if described.returncode or shown.returncode:
@@ -171,14 +171,14 @@ def committed() -> Json:
     return document
 
 
-async def test_the_committed_schema_is_the_app_s(
+async def test_the_committed_document_is_the_apps(
     committed: Json, stranger: httpx.AsyncClient
 ) -> None:
     served = (await stranger.get("/openapi.json")).json()
     assert committed == served, "run `make openapi`"
 
 
-def test_the_committed_schema_breaks_no_client_of_the_last_release(committed: Json) -> None:
+def test_the_committed_document_breaks_no_client_of_the_last_release(committed: Json) -> None:
     before = released()
     assert may_break(before, committed) or list(breaking_changes(before, committed)) == []
 
@@ -203,7 +203,7 @@ TASK: Final = {
 
 
 def a_document() -> Json:
-    """A document of one path; its parts are the test's own."""
+    """A new document with one path."""
     sort = {"name": "sort", "in": "query", "schema": {"type": "string", "enum": ["id", "title"]}}
     task = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Task"}}}}
     new = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/New"}}}}
@@ -220,12 +220,12 @@ def a_document() -> Json:
     return document
 
 
-def changed(place: str, value: object) -> Json:
-    """The document with another value at the place; with nothing there if it is None."""
+def changed(path_in_document: str, value: object) -> Json:
+    """The document with another value at this path, or without the value if it is None."""
     document = a_document()
     node: Any = document
-    *way, last = place.split()
-    for step in way:
+    *parents, last = path_in_document.split()
+    for step in parents:
         node = node[int(step) if isinstance(node, list) else step]
     if isinstance(node, list):
         node[int(last) :] = [] if value is None else [value]
@@ -242,7 +242,7 @@ POST: Final = "paths /tasks post"
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "told"),
+    ("path_in_document", "value", "expected"),
     [
         ("paths /tasks", None, ["POST /tasks is gone", "GET /tasks is gone"]),
         ("paths /tasks get", None, ["GET /tasks is gone"]),
@@ -293,12 +293,14 @@ POST: Final = "paths /tasks post"
         ),
     ],
 )
-def test_a_change_that_breaks_clients_is_told(place: str, value: object, told: list[str]) -> None:
-    assert list(breaking_changes(a_document(), changed(place, value))) == told
+def test_a_breaking_change_is_found(
+    path_in_document: str, value: object, expected: list[str]
+) -> None:
+    assert list(breaking_changes(a_document(), changed(path_in_document, value))) == expected
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("path_in_document", "value"),
     [
         ("paths /lists", {"get": {"responses": {}}}),
         ("paths /tasks delete", {"responses": {}}),
@@ -312,8 +314,8 @@ def test_a_change_that_breaks_clients_is_told(place: str, value: object, told: l
         (f"{IN_TASK} tags maxItems", 20),
     ],
 )
-def test_a_change_that_adds_is_none_that_breaks(place: str, value: object) -> None:
-    assert list(breaking_changes(a_document(), changed(place, value))) == []
+def test_an_addition_is_not_a_breaking_change(path_in_document: str, value: object) -> None:
+    assert list(breaking_changes(a_document(), changed(path_in_document, value))) == []
 
 
 @pytest.mark.parametrize(
@@ -325,6 +327,8 @@ def test_a_change_that_adds_is_none_that_breaks(place: str, value: object) -> No
         ("0.1.0", "0.2.0", True),
     ],
 )
-def test_versions_say_whether_clients_may_break(before: str, after: str, *, allowed: bool) -> None:
+def test_the_version_says_whether_clients_may_break(
+    before: str, after: str, *, allowed: bool
+) -> None:
     documents = ({"info": {"version": version}} for version in (before, after))
     assert may_break(*documents) == allowed

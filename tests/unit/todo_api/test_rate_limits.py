@@ -1,4 +1,4 @@
-"""How much one may ask, told before it is too much: exact, whoever asks and however often."""
+"""Rate limits: header fields, 429, and what is counted."""
 
 import asyncio
 import re
@@ -25,7 +25,7 @@ async def limited(
     per_failing_address: Mapping[int, int] | None = None,
     tasks: InMemoryTaskRepository | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """Ada, where users and failing addresses have these quotas by their windows' seconds."""
+    """A client of an app with these quotas: the window in seconds, and the number of requests."""
     limiter = InMemoryRateLimiter(
         {PER_USER: per_user or {}, PER_FAILING_ADDRESS: per_failing_address or {}}
     )
@@ -38,20 +38,22 @@ NOBODY: Final = {"Authorization": "Bearer nobody"}
 
 
 @pytest.mark.usefixtures("log")
-class TestAUser:
-    async def test_is_told_how_many_requests_are_left(self) -> None:
+class TestUserQuota:
+    async def test_the_response_has_the_remaining_requests(self) -> None:
         async with limited({60: 3}) as ada:
-            answers = [await ada.get("/api/tasks") for _ in range(3)]
-        assert [answer.headers["RateLimit"] for answer in answers] == [
+            responses = [await ada.get("/api/tasks") for _ in range(3)]
+        assert [response.headers["RateLimit"] for response in responses] == [
             *('"user";r=2;t=60', '"user";r=1;t=60', '"user";r=0;t=60'),
         ]
-        assert {answer.headers["RateLimit-Policy"] for answer in answers} == {'"user";q=3;w=60'}
+        assert {response.headers["RateLimit-Policy"] for response in responses} == {
+            '"user";q=3;w=60'
+        }
 
-    async def test_is_told_of_each_of_several_quotas(self) -> None:
+    async def test_the_response_has_each_of_several_quotas(self) -> None:
         async with limited({1: 10, 60: 600}) as ada:
-            answer = await ada.get("/api/tasks")
-        assert answer.headers["RateLimit-Policy"] == '"user-1";q=10;w=1, "user-60";q=600;w=60'
-        assert answer.headers["RateLimit"] == '"user-1";r=9;t=1, "user-60";r=599;t=60'
+            response = await ada.get("/api/tasks")
+        assert response.headers["RateLimit-Policy"] == '"user-1";q=10;w=1, "user-60";q=600;w=60'
+        assert response.headers["RateLimit"] == '"user-1";r=9;t=1, "user-60";r=599;t=60'
 
     @pytest.mark.parametrize(
         ("method", "path", "status"),
@@ -63,37 +65,39 @@ class TestAUser:
             ("GET", "/api/eve/tasks", 403),
         ],
     )
-    async def test_is_told_on_every_status(self, method: str, path: str, status: int) -> None:
+    async def test_error_responses_have_the_remaining_requests(
+        self, method: str, path: str, status: int
+    ) -> None:
         async with limited({60: 3}) as ada:
-            answer = await ada.request(method, path)
-        assert (answer.status_code, answer.headers["RateLimit"]) == (status, '"user";r=2;t=60')
+            response = await ada.request(method, path)
+        assert (response.status_code, response.headers["RateLimit"]) == (status, '"user";r=2;t=60')
 
-    async def test_gets_429_beyond_the_quota_and_is_told_when_to_try_again(self) -> None:
+    async def test_a_request_beyond_the_quota_is_429_with_retry_after(self) -> None:
         async with limited({60: 2}) as ada:
             statuses = [(await ada.get("/api/tasks")).status_code for _ in range(3)]
-            answer = await ada.get("/api/tasks", headers={"Origin": FRONTEND})
+            response = await ada.get("/api/tasks", headers={"Origin": FRONTEND})
         assert statuses == [200, 200, 429]
-        assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
-        assert answer.headers["Content-Type"] == "application/problem+json"
-        assert answer.headers["Retry-After"] == "60"
-        assert answer.headers.get_list("RateLimit") == ['"user";r=0;t=60']
-        assert answer.headers.get_list("RateLimit-Policy") == ['"user";q=2;w=60']
-        assert answer.headers["Access-Control-Allow-Origin"] == FRONTEND
+        assert (response.status_code, response.json()["code"]) == (429, "rate_limited")
+        assert response.headers["Content-Type"] == "application/problem+json"
+        assert response.headers["Retry-After"] == "60"
+        assert response.headers.get_list("RateLimit") == ['"user";r=0;t=60']
+        assert response.headers.get_list("RateLimit-Policy") == ['"user";q=2;w=60']
+        assert response.headers["Access-Control-Allow-Origin"] == FRONTEND
 
-    async def test_is_told_to_wait_for_the_last_of_the_quotas_that_are_exceeded(self) -> None:
+    async def test_retry_after_is_the_longest_of_the_exceeded_quotas(self) -> None:
         async with limited({1: 1, 60: 1, 3600: 9}) as ada:
             for _ in range(2):
-                answer = await ada.get("/api/tasks")
-        assert (answer.status_code, answer.headers["Retry-After"]) == (429, "60")
+                response = await ada.get("/api/tasks")
+        assert (response.status_code, response.headers["Retry-After"]) == (429, "60")
 
-    async def test_changes_nothing_beyond_the_quota(self) -> None:
+    async def test_a_request_beyond_the_quota_changes_nothing(self) -> None:
         tasks = InMemoryTaskRepository()
         async with limited({60: 1}, tasks=tasks) as ada:
             for _ in range(3):
                 await ada.post("/api/tasks", json={"title": "x"})
         assert len((await tasks.find("ada", TaskQuery())).tasks) == 1
 
-    async def test_has_a_quota_of_their_own(self) -> None:
+    async def test_each_user_has_a_separate_quota(self) -> None:
         async with limited({60: 1}) as ada:
             statuses = [
                 (await ada.get("/api/tasks", headers=headers)).status_code
@@ -101,45 +105,45 @@ class TestAUser:
             ]
         assert statuses == [200, 200, 429, 429]
 
-    @pytest.mark.parametrize("rivals", [1, 2, 50])
-    async def test_gets_exactly_the_quota_of_requests_that_come_at_once(self, rivals: int) -> None:
+    @pytest.mark.parametrize("concurrent", [1, 2, 50])
+    async def test_concurrent_requests_get_exactly_the_quota(self, concurrent: int) -> None:
         async with limited({60: 25}) as ada:
-            asked = [ada.get("/api/tasks") for _ in range(rivals)]
-            statuses = [answer.status_code for answer in await asyncio.gather(*asked)]
-        assert statuses.count(200) == min(rivals, 25)
-        assert statuses.count(429) == max(0, rivals - 25)
+            asked = [ada.get("/api/tasks") for _ in range(concurrent)]
+            statuses = [response.status_code for response in await asyncio.gather(*asked)]
+        assert statuses.count(200) == min(concurrent, 25)
+        assert statuses.count(429) == max(0, concurrent - 25)
 
 
 @pytest.mark.usefixtures("log")
-class TestAnAddress:
-    async def test_that_fails_to_authenticate_is_told_how_often_it_may(self) -> None:
+class TestFailedAuthentication:
+    async def test_a_failed_authentication_has_the_remaining_attempts(self) -> None:
         async with limited(per_failing_address={60: 2}) as ada:
-            answer = await ada.get("/api/tasks", headers=NOBODY)
-        assert answer.status_code == 401
-        assert answer.headers["RateLimit"] == '"auth-failures";r=1;t=60'
-        assert answer.headers["RateLimit-Policy"] == '"auth-failures";q=2;w=60'
+            response = await ada.get("/api/tasks", headers=NOBODY)
+        assert response.status_code == 401
+        assert response.headers["RateLimit"] == '"auth-failures";r=1;t=60'
+        assert response.headers["RateLimit-Policy"] == '"auth-failures";q=2;w=60'
 
     @pytest.mark.parametrize("authorization", ["Bearer nobody", "", "Basic x"])
-    async def test_that_fails_too_often_gets_429(self, authorization: str) -> None:
+    async def test_too_many_failed_authentications_are_429(self, authorization: str) -> None:
         async with limited(per_failing_address={60: 2}) as ada:
             headers = {"Authorization": authorization}
-            answers = [await ada.get("/api/tasks", headers=headers) for _ in range(4)]
-        assert [answer.status_code for answer in answers] == [401, 401, 429, 429]
-        assert answers[-1].headers["Retry-After"] == "60"
-        assert "WWW-Authenticate" not in answers[-1].headers
+            responses = [await ada.get("/api/tasks", headers=headers) for _ in range(4)]
+        assert [response.status_code for response in responses] == [401, 401, 429, 429]
+        assert responses[-1].headers["Retry-After"] == "60"
+        assert "WWW-Authenticate" not in responses[-1].headers
 
-    async def test_that_fails_too_often_is_heard_with_a_valid_token(self) -> None:
+    async def test_a_valid_token_is_accepted_after_too_many_failures(self) -> None:
         async with limited(per_failing_address={60: 0}) as ada:
             assert (await ada.get("/api/tasks", headers=NOBODY)).status_code == 429
             assert (await ada.get("/api/tasks")).status_code == 200
 
-    async def test_that_succeeds_is_not_counted(self) -> None:
+    async def test_a_successful_authentication_is_not_counted(self) -> None:
         async with limited({60: 1000}, {60: 1}) as ada:
             for _ in range(5):
                 await ada.get("/api/tasks")
             assert (await ada.get("/api/tasks", headers=NOBODY)).status_code == 401
 
-    async def test_cannot_choose_what_it_is_counted_by(self) -> None:
+    async def test_forwarded_fields_do_not_change_the_counted_address(self) -> None:
         async with limited(per_failing_address={60: 1}) as ada:
             statuses = [
                 (
@@ -156,7 +160,7 @@ class TestAnAddress:
             ]
         assert statuses == [401, 429, 429]
 
-    async def test_is_not_counted_while_no_token_can_be_judged(self) -> None:
+    async def test_a_token_that_cannot_be_verified_is_not_counted(self) -> None:
         limiter = InMemoryRateLimiter({PER_FAILING_ADDRESS: {60: 0}})
         tokens = FakeTokenVerifier("ada", has_keys=False)
         async with served(tokens=tokens, limiter=limiter) as app, client(app, "ada") as ada:
@@ -164,48 +168,48 @@ class TestAnAddress:
 
 
 @pytest.mark.usefixtures("log")
-class TestWhatIsNotLimited:
+class TestUnlimitedRequests:
     @pytest.mark.parametrize(
         "path", ["/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json", "/nowhere"]
     )
-    async def test_is_what_needs_no_token(self, path: str) -> None:
+    async def test_public_routes_are_not_limited(self, path: str) -> None:
         async with limited({60: 0}, {60: 0}) as ada:
             for _ in range(3):
-                answer = await ada.get(path)
-                assert answer.status_code in {200, 404}
-                assert "RateLimit" not in answer.headers
+                response = await ada.get(path)
+                assert response.status_code in {200, 404}
+                assert "RateLimit" not in response.headers
 
-    async def test_are_preflights(self) -> None:
+    async def test_preflights_are_not_limited(self) -> None:
         asked = {"Origin": FRONTEND, "Access-Control-Request-Method": "POST"}
         async with limited({60: 0}, {60: 0}) as ada:
             assert (await ada.options("/api/tasks", headers=asked)).status_code == 204
 
-    async def test_is_anything_where_limits_are_off(self) -> None:
+    async def test_without_quotas_nothing_is_limited(self) -> None:
         async with limited() as ada:
-            answers = [await ada.get("/api/tasks") for _ in range(50)]
-        assert {answer.status_code for answer in answers} == {200}
-        assert not any("RateLimit" in answer.headers for answer in answers)
+            responses = [await ada.get("/api/tasks") for _ in range(50)]
+        assert {response.status_code for response in responses} == {200}
+        assert not any("RateLimit" in response.headers for response in responses)
 
 
-class TestTheLog:
-    async def test_tells_which_limit_was_reached(self, log: list[EventDict]) -> None:
+class TestLog:
+    async def test_the_exceeded_policy_is_logged(self, log: list[EventDict]) -> None:
         async with limited({60: 0}, {60: 0}) as ada:
             await ada.get("/api/tasks")
             await ada.get("/api/tasks", headers=NOBODY)
-        told = [entry for entry in log if entry["event"] == "rate_limited"]
-        assert [(entry["log_level"], entry["policy"]) for entry in told] == [
+        entries = [entry for entry in log if entry["event"] == "rate_limited"]
+        assert [(entry["log_level"], entry["policy"]) for entry in entries] == [
             ("warning", "user"),
             ("warning", "auth-failures"),
         ]
 
 
-async def test_the_fields_are_the_drafts_structured_lists_of_strings_with_integers() -> None:
+async def test_the_fields_are_structured_lists_of_strings_with_integers() -> None:
     item = r'"[a-z0-9-]+"(;[a-z]=\d{1,15})+'
     limiter = LimitsRateLimiter({PER_USER: "10/second;600/minute"})
     async with served(limiter=limiter) as app, client(app, "ada") as ada:
-        answer = await ada.get("/api/tasks")
+        response = await ada.get("/api/tasks")
     for name in ("RateLimit", "RateLimit-Policy"):
-        assert re.fullmatch(f"{item}(, {item})*", answer.headers[name])
+        assert re.fullmatch(f"{item}(, {item})*", response.headers[name])
 
 
 @pytest.mark.parametrize(
@@ -219,5 +223,5 @@ async def test_the_fields_are_the_drafts_structured_lists_of_strings_with_intege
         ("testclient", "unknown"),
     ],
 )
-def test_failures_are_counted_by_what_a_stranger_cannot_choose(address: str, network: str) -> None:
+def test_failures_are_counted_by_ipv4_address_or_ipv6_network(address: str, network: str) -> None:
     assert client_network(Request({"type": "http", "client": (address, 1)})) == network

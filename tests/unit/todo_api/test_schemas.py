@@ -1,4 +1,4 @@
-"""What each member of a task may look like on the wire, and what it becomes."""
+"""The JSON representation of tasks: what each member accepts, and how tasks are serialized."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -33,8 +33,8 @@ HALF_PAST_NINE: Final = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 MAX_TITLE: Final = "x" * 200
 
 
-def refusals(adapter: TypeAdapter[Any], sent: object) -> list[tuple[str, str]]:
-    """Field and code of everything that is wrong with what is sent."""
+def errors_of(adapter: TypeAdapter[Any], sent: object) -> list[tuple[str, str]]:
+    """Field and code of every error in what a client sent."""
     with pytest.raises(ValidationError) as caught:
         adapter.validate_python(sent)
     errors = field_errors(caught.value.errors(include_url=False, include_input=False), sent)
@@ -42,7 +42,7 @@ def refusals(adapter: TypeAdapter[Any], sent: object) -> list[tuple[str, str]]:
     return [(error["field"], error["code"]) for error in errors]
 
 
-class TestAMember:
+class TestMember:
     @pytest.mark.parametrize(
         ("member", "sent", "kept"),
         [
@@ -89,7 +89,7 @@ class TestAMember:
             ("tags", [str(n) for n in range(20)], tuple(str(n) for n in range(20))),
         ],
     )
-    def test_that_is_right_is_kept_as(self, member: str, sent: object, kept: object) -> None:
+    def test_a_valid_member_is_parsed(self, member: str, sent: object, kept: object) -> None:
         assert CHANGES.validate_python({member: sent}) == {member: kept}
         assert NEW.validate_python({"title": "x", member: sent}) == {"title": "x", member: kept}
 
@@ -156,9 +156,9 @@ class TestAMember:
             ("tags", [str(n) for n in range(21)], "too_many"),
         ],
     )
-    def test_that_is_wrong_is_refused_as(self, member: str, sent: object, code: str) -> None:
-        assert refusals(CHANGES, {member: sent}) == [(member, code)]
-        assert refusals(NEW, {"title": "x", member: sent}) == [(member, code)]
+    def test_an_invalid_member_has_this_code(self, member: str, sent: object, code: str) -> None:
+        assert errors_of(CHANGES, {member: sent}) == [(member, code)]
+        assert errors_of(NEW, {"title": "x", member: sent}) == [(member, code)]
 
     @pytest.mark.parametrize(
         ("tag", "code"),
@@ -173,17 +173,17 @@ class TestAMember:
             (["home"], "wrong_type"),
         ],
     )
-    def test_that_is_a_list_is_refused_for_each_of_its_items(self, tag: object, code: str) -> None:
-        assert refusals(CHANGES, {"tags": ["home", tag]}) == [("tags.1", code)]
+    def test_an_invalid_tag_is_named_by_its_index(self, tag: object, code: str) -> None:
+        assert errors_of(CHANGES, {"tags": ["home", tag]}) == [("tags.1", code)]
 
     @pytest.mark.parametrize("adapter", [NEW, CHANGES], ids=["new", "changes"])
-    def test_may_be_spelled_in_camel_case(self, adapter: TypeAdapter[Any]) -> None:
+    def test_camel_case_is_accepted(self, adapter: TypeAdapter[Any]) -> None:
         sent = {"title": "x", "dueDate": "2026-01-31"}
         assert adapter.validate_python(sent) == {"title": "x", "due_date": JAN_31}
 
     @pytest.mark.parametrize("spelling", ["due_date", "dueDate"])
-    def test_is_blamed_in_the_spelling_in_which_it_came(self, spelling: str) -> None:
-        assert refusals(CHANGES, {spelling: "soon"}) == [(spelling, "bad_date")]
+    def test_an_error_names_the_member_in_the_clients_spelling(self, spelling: str) -> None:
+        assert errors_of(CHANGES, {spelling: "soon"}) == [(spelling, "bad_date")]
 
     @pytest.mark.parametrize(
         "ignored",
@@ -192,7 +192,7 @@ class TestAMember:
             *("unknown", "", "__proto__", "constructor", "Title", "COMPLETED", "\ud800"),
         ],
     )
-    def test_that_is_read_only_or_unknown_is_ignored(self, ignored: str) -> None:
+    def test_read_only_and_unknown_members_are_ignored(self, ignored: str) -> None:
         values: list[object] = [None, "x", 7, {"deep": []}]
         for value in values:
             assert CHANGES.validate_python({ignored: value}) == {}
@@ -200,25 +200,25 @@ class TestAMember:
             assert COMPLETION.validate_python({ignored: value}) == {}
 
 
-class TestAWhole:
-    def test_new_task_needs_its_title_and_nothing_else(self) -> None:
+class TestBody:
+    def test_a_new_task_needs_only_a_title(self) -> None:
         assert NEW.validate_python({"title": "Buy milk"}) == {"title": "Buy milk"}
-        assert refusals(NEW, {}) == [("title", "required")]
+        assert errors_of(NEW, {}) == [("title", "required")]
 
-    def test_set_of_changes_may_be_empty(self) -> None:
+    def test_changes_may_be_empty(self) -> None:
         assert CHANGES.validate_python({}) == {}
 
-    def test_completion_may_be_left_open(self) -> None:
+    def test_a_completion_may_be_empty(self) -> None:
         assert COMPLETION.validate_python({}) == {}
         assert COMPLETION.validate_python({"completed": True}) == {"completed": True}
 
     @pytest.mark.parametrize("value", [None, "true", 1])
-    def test_completion_is_true_or_false(self, value: object) -> None:
-        assert refusals(COMPLETION, {"completed": value}) == [("completed", "wrong_type")]
+    def test_a_completion_is_true_or_false(self, value: object) -> None:
+        assert errors_of(COMPLETION, {"completed": value}) == [("completed", "wrong_type")]
 
-    def test_refusal_names_everything_that_is_wrong(self) -> None:
+    def test_every_invalid_member_is_named(self) -> None:
         sent = {"title": "", "completed": 1, "priority": "x", "due_date": "x", "tags": [1, ""]}
-        assert refusals(CHANGES, sent) == [
+        assert errors_of(CHANGES, sent) == [
             ("title", "blank"),
             ("completed", "wrong_type"),
             ("priority", "unknown_value"),
@@ -227,7 +227,7 @@ class TestAWhole:
             ("tags.1", "blank"),
         ]
 
-    def test_pointer_leads_to_the_value_that_is_wrong(self) -> None:
+    def test_a_pointer_leads_to_the_invalid_value(self) -> None:
         sent = {"title": 1, "tags": ["home", ""]}
         with pytest.raises(ValidationError) as caught:
             CHANGES.validate_python(sent)
@@ -235,13 +235,13 @@ class TestAWhole:
         assert pointers == ["/title", "/tags/1"]
 
 
-def told_of(task: Task) -> Any:  # noqa: ANN401 - JSON
-    """The document as a client reads it."""
+def decoded(task: Task) -> Any:  # noqa: ANN401 - JSON
+    """The JSON document that a client gets."""
     return orjson.loads(to_json(serialize_task(task)))
 
 
-class TestTheDocument:
-    def test_is_the_contracts_to_the_byte(self) -> None:
+class TestSerializedTask:
+    def test_a_serialized_task_has_exactly_these_bytes(self) -> None:
         task = a_task(
             id=UUID("0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b"),
             owner="dlMsxWRCI2eyTUbIQ9DUoaji4ROD9Eqh",
@@ -254,10 +254,10 @@ class TestTheDocument:
             b'"updated_at":"2026-01-18T09:30:00.000000Z","completed_at":null,"version":1}'
         )
 
-    def test_tells_what_is_set(self) -> None:
+    def test_a_serialized_task_has_every_value(self) -> None:
         later = HALF_PAST_NINE + timedelta(microseconds=1)
         task = a_task(priority=Priority.HIGH, tags=("home",), completed_at=later, version=7)
-        document = told_of(task)
+        document = decoded(task)
         assert (document["priority"], document["tags"], document["version"]) == (
             "high",
             ["home"],
@@ -267,7 +267,7 @@ class TestTheDocument:
         assert document["completed_at"] == "2026-01-31T09:30:00.000001Z"
 
     @pytest.mark.parametrize(
-        ("due", "told"),
+        ("due", "text"),
         [
             (JAN_31, "2026-01-31"),
             (date.min, "0001-01-01"),
@@ -278,17 +278,17 @@ class TestTheDocument:
             (datetime.min.replace(tzinfo=UTC), "0001-01-01T00:00:00.000000Z"),
         ],
     )
-    def test_tells_a_date_as_a_date_and_a_date_time_in_utc(
-        self, due: date | datetime, told: str
+    def test_a_date_is_serialized_as_a_date_and_a_date_time_in_utc(
+        self, due: date | datetime, text: str
     ) -> None:
-        assert told_of(a_task(due_date=due))["due_date"] == told
+        assert decoded(a_task(due_date=due))["due_date"] == text
 
     @given(st.datetimes(timezones=st.just(UTC)))
-    def test_tells_any_time_in_six_digits_and_utc(self, moment: datetime) -> None:
-        assert told_of(a_task(updated_at=moment))["updated_at"] == utc(moment)
+    def test_every_time_has_microseconds_and_utc(self, moment: datetime) -> None:
+        assert decoded(a_task(updated_at=moment))["updated_at"] == utc(moment)
 
 
-class TestTheQuery:
+class TestListQuery:
     @pytest.mark.parametrize(
         ("sent", "sort"),
         [
@@ -300,7 +300,7 @@ class TestTheQuery:
             ({"order": "asc"}, Sort(SortBy.CREATED_AT, descending=False)),
         ],
     )
-    def test_sorts_by(self, sent: dict[str, str], sort: Sort) -> None:
+    def test_sort_and_order_give_this_order(self, sent: dict[str, str], sort: Sort) -> None:
         assert ListQuery.model_validate(sent).sorting() == sort
 
     @pytest.mark.parametrize(
@@ -316,12 +316,14 @@ class TestTheQuery:
             ({"status": "pending", "completed": "true"}, False),
         ],
     )
-    def test_wants_of_completion(self, sent: dict[str, str], *, completed: bool | None) -> None:
+    def test_status_and_completed_give_this_filter(
+        self, sent: dict[str, str], *, completed: bool | None
+    ) -> None:
         assert ListQuery.model_validate(sent).filter().completed == completed
 
-    def test_bound_that_is_a_date_is_its_midnight_in_utc(self) -> None:
+    def test_a_due_bound_that_is_a_date_is_midnight_in_utc(self) -> None:
         listed = ListQuery.model_validate({"due_before": "2026-01-31"}).filter()
         assert listed.due_before == datetime(2026, 1, 31, tzinfo=UTC)
 
-    def test_text_to_look_for_is_trimmed(self) -> None:
+    def test_the_search_text_is_trimmed(self) -> None:
         assert ListQuery.model_validate({"q": " milk "}).filter().text == "milk"

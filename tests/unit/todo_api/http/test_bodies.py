@@ -1,4 +1,4 @@
-"""A body is JSON in UTF-8, uncompressed, of at most 1 MiB, or it is refused."""
+"""Request bodies: strict JSON in UTF-8, uncompressed, of at most 1 MiB."""
 
 from collections.abc import AsyncIterator
 from typing import Final
@@ -17,7 +17,7 @@ MILK: Final = b'{"title": "Buy milk"}'
 
 
 class CountedBody(httpx.AsyncByteStream):
-    """A body of unknown length that comes in chunks of 64 KiB for as long as it is read."""
+    """A body of unknown length in chunks of 64 KiB. Counts the chunks that are read."""
 
     def __init__(self, chunks: int) -> None:
         self._chunks = chunks
@@ -30,7 +30,7 @@ class CountedBody(httpx.AsyncByteStream):
 
 
 def of_length(length: int) -> bytes:
-    """A valid body of so many bytes."""
+    """A valid body of this length in bytes."""
     return MILK.ljust(length)
 
 
@@ -75,16 +75,18 @@ class TestJson:
             pytest.param(b"\x1f\x8b\x08\x00\x00\x00\x00\x00", id="gzip"),
         ],
     )
-    async def test_that_is_malformed_is_400_and_changes_nothing(
+    async def test_a_malformed_body_is_400_and_changes_nothing(
         self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository, body: bytes
     ) -> None:
-        answer = await ada.post("/api/tasks", content=body, headers=JSON)
-        assert (answer.status_code, answer.json()["code"]) == (400, "malformed_json")
+        response = await ada.post("/api/tasks", content=body, headers=JSON)
+        assert (response.status_code, response.json()["code"]) == (400, "malformed_json")
         assert await is_empty(tasks)
 
-    async def test_that_is_malformed_is_told_where(self, ada: httpx.AsyncClient) -> None:
-        answer = await ada.post("/api/tasks", content=b'{\n  "title": milk}', headers=JSON)
-        assert answer.json()["detail"] == "the body is not valid JSON: line 2, column 12"
+    async def test_the_error_names_line_and_column_of_malformed_json(
+        self, ada: httpx.AsyncClient
+    ) -> None:
+        response = await ada.post("/api/tasks", content=b'{\n  "title": milk}', headers=JSON)
+        assert response.json()["detail"] == "the body is not valid JSON: line 2, column 12"
 
     @pytest.mark.parametrize(
         ("body", "field", "code"),
@@ -105,7 +107,7 @@ class TestJson:
             (b"1", "body", "wrong_type"),
         ],
     )
-    async def test_that_means_no_task_is_422_and_changes_nothing(
+    async def test_json_that_is_not_a_valid_task_is_422_and_changes_nothing(
         self,
         ada: httpx.AsyncClient,
         tasks: InMemoryTaskRepository,
@@ -113,16 +115,18 @@ class TestJson:
         field: str,
         code: str,
     ) -> None:
-        answer = await ada.post("/api/tasks", content=body, headers=JSON)
-        assert answer.status_code == 422
-        assert [(error["field"], error["code"]) for error in answer.json()["errors"]] == [
+        response = await ada.post("/api/tasks", content=body, headers=JSON)
+        assert response.status_code == 422
+        assert [(error["field"], error["code"]) for error in response.json()["errors"]] == [
             (field, code)
         ]
         assert await is_empty(tasks)
 
-    async def test_that_is_no_object_is_blamed_as_a_whole(self, ada: httpx.AsyncClient) -> None:
-        answer = await ada.post("/api/tasks", json=["Buy milk"])
-        (error,) = answer.json()["errors"]
+    async def test_an_error_of_the_whole_body_has_the_field_body_and_an_empty_pointer(
+        self, ada: httpx.AsyncClient
+    ) -> None:
+        response = await ada.post("/api/tasks", json=["Buy milk"])
+        (error,) = response.json()["errors"]
         assert error == {
             "field": "body",
             "pointer": "",
@@ -131,16 +135,18 @@ class TestJson:
         }
 
     @pytest.mark.parametrize("n", [b"1e400", b"-1e-400", b"9" * 4000, b'"\\ud800"', b"[[[[1]]]]"])
-    async def test_may_hold_anything_in_members_that_nobody_knows(
+    async def test_unknown_members_may_have_any_json_value(
         self, ada: httpx.AsyncClient, n: bytes
     ) -> None:
         body = b'{"title": "Buy milk", "n": %s}' % n
         assert (await ada.post("/api/tasks", content=body, headers=JSON)).status_code == 201
 
     @pytest.mark.parametrize("body", ['{"title": "é 😀"}', '{"title": "\\u00e9 \\ud83d\\ude00"}'])
-    async def test_may_escape_what_it_likes(self, ada: httpx.AsyncClient, body: str) -> None:
-        answer = await ada.post("/api/tasks", content=body.encode(), headers=JSON)
-        assert answer.json()["title"] == "é 😀"
+    async def test_escaped_and_plain_characters_are_the_same_text(
+        self, ada: httpx.AsyncClient, body: str
+    ) -> None:
+        response = await ada.post("/api/tasks", content=body.encode(), headers=JSON)
+        assert response.json()["title"] == "é 😀"
 
 
 class TestMediaType:
@@ -158,21 +164,23 @@ class TestMediaType:
             "application/json;",
         ],
     )
-    async def test_of_json_is_accepted(self, ada: httpx.AsyncClient, content_type: str) -> None:
+    async def test_content_type_application_json_is_accepted_in_any_spelling(
+        self, ada: httpx.AsyncClient, content_type: str
+    ) -> None:
         headers = {"Content-Type": content_type}
-        answer = await ada.post("/api/tasks", content=MILK, headers=headers)
-        assert answer.status_code == 201
+        response = await ada.post("/api/tasks", content=MILK, headers=headers)
+        assert response.status_code == 201
 
     @pytest.mark.parametrize("content_type", ["application/json", "application/merge-patch+json"])
-    async def test_of_a_merge_patch_is_accepted_too(
+    async def test_content_type_merge_patch_is_accepted(
         self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository, content_type: str
     ) -> None:
         task = a_task(description="2 litres")
         await tasks.add(task)
         headers = {"Content-Type": content_type}
         path = f"/api/tasks/{task.id}"
-        answer = await ada.patch(path, content=b'{"description": null}', headers=headers)
-        assert (answer.status_code, answer.json()["description"]) == (200, None)
+        response = await ada.patch(path, content=b'{"description": null}', headers=headers)
+        assert (response.status_code, response.json()["description"]) == (200, None)
 
     @pytest.mark.parametrize(
         "content_type",
@@ -194,76 +202,76 @@ class TestMediaType:
             "application/json; profile=x; charset=iso-8859-1",
         ],
     )
-    async def test_that_is_another_is_415_and_changes_nothing(
+    async def test_another_content_type_is_415_and_changes_nothing(
         self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository, content_type: str | None
     ) -> None:
         headers = {} if content_type is None else {"Content-Type": content_type}
-        answer = await ada.post("/api/tasks", content=MILK, headers=headers)
-        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+        response = await ada.post("/api/tasks", content=MILK, headers=headers)
+        assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
         assert await is_empty(tasks)
 
     @pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "zstd", "GZIP", "identity, gzip"])
-    async def test_under_a_content_coding_is_415(self, ada: httpx.AsyncClient, coding: str) -> None:
+    async def test_a_compressed_body_is_415(self, ada: httpx.AsyncClient, coding: str) -> None:
         headers = {**JSON, "Content-Encoding": coding}
-        answer = await ada.post("/api/tasks", content=MILK, headers=headers)
-        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
-        assert "Content-Encoding" in answer.json()["detail"]
+        response = await ada.post("/api/tasks", content=MILK, headers=headers)
+        assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
+        assert "Content-Encoding" in response.json()["detail"]
 
     @pytest.mark.parametrize("coding", ["identity", "Identity"])
-    async def test_without_a_coding_may_say_so(self, ada: httpx.AsyncClient, coding: str) -> None:
+    async def test_content_encoding_identity_is_accepted(
+        self, ada: httpx.AsyncClient, coding: str
+    ) -> None:
         headers = {**JSON, "Content-Encoding": coding}
         assert (await ada.post("/api/tasks", content=MILK, headers=headers)).status_code == 201
 
 
 class TestSize:
-    async def test_of_one_mebibyte_is_accepted(self, ada: httpx.AsyncClient) -> None:
+    async def test_a_body_of_one_mebibyte_is_accepted(self, ada: httpx.AsyncClient) -> None:
         assert BODY_MAX == 1024 * 1024
         body = of_length(BODY_MAX)
         assert (await ada.post("/api/tasks", content=body, headers=JSON)).status_code == 201
 
-    async def test_of_one_byte_more_is_413_and_changes_nothing(
+    async def test_a_body_of_one_byte_more_is_413_and_changes_nothing(
         self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository
     ) -> None:
         body = of_length(BODY_MAX + 1)
-        answer = await ada.post("/api/tasks", content=body, headers=JSON)
-        assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+        response = await ada.post("/api/tasks", content=body, headers=JSON)
+        assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
         assert await is_empty(tasks)
 
     @pytest.mark.parametrize("length", [str(BODY_MAX + 1), "9" * 18, "9" * 5000])
-    async def test_that_is_declared_too_large_is_413_before_any_of_it_is_read(
+    async def test_a_too_large_content_length_is_413_before_the_body_is_read(
         self, ada: httpx.AsyncClient, length: str
     ) -> None:
         body = CountedBody(1)
         headers = {**JSON, "Content-Length": length}
-        answer = await ada.post("/api/tasks", content=body, headers=headers)
-        assert (answer.status_code, body.read) == (413, 0)
+        response = await ada.post("/api/tasks", content=body, headers=headers)
+        assert (response.status_code, body.read) == (413, 0)
 
-    async def test_that_turns_out_too_large_is_413_as_soon_as_it_does(
-        self, ada: httpx.AsyncClient
-    ) -> None:
+    async def test_a_body_is_413_as_soon_as_it_is_too_large(self, ada: httpx.AsyncClient) -> None:
         body = CountedBody(1_000_000)
-        answer = await ada.post("/api/tasks", content=body, headers=JSON)
-        assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+        response = await ada.post("/api/tasks", content=body, headers=JSON)
+        assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
         assert body.read == 17
 
-    async def test_that_was_declared_smaller_than_it_is_does_not_help(
+    async def test_a_body_larger_than_its_content_length_is_413(
         self, ada: httpx.AsyncClient
     ) -> None:
         body = CountedBody(1_000_000)
         headers = {**JSON, "Content-Length": "21"}
-        answer = await ada.post("/api/tasks", content=body, headers=headers)
-        assert (answer.status_code, body.read) == (413, 17)
+        response = await ada.post("/api/tasks", content=body, headers=headers)
+        assert (response.status_code, body.read) == (413, 17)
 
-    async def test_in_chunks_is_one_body(self, ada: httpx.AsyncClient) -> None:
+    async def test_a_chunked_body_is_accepted(self, ada: httpx.AsyncClient) -> None:
         async def in_chunks() -> AsyncIterator[bytes]:
             for octet in '{"title": "Bücher lesen"}'.encode():
                 yield bytes([octet])
 
-        answer = await ada.post("/api/tasks", content=in_chunks(), headers=JSON)
-        assert (answer.status_code, answer.json()["title"]) == (201, "Bücher lesen")
+        response = await ada.post("/api/tasks", content=in_chunks(), headers=JSON)
+        assert (response.status_code, response.json()["title"]) == (201, "Bücher lesen")
 
 
-async def test_a_body_whose_client_leaves_changes_nothing(
+async def test_an_incomplete_body_changes_nothing(
     app: ASGIApp, tasks: InMemoryTaskRepository
 ) -> None:
     arriving: list[Message] = [

@@ -1,4 +1,4 @@
-"""A cursor leads back to its place in its own list, and anything else is refused."""
+"""Cursors: a cursor is a position in one list of one user; everything else is refused."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
@@ -36,35 +36,37 @@ def reencoded(change: Callable[[bytes], bytes]) -> str:
 class TestRoundTrip:
     @pytest.mark.parametrize("descending", [False, True])
     @pytest.mark.parametrize("by", SortBy)
-    def test_leads_back_to_the_place_of_any_task(self, by: SortBy, *, descending: bool) -> None:
+    def test_a_decoded_cursor_is_the_position_of_any_task(
+        self, by: SortBy, *, descending: bool
+    ) -> None:
         query = TaskQuery(sort=Sort(by, descending=descending))
         for task in mixed_tasks():
-            place = query.sort.position(task)
-            assert decode_cursor("ada", query, encode_cursor("ada", query, place)) == place
+            position = query.sort.position(task)
+            assert decode_cursor("ada", query, encode_cursor("ada", query, position)) == position
 
     @pytest.mark.parametrize("text", HOSTILE_TEXTS)
-    def test_keeps_any_title_and_any_owner(self, text: str) -> None:
-        place = SeekPosition(text, ID)
-        assert decode_cursor(text, LIST, encode_cursor(text, LIST, place)) == place
+    def test_a_cursor_keeps_any_title_and_any_owner(self, text: str) -> None:
+        position = SeekPosition(text, ID)
+        assert decode_cursor(text, LIST, encode_cursor(text, LIST, position)) == position
 
     @pytest.mark.parametrize(
         "due",
         [date.min, date.max, datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)],
     )
-    def test_keeps_the_first_and_the_last_due_date(self, due: date | datetime) -> None:
+    def test_a_cursor_keeps_the_first_and_the_last_due_date(self, due: date | datetime) -> None:
         query = TaskQuery(sort=Sort(SortBy.DUE_DATE))
-        place = query.sort.position(a_task(due_date=due))
-        assert decode_cursor("ada", query, encode_cursor("ada", query, place)) == place
+        position = query.sort.position(a_task(due_date=due))
+        assert decode_cursor("ada", query, encode_cursor("ada", query, position)) == position
 
-    def test_needs_no_escaping_in_a_url(self) -> None:
+    def test_a_cursor_needs_no_escaping_in_a_url(self) -> None:
         assert CURSOR.replace("-", "").replace("_", "").isalnum()
 
-    def test_does_not_depend_on_the_size_of_the_page_or_the_count(self) -> None:
+    def test_a_cursor_does_not_depend_on_limit_or_total(self) -> None:
         other_page = replace(LIST, limit=7, with_total=True)
         assert decode_cursor("ada", other_page, CURSOR) == SeekPosition("Buy milk", ID)
 
 
-class TestRefusal:
+class TestBadCursor:
     @pytest.mark.parametrize(
         "query",
         [
@@ -78,15 +80,15 @@ class TestRefusal:
             replace(LIST, filter=replace(LIST.filter, due_after=NOW)),
         ],
     )
-    def test_meets_the_cursor_of_another_list(self, query: TaskQuery) -> None:
+    def test_a_cursor_of_another_list_is_refused(self, query: TaskQuery) -> None:
         assert is_refused(CURSOR, query=query)
 
     @pytest.mark.parametrize("owner", ["eve", "", "Ada", "ada "])
-    def test_meets_the_cursor_of_another_user(self, owner: str) -> None:
+    def test_a_cursor_of_another_user_is_refused(self, owner: str) -> None:
         assert is_refused(CURSOR, owner)
 
     @pytest.mark.parametrize("at", range(len(CURSOR)))
-    def test_meets_a_cursor_with_any_character_changed_or_lost(self, at: int) -> None:
+    def test_a_changed_or_truncated_cursor_is_refused(self, at: int) -> None:
         other = "A" if CURSOR[at] != "A" else "B"
         assert is_refused(CURSOR[:at] + other + CURSOR[at + 1 :])
         assert is_refused(CURSOR[:at])
@@ -104,19 +106,19 @@ class TestRefusal:
             reencoded(lambda data: data.replace(b"Buy", b"\\u0042uy")),
         ],
     )
-    def test_meets_another_spelling_of_the_same_place(self, spelling: str) -> None:
+    def test_another_spelling_of_the_same_position_is_refused(self, spelling: str) -> None:
         assert is_refused(spelling)
 
     @pytest.mark.parametrize("cursor", ["", "=", "A", "*", "é", "\0", "null", "W10", "A" * 100_000])
-    def test_meets_what_never_was_a_cursor(self, cursor: str) -> None:
+    def test_other_text_is_refused(self, cursor: str) -> None:
         assert is_refused(cursor)
 
     @given(st.text())
-    def test_meets_any_text(self, text: str) -> None:
+    def test_any_text_is_refused(self, text: str) -> None:
         assert is_refused(text)
 
     @given(st.binary())
-    def test_meets_any_bytes(self, data: bytes) -> None:
+    def test_any_encoded_bytes_are_refused(self, data: bytes) -> None:
         assert is_refused(urlsafe_b64encode(data).decode().rstrip("="))
 
     @pytest.mark.parametrize(
@@ -138,7 +140,9 @@ class TestRefusal:
             (SortBy.DUE_DATE, datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))),
         ],
     )
-    def test_meets_a_forged_place_where_no_task_can_be(self, by: SortBy, value: SortValue) -> None:
-        # The checksum is no secret: everybody can compute the one of any place.
+    def test_a_forged_position_that_no_task_can_have_is_refused(
+        self, by: SortBy, value: SortValue
+    ) -> None:
+        # The checksum is not a secret: a client can compute the checksum of any position.
         query = TaskQuery(sort=Sort(by))
         assert is_refused(encode_cursor("ada", query, SeekPosition(value, ID)), query=query)

@@ -1,7 +1,6 @@
 """A declaration of FastAPI works as in FastAPI, or is refused when the route is made."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from datetime import date
 from enum import StrEnum
 from typing import Annotated, Any, Final
@@ -28,31 +27,13 @@ from pydantic import BaseModel, Field
 from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, Response
 
-from fakes import FakeTokenVerifier, InMemoryTaskRepository, UnlimitedRateLimiter
-from support.http_client import client, started
-from todo_api.dependencies import Actor, Adapters
-from todo_api.http.errors import EXCEPTION_HANDLERS
+from support.http_client import client, plain_app, started
+from todo_api.dependencies import Actor
 from todo_api.http.routing import ApiRoute
-from todo_api.http.timeouts import Timeouts
 
 Declare = Callable[[APIRouter], object]
 JSON: Final = {"Content-Type": "application/json"}
 ID: Final = "0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b"
-
-
-def an_app(router: APIRouter, **options: Any) -> FastAPI:  # noqa: ANN401 - FastAPI's own
-    """A plain FastAPI app with its own middleware, which includes the router."""
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        adapters = Adapters(
-            InMemoryTaskRepository(), FakeTokenVerifier("ada"), UnlimitedRateLimiter(), {}
-        )
-        yield {"adapters": adapters, "timeouts": Timeouts()}
-
-    app = FastAPI(lifespan=lifespan, exception_handlers=EXCEPTION_HANDLERS)
-    app.include_router(router, prefix="/v1", **options)
-    return app
 
 
 class Colour(StrEnum):
@@ -413,7 +394,7 @@ async def results(router: APIRouter, requests: list[dict[str, Any]]) -> list[Any
     assert isinstance(route, APIRoute)
     (method,) = route.methods or {"GET"}
     found = []
-    async with started(an_app(router)) as app, client(app, "ada") as ada:
+    async with started(plain_app(router)) as app, client(app, "ada") as ada:
         for options in requests:
             response = await ada.request(method, **{"url": "/v1/", **options})
             body = response.json()
@@ -456,17 +437,18 @@ class TestApp:
         return made(request, ApiRoute)
 
     async def test_dependencies_of_include_router_are_refused(self, router: APIRouter) -> None:
-        app = an_app(router, dependencies=[Depends(forbid)])
+        app = plain_app(APIRouter())
+        app.include_router(router, prefix="/v1", dependencies=[Depends(forbid)])
         await expect_refusal(app, "include_router must not add dependencies")
 
     async def test_dependency_overrides_are_refused(self, router: APIRouter) -> None:
-        app = an_app(router)
+        app = plain_app(router)
         app.dependency_overrides[agent] = forbid
         await expect_refusal(app, "dependency_overrides are not supported")
 
     async def test_a_router_can_be_included_twice(self, router: APIRouter) -> None:
-        app = an_app(router, tags=["things"])
-        app.include_router(router, prefix="/v2")
+        app = plain_app(router)
+        app.include_router(router, prefix="/v2", tags=["things"])
         async with started(app) as running, client(running, "ada") as ada:
             found = [(await ada.get(path)).json() for path in ("/v1/", "/v2/")]
         assert found == [["/v1/", "ada"], ["/v2/", "ada"]]

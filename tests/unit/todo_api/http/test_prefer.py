@@ -1,4 +1,4 @@
-"""What a client would rather have: no body after a change, or to be told of every slip."""
+"""The Prefer field: `return=minimal` and `handling=strict`."""
 
 import json
 from typing import Any, Final, NamedTuple
@@ -17,18 +17,18 @@ JSON: Final = {"Content-Type": "application/json"}
 
 
 class Change(NamedTuple):
-    """A request that changes something: of one task what stands behind its path, and the body."""
+    """A request that changes a task or, without ``suffix``, creates one."""
 
     method: str
     suffix: str | None = None
     body: dict[str, Any] | None = None
 
     async def of(
-        self, task: Task, somebody: httpx.AsyncClient, fields: dict[str, str], query: str = ""
+        self, task: Task, user: httpx.AsyncClient, fields: dict[str, str], query: str = ""
     ) -> httpx.Response:
         one = "" if self.suffix is None else f"/{task.id}{self.suffix}"
         path = f"/api/tasks{one}{query}"
-        return await somebody.request(self.method, path, json=self.body, headers=fields)
+        return await user.request(self.method, path, json=self.body, headers=fields)
 
 
 CREATE: Final = Change("POST", body={"title": "Buy milk"})
@@ -52,46 +52,48 @@ async def task(tasks: InMemoryTaskRepository) -> Task:
     return await tasks.add(a_task(version=3))
 
 
-async def everything(tasks: InMemoryTaskRepository) -> tuple[Task, ...]:
+async def all_tasks(tasks: InMemoryTaskRepository) -> tuple[Task, ...]:
     return (await tasks.find("ada", TaskQuery())).tasks
 
 
-class TestMinimal:
+class TestReturnMinimal:
     @every_change
-    async def test_of_a_change_is_204_with_the_entity_tag_alone(
+    async def test_return_minimal_makes_a_change_a_204_with_its_entity_tag(
         self, ada: httpx.AsyncClient, task: Task, change: Change
     ) -> None:
-        answer = await change.of(task, ada, MINIMAL)
-        assert (answer.status_code, answer.content) == (204, b"")
-        assert answer.headers["Preference-Applied"] == "return=minimal"
-        assert answer.headers["ETag"] == ('"3"' if change.method == "DELETE" else '"4"')
-        assert not {"content-type", "content-length"} & set(answer.headers)
+        response = await change.of(task, ada, MINIMAL)
+        assert (response.status_code, response.content) == (204, b"")
+        assert response.headers["Preference-Applied"] == "return=minimal"
+        assert response.headers["ETag"] == ('"3"' if change.method == "DELETE" else '"4"')
+        assert not {"content-type", "content-length"} & set(response.headers)
 
     @every_change
-    async def test_of_a_change_does_what_it_does_with_a_body(
+    async def test_return_minimal_makes_the_same_change(
         self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository, task: Task, change: Change
     ) -> None:
-        twin = await tasks.add(a_task(version=3))
-        minimal, whole = await change.of(task, ada, MINIMAL), await change.of(twin, ada, {})
+        other = await tasks.add(a_task(version=3))
+        minimal, whole = await change.of(task, ada, MINIMAL), await change.of(other, ada, {})
         assert minimal.headers["ETag"] == whole.headers["ETag"]
-        members = {(t.title, t.completed, t.version) for t in await everything(tasks)}
+        members = {(t.title, t.completed, t.version) for t in await all_tasks(tasks)}
         assert len(members) == (0 if change.method == "DELETE" else 1)
 
-    async def test_of_a_new_task_is_201_with_its_place_and_its_entity_tag(
+    async def test_return_minimal_makes_a_creation_a_201_with_location_and_entity_tag(
         self, ada: httpx.AsyncClient
     ) -> None:
-        answer = await CREATE.of(a_task(), ada, MINIMAL)
-        assert (answer.status_code, answer.content) == (201, b"")
-        assert answer.headers["Preference-Applied"] == "return=minimal"
-        assert answer.headers["ETag"] == '"1"'
-        assert "Content-Type" not in answer.headers
-        created = await ada.get(answer.headers["Location"])
+        response = await CREATE.of(a_task(), ada, MINIMAL)
+        assert (response.status_code, response.content) == (201, b"")
+        assert response.headers["Preference-Applied"] == "return=minimal"
+        assert response.headers["ETag"] == '"1"'
+        assert "Content-Type" not in response.headers
+        created = await ada.get(response.headers["Location"])
         assert (created.status_code, created.json()["title"]) == (200, "Buy milk")
 
-    async def test_of_a_restored_task_is_204(self, ada: httpx.AsyncClient, task: Task) -> None:
+    async def test_return_minimal_makes_a_restore_a_204(
+        self, ada: httpx.AsyncClient, task: Task
+    ) -> None:
         await ada.delete(f"/api/tasks/{task.id}")
-        answer = await ada.post(f"/api/tasks/{task.id}/restore", headers=MINIMAL)
-        assert (answer.status_code, answer.headers["ETag"]) == (204, '"3"')
+        response = await ada.post(f"/api/tasks/{task.id}/restore", headers=MINIMAL)
+        assert (response.status_code, response.headers["ETag"]) == (204, '"3"')
         assert (await ada.get(f"/api/tasks/{task.id}")).status_code == 200
 
     @pytest.mark.parametrize(
@@ -107,35 +109,35 @@ class TestMinimal:
         ],
         ids=str,
     )
-    async def test_may_be_said_in_any_way_of_rfc_7240(
+    async def test_return_minimal_is_read_in_every_spelling_of_rfc_7240(
         self, ada: httpx.AsyncClient, fields: list[str]
     ) -> None:
         headers = [("Prefer", field) for field in fields]
-        answer = await ada.post("/api/tasks", json={"title": "x"}, headers=headers)
-        assert answer.content == b""
+        response = await ada.post("/api/tasks", json={"title": "x"}, headers=headers)
+        assert response.content == b""
 
     @pytest.mark.parametrize(
         "prefer",
         ["", "return=representation", "minimal", "return", "return=", "x-return=minimal", "\xff"],
     )
-    async def test_that_is_not_said_gets_the_task(
+    async def test_without_return_minimal_the_response_has_the_task(
         self, ada: httpx.AsyncClient, prefer: str
     ) -> None:
         headers = [(b"Content-Type", b"application/json"), (b"Prefer", prefer.encode("latin-1"))]
-        answer = await ada.post("/api/tasks", content=b'{"title": "x"}', headers=headers)
-        assert answer.json()["title"] == "x"
-        assert "Preference-Applied" not in answer.headers
+        response = await ada.post("/api/tasks", content=b'{"title": "x"}', headers=headers)
+        assert response.json()["title"] == "x"
+        assert "Preference-Applied" not in response.headers
 
     @every_body
-    async def test_of_what_is_refused_says_why_all_the_same(
+    async def test_an_error_response_has_its_body_with_return_minimal(
         self, ada: httpx.AsyncClient, task: Task, change: Change
     ) -> None:
         wrong = change._replace(body={"title": "", "completed": None})
-        answer = await wrong.of(task, ada, MINIMAL)
-        assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
-        assert "Preference-Applied" not in answer.headers
+        response = await wrong.of(task, ada, MINIMAL)
+        assert (response.status_code, response.json()["code"]) == (422, "validation_failed")
+        assert "Preference-Applied" not in response.headers
 
-    async def test_of_what_is_read_or_counted_changes_nothing(
+    async def test_return_minimal_does_not_affect_reads_and_bulk_deletes(
         self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository, task: Task
     ) -> None:
         await tasks.add(a_task(completed_at=NOW))
@@ -145,16 +147,16 @@ class TestMinimal:
             ("GET", "/api/me"),
             ("DELETE", "/api/tasks?status=completed"),
         ):
-            answer = await ada.request(method, path, headers=MINIMAL)
-            assert (answer.status_code, answer.json() != {}) == (200, True)
+            response = await ada.request(method, path, headers=MINIMAL)
+            assert (response.status_code, response.json() != {}) == (200, True)
 
 
-class TestStrict:
+class TestHandlingStrict:
     @every_body
     @pytest.mark.parametrize(
         "name", ["colour", "userId", "dueDate ", "Title", "createdAt", "done", "due-date"]
     )
-    async def test_refuses_a_member_that_is_unknown_and_changes_nothing(
+    async def test_strict_handling_refuses_an_unknown_member_and_changes_nothing(
         self,
         ada: httpx.AsyncClient,
         tasks: InMemoryTaskRepository,
@@ -162,39 +164,43 @@ class TestStrict:
         change: Change,
         name: str,
     ) -> None:
-        slipped = change._replace(body={**(change.body or {}), name: "x"})
-        answer = await slipped.of(task, ada, STRICT)
-        assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
-        (error,) = answer.json()["errors"]
+        unknown = change._replace(body={**(change.body or {}), name: "x"})
+        response = await unknown.of(task, ada, STRICT)
+        assert (response.status_code, response.json()["code"]) == (422, "validation_failed")
+        (error,) = response.json()["errors"]
         assert (error["field"], error["code"]) == (name, "unknown")
-        assert answer.json()["detail"] == f"{name}: is not a member of this route"
-        assert await everything(tasks) == (task,)
+        assert response.json()["detail"] == f"{name}: is not a member of this route"
+        assert await all_tasks(tasks) == (task,)
 
-    async def test_names_every_unknown_member_at_once(self, ada: httpx.AsyncClient) -> None:
+    async def test_strict_handling_names_every_unknown_member(self, ada: httpx.AsyncClient) -> None:
         body = {"title": "x", "colour": 1, "size": 2}
-        answer = await ada.post("/api/tasks", json=body, headers=STRICT)
-        assert [error["field"] for error in answer.json()["errors"]] == ["colour", "size"]
+        response = await ada.post("/api/tasks", json=body, headers=STRICT)
+        assert [error["field"] for error in response.json()["errors"]] == ["colour", "size"]
 
-    async def test_takes_the_whole_task_back_with_its_read_only_members(
+    async def test_strict_handling_accepts_a_task_as_it_was_returned(
         self, ada: httpx.AsyncClient, task: Task
     ) -> None:
         whole = (await ada.get(f"/api/tasks/{task.id}")).json()
-        answer = await ada.put(f"/api/tasks/{task.id}", json=whole, headers=STRICT)
-        assert (answer.status_code, answer.json()) == (200, whole)
+        response = await ada.put(f"/api/tasks/{task.id}", json=whole, headers=STRICT)
+        assert (response.status_code, response.json()) == (200, whole)
 
-    async def test_takes_camel_case(self, ada: httpx.AsyncClient) -> None:
+    async def test_strict_handling_accepts_camel_case(self, ada: httpx.AsyncClient) -> None:
         body = {"title": "x", "dueDate": "2026-01-31"}
-        answer = await ada.post("/api/tasks", json=body, headers=STRICT)
-        assert (answer.status_code, answer.json()["due_date"]) == (201, "2026-01-31")
+        response = await ada.post("/api/tasks", json=body, headers=STRICT)
+        assert (response.status_code, response.json()["due_date"]) == (201, "2026-01-31")
 
-    async def test_toggles_without_a_body(self, ada: httpx.AsyncClient, task: Task) -> None:
-        answer = await ada.patch(f"/api/tasks/{task.id}/complete", headers=STRICT)
-        assert answer.status_code == 200
+    async def test_strict_handling_toggles_without_a_body(
+        self, ada: httpx.AsyncClient, task: Task
+    ) -> None:
+        response = await ada.patch(f"/api/tasks/{task.id}/complete", headers=STRICT)
+        assert response.status_code == 200
 
     @pytest.mark.parametrize("body", [[], ["colour"], "colour", None, 1])
-    async def test_of_what_is_no_object_says_so(self, ada: httpx.AsyncClient, body: object) -> None:
-        answer = await ada.post("/api/tasks", content=json.dumps(body), headers=STRICT | JSON)
-        assert [error["code"] for error in answer.json()["errors"]] == ["wrong_type"]
+    async def test_strict_handling_of_a_body_that_is_not_an_object_is_wrong_type(
+        self, ada: httpx.AsyncClient, body: object
+    ) -> None:
+        response = await ada.post("/api/tasks", content=json.dumps(body), headers=STRICT | JSON)
+        assert [error["code"] for error in response.json()["errors"]] == ["wrong_type"]
 
     @pytest.mark.parametrize(
         ("method", "path"),
@@ -212,7 +218,7 @@ class TestStrict:
             ("GET", "/api/me"),
         ],
     )
-    async def test_refuses_a_parameter_that_is_unknown_on_any_route_and_changes_nothing(
+    async def test_strict_handling_refuses_an_unknown_parameter_on_every_route_and_changes_nothing(
         self,
         ada: httpx.AsyncClient,
         tasks: InMemoryTaskRepository,
@@ -222,24 +228,26 @@ class TestStrict:
     ) -> None:
         url = httpx.URL(path.replace("{id}", str(task.id))).copy_add_param("colour", "red")
         body = {"title": "Buy oat milk"} if method in {"POST", "PUT", "PATCH"} else None
-        answer = await ada.request(method, url, json=body, headers=STRICT)
-        assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
-        (error,) = answer.json()["errors"]
+        response = await ada.request(method, url, json=body, headers=STRICT)
+        assert (response.status_code, response.json()["code"]) == (422, "validation_failed")
+        (error,) = response.json()["errors"]
         assert error == {
             "field": "colour",
             "code": "unknown",
             "message": "is not a parameter of this route",
         }
-        assert await everything(tasks) == (task,)
+        assert await all_tasks(tasks) == (task,)
 
-    async def test_takes_every_parameter_of_the_list(self, ada: httpx.AsyncClient) -> None:
+    async def test_strict_handling_accepts_every_parameter_of_the_list(
+        self, ada: httpx.AsyncClient
+    ) -> None:
         query = (
             "status=all&completed=true&priority=low&tag=a&tag=b&due_before=2026-01-31"
             "&due_after=2026-01-01&q=milk&sort=title&order=asc&limit=1"
         )
         assert (await ada.get(f"/api/tasks?{query}", headers=STRICT)).status_code == 200
 
-    async def test_follows_the_link_of_a_page(
+    async def test_strict_handling_accepts_the_link_to_the_next_page(
         self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository
     ) -> None:
         for _ in range(2):
@@ -249,15 +257,15 @@ class TestStrict:
         assert (second.status_code, len(second.json())) == (200, 1)
 
     @pytest.mark.parametrize("prefer", ["handling=lenient", "strict", "return=minimal", ""])
-    async def test_that_is_not_asked_for_lets_what_is_unknown_pass(
+    async def test_without_strict_handling_unknown_names_are_ignored(
         self, ada: httpx.AsyncClient, prefer: str
     ) -> None:
         body = {"title": "x", "colour": "red"}
-        answer = await ada.post("/api/tasks?page=2", json=body, headers={"Prefer": prefer})
-        assert answer.status_code == 201
+        response = await ada.post("/api/tasks?page=2", json=body, headers={"Prefer": prefer})
+        assert response.status_code == 201
 
 
-# Names of the client's own, as JSON and in a query: what an answer says of them can be shown.
+# Names that a client chooses, as JSON texts; the response must be able to repeat them.
 HOSTILE_NAMES: Final = {
     "lone surrogate": '"\\ud800"',
     "surrogates": '"\\udfff\\ud800"',
@@ -277,13 +285,13 @@ HOSTILE_NAMES: Final = {
 
 class TestHostileNames:
     @pytest.mark.parametrize("name", HOSTILE_NAMES.values(), ids=HOSTILE_NAMES)
-    async def test_of_members_are_told_in_text_that_any_client_can_read(
+    async def test_an_unknown_member_is_named_in_short_valid_utf_8(
         self, ada: httpx.AsyncClient, name: str
     ) -> None:
         body = f'{{"title": "x", {name}: 1}}'
-        answer = await ada.post("/api/tasks", content=body, headers=STRICT | JSON)
-        assert answer.status_code == 422
-        (error,) = answer.json()["errors"]
+        response = await ada.post("/api/tasks", content=body, headers=STRICT | JSON)
+        assert response.status_code == 422
+        (error,) = response.json()["errors"]
         assert error["code"] == "unknown"
         assert len(error["field"]) <= 100
         assert error["field"].encode().decode() == error["field"]
@@ -296,20 +304,20 @@ class TestHostileNames:
         ],
         ids=lambda name: name[:20],
     )
-    async def test_of_parameters_are_told_in_text_that_any_client_can_read(
+    async def test_an_unknown_parameter_is_named_in_short_valid_utf_8(
         self, ada: httpx.AsyncClient, name: str
     ) -> None:
         url = httpx.URL("http://todo.test").copy_with(raw_path=f"/api/tasks?{name}=1".encode())
-        answer = await ada.get(url, headers=STRICT)
-        assert answer.status_code == 422
-        (error,) = answer.json()["errors"]
+        response = await ada.get(url, headers=STRICT)
+        assert response.status_code == 422
+        (error,) = response.json()["errors"]
         assert error["code"] == "unknown"
         assert len(error["field"]) <= 100
 
-    async def test_of_a_body_full_of_them_do_not_swell_the_answer(
+    async def test_many_unknown_members_do_not_make_a_large_response(
         self, ada: httpx.AsyncClient
     ) -> None:
         body = {"title": "x"} | {f"m{number}": 0 for number in range(50_000)}
-        answer = await ada.post("/api/tasks", json=body, headers=STRICT)
-        assert answer.status_code == 422
-        assert len(answer.content) < 64 * 1024
+        response = await ada.post("/api/tasks", json=body, headers=STRICT)
+        assert response.status_code == 422
+        assert len(response.content) < 64 * 1024

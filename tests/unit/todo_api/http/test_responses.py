@@ -1,4 +1,4 @@
-"""Successful answers: which header fields each of them has, and what they mean."""
+"""The header fields of successful responses: entity tags and Location."""
 
 import httpx
 import pytest
@@ -10,13 +10,11 @@ from todo_domain.task import Task
 
 @pytest.fixture
 async def task(tasks: InMemoryTaskRepository) -> Task:
-    """A task of ada's at version 3."""
+    """A task of ada at version 3."""
     return await tasks.add(a_task(version=3))
 
 
-class TestAnswersWithATask:
-    """Have its version as their entity tag, whatever they are the answer to."""
-
+class TestTaskResponse:
     @pytest.mark.parametrize(
         ("method", "suffix", "body", "version"),
         [
@@ -31,7 +29,7 @@ class TestAnswersWithATask:
             ("DELETE", "", None, 3),
         ],
     )
-    async def test_of_any_route(
+    async def test_the_entity_tag_of_every_task_response_is_its_version(
         self,
         ada: httpx.AsyncClient,
         task: Task,
@@ -40,15 +38,15 @@ class TestAnswersWithATask:
         body: dict[str, object] | None,
         version: int,
     ) -> None:
-        answer = await ada.request(method, f"/api/tasks/{task.id}{suffix}", json=body)
-        assert (answer.status_code, answer.json()["version"]) == (200, version)
-        assert answer.headers["ETag"] == f'"{version}"'
-        assert not {"location", "link", "x-total-count"} & set(answer.headers)
+        response = await ada.request(method, f"/api/tasks/{task.id}{suffix}", json=body)
+        assert (response.status_code, response.json()["version"]) == (200, version)
+        assert response.headers["ETag"] == f'"{version}"'
+        assert not {"location", "link", "x-total-count"} & set(response.headers)
 
 
-class TestALocation:
+class TestLocation:
     @pytest.mark.parametrize(
-        ("path", "place"),
+        ("path", "expected"),
         [
             ("/api/tasks", "/api/tasks"),
             ("/api/tasks/", "/api/tasks"),
@@ -57,25 +55,25 @@ class TestALocation:
             ("/api/%61da/tasks", "/api/%61da/tasks"),
         ],
     )
-    async def test_stands_under_the_path_that_was_asked(
-        self, ada: httpx.AsyncClient, path: str, place: str
+    async def test_location_extends_the_path_of_the_request(
+        self, ada: httpx.AsyncClient, path: str, expected: str
     ) -> None:
-        answer = await ada.post(path, json={"title": "x"})
-        assert answer.headers["Location"] == f"{place}/{answer.json()['id']}"
-        assert (await ada.get(answer.headers["Location"])).content == answer.content
+        response = await ada.post(path, json={"title": "x"})
+        assert response.headers["Location"] == f"{expected}/{response.json()['id']}"
+        assert (await ada.get(response.headers["Location"])).content == response.content
 
 
-class TestAnswersWithoutATask:
+class TestOtherResponses:
     @pytest.mark.parametrize(
         ("method", "path"), [("GET", "/api/me"), ("DELETE", "/api/tasks?status=completed")]
     )
-    async def test_have_no_entity_tag(self, ada: httpx.AsyncClient, method: str, path: str) -> None:
-        answer = await ada.request(method, path)
-        assert answer.status_code == 200
-        assert not {"etag", "location", "link"} & set(answer.headers)
-
-    async def test_of_a_task_that_is_not_there_have_none_either(
-        self, ada: httpx.AsyncClient
+    async def test_a_response_without_a_task_has_no_entity_tag(
+        self, ada: httpx.AsyncClient, method: str, path: str
     ) -> None:
-        answer = await ada.get(f"/api/tasks/{a_task().id}")
-        assert (answer.status_code, "ETag" in answer.headers) == (404, False)
+        response = await ada.request(method, path)
+        assert response.status_code == 200
+        assert not {"etag", "location", "link"} & set(response.headers)
+
+    async def test_a_404_has_no_entity_tag(self, ada: httpx.AsyncClient) -> None:
+        response = await ada.get(f"/api/tasks/{a_task().id}")
+        assert (response.status_code, "ETag" in response.headers) == (404, False)

@@ -1,16 +1,17 @@
-"""In which order a request is judged, and what it takes to be heard."""
+"""The order in which a request is checked: method, token, Accept, path, query, body."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated, Final
+from typing import Final
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, Request
-from starlette.responses import Response
 
 from fakes import InMemoryTaskRepository
+from support.http_client import UnreadBody, client, plain_app, started
 from support.tasks import a_task
-from todo_api.http.routing import ApiRoute
+from todo_api.http.timeouts import Timeouts
+from todo_api.routes.tasks import router
 
 TASK: Final = a_task()
 TOKEN: Final = ("Authorization", "Bearer ada")
@@ -18,13 +19,11 @@ HTML: Final = ("Accept", "text/html")
 Fields = list[tuple[str, str]]
 
 
-async def everything_is_read() -> AsyncIterator[bytes]:
+async def a_body() -> AsyncIterator[bytes]:
     yield b"{"
 
 
-class TestARequest:
-    """Is refused for the first of these that is wrong with it."""
-
+class TestOrderOfChecks:
     @pytest.mark.parametrize(
         ("fields", "path", "code"),
         [
@@ -36,35 +35,39 @@ class TestARequest:
         ],
         ids=["token", "Accept", "path", "media type", "body"],
     )
-    async def test_token_then_accept_then_path_then_body(
+    async def test_token_is_checked_before_accept_before_path_before_body(
         self, stranger: httpx.AsyncClient, fields: Fields, path: str, code: str
     ) -> None:
-        answer = await stranger.patch(path, headers=fields, content=everything_is_read())
-        assert answer.json()["code"].startswith(code)
+        response = await stranger.patch(path, headers=fields, content=a_body())
+        assert response.json()["code"].startswith(code)
 
-    async def test_accept_then_query(self, ada: httpx.AsyncClient) -> None:
-        answer = await ada.get("/api/tasks?limit=0", headers=[HTML])
-        assert answer.json()["code"] == "not_acceptable"
+    async def test_accept_is_checked_before_the_query(self, ada: httpx.AsyncClient) -> None:
+        response = await ada.get("/api/tasks?limit=0", headers=[HTML])
+        assert response.json()["code"] == "not_acceptable"
 
-    async def test_body_then_whether_the_task_exists(self, ada: httpx.AsyncClient) -> None:
-        answer = await ada.patch(f"/api/tasks/{TASK.id}", json={"title": ""})
-        assert answer.json()["code"] == "validation_failed"
+    async def test_the_body_is_checked_before_the_task_is_read(
+        self, ada: httpx.AsyncClient
+    ) -> None:
+        response = await ada.patch(f"/api/tasks/{TASK.id}", json={"title": ""})
+        assert response.json()["code"] == "validation_failed"
 
-    async def test_route_then_token(self, stranger: httpx.AsyncClient) -> None:
+    async def test_path_and_method_are_checked_before_the_token(
+        self, stranger: httpx.AsyncClient
+    ) -> None:
         assert (await stranger.get("/api/lists")).status_code == 404
         assert (await stranger.request("TRACE", "/api/tasks")).status_code == 405
 
 
-class TestAToken:
+class TestBearerToken:
     @pytest.mark.parametrize(
         "value",
         ["Bearer ada", "bearer ada", "BEARER ada", "bEaReR ada", "Bearer   ada", "Bearer ada "],
     )
-    async def test_may_come_with_its_scheme_in_any_case(
+    async def test_the_bearer_scheme_is_case_insensitive(
         self, stranger: httpx.AsyncClient, value: str
     ) -> None:
-        answer = await stranger.get("/api/tasks", headers={"Authorization": value})
-        assert answer.status_code == 200
+        response = await stranger.get("/api/tasks", headers={"Authorization": value})
+        assert response.status_code == 200
 
     @pytest.mark.parametrize(
         "value",
@@ -73,30 +76,32 @@ class TestAToken:
             *("Bearerada", "Bearer:ada", "Digest ada", "JWT ada", '"Bearer" ada'),
         ],
     )
-    async def test_is_missing_where_the_field_holds_no_bearer_token(
+    async def test_an_authorization_field_without_a_bearer_token_is_token_missing(
         self, stranger: httpx.AsyncClient, value: str
     ) -> None:
-        answer = await stranger.get("/api/tasks", headers={"Authorization": value})
-        assert (answer.status_code, answer.json()["code"]) == (401, "token_missing")
-        assert answer.headers["WWW-Authenticate"] == 'Bearer realm="todo-api"'
+        response = await stranger.get("/api/tasks", headers={"Authorization": value})
+        assert (response.status_code, response.json()["code"]) == (401, "token_missing")
+        assert response.headers["WWW-Authenticate"] == 'Bearer realm="todo-api"'
 
     @pytest.mark.parametrize(
         "value", [b"Bearer eve2", b"Bearer ada, Bearer ada", b"Bearer \xff\x00", b"Bearer ada eve"]
     )
-    async def test_that_is_none_is_refused(self, stranger: httpx.AsyncClient, value: bytes) -> None:
-        answer = await stranger.get("/api/tasks", headers=[(b"Authorization", value)])
-        assert (answer.status_code, answer.json()["code"]) == (401, "token_invalid")
+    async def test_other_text_after_the_bearer_scheme_is_token_invalid(
+        self, stranger: httpx.AsyncClient, value: bytes
+    ) -> None:
+        response = await stranger.get("/api/tasks", headers=[(b"Authorization", value)])
+        assert (response.status_code, response.json()["code"]) == (401, "token_invalid")
 
     @pytest.mark.parametrize(
         "values",
         [("Bearer ada", "Bearer ada"), ("Bearer ada", "Bearer eve"), ("Basic x", "Bearer ada")],
     )
-    async def test_in_one_of_several_fields_is_refused(
+    async def test_several_authorization_fields_are_token_malformed(
         self, stranger: httpx.AsyncClient, values: tuple[str, str]
     ) -> None:
         fields = [("Authorization", value) for value in values]
-        answer = await stranger.get("/api/tasks", headers=fields)
-        assert (answer.status_code, answer.json()["code"]) == (401, "token_malformed")
+        response = await stranger.get("/api/tasks", headers=fields)
+        assert (response.status_code, response.json()["code"]) == (401, "token_malformed")
 
     @pytest.mark.parametrize(
         "fields",
@@ -108,20 +113,20 @@ class TestAToken:
         ],
         ids=["cookie", "X-Authorization", "Proxy-Authorization", "others"],
     )
-    async def test_in_another_field_does_not_count(
+    async def test_a_token_in_another_header_field_is_ignored(
         self, stranger: httpx.AsyncClient, fields: dict[str, str]
     ) -> None:
-        answer = await stranger.get("/api/tasks", headers=fields)
-        assert (answer.status_code, answer.json()["code"]) == (401, "token_missing")
+        response = await stranger.get("/api/tasks", headers=fields)
+        assert (response.status_code, response.json()["code"]) == (401, "token_missing")
 
     @pytest.mark.parametrize("name", ["access_token", "token", "authorization", "jwt"])
-    async def test_in_the_query_does_not_count(
+    async def test_a_token_in_the_query_is_ignored(
         self, stranger: httpx.AsyncClient, name: str
     ) -> None:
-        answer = await stranger.get("/api/tasks", params={name: "ada"})
-        assert (answer.status_code, answer.json()["code"]) == (401, "token_missing")
+        response = await stranger.get("/api/tasks", params={name: "ada"})
+        assert (response.status_code, response.json()["code"]) == (401, "token_missing")
 
-    async def test_in_the_body_does_not_count(self, stranger: httpx.AsyncClient) -> None:
+    async def test_a_token_in_the_body_is_ignored(self, stranger: httpx.AsyncClient) -> None:
         body = {"access_token": "ada", "title": "Buy milk"}
         assert (await stranger.post("/api/tasks", json=body)).status_code == 401
         assert (await stranger.post("/api/tasks", data=body)).status_code == 401
@@ -143,19 +148,19 @@ class TestAccept:
             "text/html,*/*;q=0.8",
         ],
     )
-    async def test_that_leaves_room_for_json_gets_it(
+    async def test_accept_that_allows_json_gets_json(
         self, ada: httpx.AsyncClient, accept: str
     ) -> None:
-        answer = await ada.get("/api/tasks", headers={"Accept": accept})
-        assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
+        response = await ada.get("/api/tasks", headers={"Accept": accept})
+        assert (response.status_code, response.headers["Content-Type"]) == (200, "application/json")
 
-    async def test_may_be_absent(self, ada: httpx.AsyncClient) -> None:
+    async def test_accept_may_be_absent(self, ada: httpx.AsyncClient) -> None:
         request = ada.build_request("GET", "/api/tasks")
         del request.headers["Accept"]
         assert (await ada.send(request)).status_code == 200
 
-    async def test_may_come_in_several_fields(self, ada: httpx.AsyncClient) -> None:
-        # RFC 9110, section 5.3: they mean the same as one with a comma between.
+    async def test_several_accept_fields_are_one_list(self, ada: httpx.AsyncClient) -> None:
+        # RFC 9110, section 5.3
         fields = [HTML, ("Accept", "application/json")]
         assert (await ada.get("/api/tasks", headers=fields)).status_code == 200
 
@@ -174,15 +179,15 @@ class TestAccept:
             "image/webp, text/html;q=0.9",
         ],
     )
-    async def test_that_rules_json_out_is_refused_with_a_problem(
+    async def test_accept_that_excludes_json_is_406(
         self, ada: httpx.AsyncClient, accept: str
     ) -> None:
-        answer = await ada.get("/api/tasks", headers={"Accept": accept})
-        assert (answer.status_code, answer.json()["code"]) == (406, "not_acceptable")
-        assert answer.headers["Content-Type"] == "application/problem+json"
+        response = await ada.get("/api/tasks", headers={"Accept": accept})
+        assert (response.status_code, response.json()["code"]) == (406, "not_acceptable")
+        assert response.headers["Content-Type"] == "application/problem+json"
 
 
-class TestAMethod:
+class TestMethod:
     @pytest.mark.parametrize(
         ("path", "allowed"),
         [
@@ -199,47 +204,92 @@ class TestAMethod:
         ],
     )
     @pytest.mark.parametrize("method", ["TRACE", "OPTIONS", "BREW", "get", "CONNECT"])
-    async def test_that_a_path_does_not_have_is_refused_naming_those_it_has(
+    async def test_an_unsupported_method_is_405_with_the_methods_of_the_path(
         self, ada: httpx.AsyncClient, path: str, allowed: str, method: str
     ) -> None:
         request = ada.build_request(method, path)
-        request.method = method  # httpx would write it in capitals
-        answer = await ada.send(request)
-        assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
-        assert answer.headers.get_list("Allow") == [allowed]
+        request.method = method  # httpx would change it to upper case
+        response = await ada.send(request)
+        assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
+        assert response.headers.get_list("Allow") == [allowed]
 
     @pytest.mark.parametrize(
         "name", ["X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Method"]
     )
-    async def test_cannot_be_overridden(
+    async def test_the_method_cannot_be_overridden(
         self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository, name: str
     ) -> None:
         await tasks.add(TASK)
-        answer = await ada.get(f"/api/tasks/{TASK.id}?_method=DELETE", headers={name: "DELETE"})
-        assert answer.status_code == 200
+        response = await ada.get(f"/api/tasks/{TASK.id}?_method=DELETE", headers={name: "DELETE"})
+        assert response.status_code == 200
         assert await tasks.get("ada", TASK.id) == TASK
 
 
-class TestADependency:
-    def test_that_takes_more_than_the_request_is_refused_when_the_route_is_made(self) -> None:
-        def page(number: int) -> int:
-            return number
+async def never_ending() -> AsyncIterator[bytes]:
+    yield b"{"
+    await asyncio.Event().wait()
 
-        async def endpoint(number: Annotated[int, Depends(page)]) -> Response:
-            return Response(str(number))
 
-        with pytest.raises(TypeError, match="has to take the request and nothing else"):
-            APIRouter(route_class=ApiRoute).add_api_route("/", endpoint)
+@pytest.mark.usefixtures("log")
+class TestPlainFastAPI:
+    """The task routes in an app with FastAPI's own middleware and ``include_router``."""
 
-    def test_that_depends_on_another_is_refused_when_the_route_is_made(self) -> None:
-        def inner(_: Request) -> int:
-            return 1
+    @pytest.mark.parametrize("authorization", [None, "Bearer mallory"])
+    @pytest.mark.parametrize("body", [b"{", b" " * 2 * 1024 * 1024], ids=["malformed", "2 MiB"])
+    async def test_the_token_is_checked_before_the_body_is_read(
+        self, authorization: str | None, body: bytes
+    ) -> None:
+        unread = UnreadBody(body)
+        headers = {"Authorization": authorization} if authorization else {}
+        async with started(plain_app(router)) as app, client(app) as stranger:
+            response = await stranger.post("/v1/api/tasks", headers=headers, content=unread)
+        assert response.status_code == 401
+        assert response.headers["WWW-Authenticate"].startswith("Bearer ")
+        assert not unread.was_read
 
-        def outer(_: Request, number: Annotated[int, Depends(inner)]) -> int:
-            return number
+    @pytest.mark.parametrize(
+        ("body", "status", "code"),
+        [
+            (b'{"title": "Buy milk"}', 201, None),
+            (b'{"title": NaN}', 400, "malformed_json"),
+            (b'{"title": ""}', 422, "validation_failed"),
+            (b" " * (1024 * 1024 + 1), 413, "body_too_large"),
+        ],
+        ids=["valid", "NaN", "blank", "too large"],
+    )
+    async def test_the_body_is_strict_json_of_at_most_one_mebibyte(
+        self, body: bytes, status: int, code: str | None
+    ) -> None:
+        async with started(plain_app(router)) as app, client(app, "ada") as ada:
+            headers = {"Content-Type": "application/json"}
+            response = await ada.post("/v1/api/tasks", content=body, headers=headers)
+        assert (response.status_code, response.json().get("code")) == (status, code)
 
-        async def endpoint(number: Annotated[int, Depends(outer)]) -> Response:
-            return Response(str(number))
+    @pytest.mark.parametrize(
+        ("method", "path", "status", "code"),
+        [
+            ("GET", "/v1/api/lists", 404, "not_found"),
+            ("GET", "/v1/api/tasks/1", 404, "not_found"),
+            ("TRACE", "/v1/api/tasks", 405, "method_not_allowed"),
+            ("DELETE", "/v1/api/tasks", 400, "filter_required"),
+        ],
+    )
+    async def test_every_error_is_a_problem(
+        self, method: str, path: str, status: int, code: str
+    ) -> None:
+        async with started(plain_app(router)) as app, client(app, "ada") as ada:
+            response = await ada.request(method, path)
+        assert (response.status_code, response.json()["code"]) == (status, code)
+        assert response.headers["Content-Type"] == "application/problem+json"
 
-        with pytest.raises(TypeError, match="has to take the request and nothing else"):
-            APIRouter(route_class=ApiRoute).add_api_route("/", endpoint)
+    async def test_a_405_has_the_methods_of_the_path(self) -> None:
+        async with started(plain_app(router)) as app, client(app, "ada") as ada:
+            response = await ada.request("TRACE", "/v1/api/tasks")
+        assert response.headers["Allow"] == "DELETE, GET, HEAD, POST"
+
+    async def test_a_body_that_takes_too_long_is_408(self) -> None:
+        app = plain_app(router, timeouts=Timeouts(body=0.01))
+        async with started(app) as running, client(running, "ada") as ada:
+            headers = {"Content-Type": "application/json"}
+            response = await ada.post("/v1/api/tasks", content=never_ending(), headers=headers)
+        assert (response.status_code, response.json()["code"]) == (408, "request_timeout")

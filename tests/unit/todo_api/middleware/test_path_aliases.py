@@ -1,7 +1,4 @@
-"""The spellings of a path that real frontends use lead to the one route that they mean.
-
-A trailing slash changes nothing, the user's id may stand in front, HEAD is GET without the body.
-"""
+"""Path aliases: a trailing slash, the user id in the path, and HEAD reach the same route."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -76,13 +73,13 @@ async def test_one_trailing_slash_is_served_without_a_redirect(
 
 
 @pytest.mark.parametrize("path", ["/api/tasks//", "//api/tasks", "/api//tasks", "/", "//"])
-async def test_other_slashes_lead_nowhere(ada: httpx.AsyncClient, path: str) -> None:
-    answer = await ada.get(httpx.URL("http://todo.test").copy_with(raw_path=path.encode()))
-    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+async def test_other_extra_slashes_are_404(ada: httpx.AsyncClient, path: str) -> None:
+    response = await ada.get(httpx.URL("http://todo.test").copy_with(raw_path=path.encode()))
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
 @pytest.mark.parametrize("path", GETTABLE)
-async def test_head_tells_what_get_would_without_the_body(
+async def test_head_has_the_status_and_header_fields_of_get(
     ada: httpx.AsyncClient, path: str
 ) -> None:
     got, headed = await ada.get(path), await ada.head(path)
@@ -90,12 +87,12 @@ async def test_head_tells_what_get_would_without_the_body(
     assert comparable(headed.headers) == comparable(got.headers)
 
 
-async def test_head_needs_a_token_where_get_does(stranger: httpx.AsyncClient) -> None:
+async def test_head_needs_a_token(stranger: httpx.AsyncClient) -> None:
     assert (await stranger.head("/api/tasks")).status_code == 401
 
 
 MILK: Final = {"title": "Buy oat milk"}
-# Every route of tasks: its method, what stands behind ``/tasks``, a body, and the status.
+# Every task route: its method, the rest of the path after ``/tasks``, a body, and the status.
 ROUTES: Final[list[tuple[str, str, dict[str, Any] | None, int]]] = [
     ("GET", "", None, 200),
     ("GET", "?limit=1", None, 200),
@@ -116,7 +113,7 @@ ROUTES: Final[list[tuple[str, str, dict[str, Any] | None, int]]] = [
 every_route = pytest.mark.parametrize(
     ("method", "rest", "body", "status"), ROUTES, ids=[f"{r[0]} {r[1]} {r[2]}" for r in ROUTES]
 )
-# Ids that auth servers give: random text, UUIDs, numbers, e-mail addresses, and stranger ones.
+# User ids of auth servers (random text, UUIDs, numbers, e-mail addresses), and unusual ones.
 USER_IDS: Final = [
     *("dlMsxWRCI2eyTUbIQ9DUoaji4ROD9Eqh", "0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b", "1"),
     *("ada@example.com", "ada+todo@example.com", "auth0|5f7c8ec7", "Ada Lovelace", "ада", "👩"),
@@ -125,15 +122,15 @@ USER_IDS: Final = [
 every_user_id = pytest.mark.parametrize("user_id", USER_IDS)
 
 
-def asked(path: bytes) -> httpx.URL:
-    """An address that goes over the wire as it is, however odd."""
+def raw_url(path: bytes) -> httpx.URL:
+    """A URL with exactly these bytes as its path."""
     return httpx.URL("http://todo.test").copy_with(raw_path=path)
 
 
-class TestThePathOfAUser:
+class TestUserPath:
     @every_route
     @pytest.mark.parametrize("slash", ["", "/"])
-    async def test_leads_to_every_route_of_tasks(
+    async def test_a_user_path_reaches_every_task_route(
         self,
         ada: httpx.AsyncClient,
         method: str,
@@ -147,58 +144,58 @@ class TestThePathOfAUser:
         assert (await ada.request(method, url, json=body)).status_code == status
 
     @every_route
-    async def test_is_answered_like_the_path_without(
+    async def test_a_user_path_has_the_same_response_as_the_path_without_the_user(
         self, method: str, rest: str, body: dict[str, Any] | None, status: int
     ) -> None:
-        answers = []
+        responses = []
         for prefix in ("/api/tasks", "/api/ada/tasks"):
             tasks = InMemoryTaskRepository()
             await tasks.add(TASK)
             async with served(tasks) as app, client(app, "ada") as ada:
-                answers.append(await ada.request(method, prefix + rest, json=body))
-        assert answers[0].status_code == answers[1].status_code == status
+                responses.append(await ada.request(method, prefix + rest, json=body))
+        assert responses[0].status_code == responses[1].status_code == status
         shapes = [
-            (sorted(answer.headers), sorted(answer.json()) if method != "GET" else None)
-            for answer in answers
+            (sorted(response.headers), sorted(response.json()) if method != "GET" else None)
+            for response in responses
         ]
         assert shapes[0] == shapes[1]
 
     @every_user_id
-    async def test_may_have_any_id_in_it_percent_encoded(self, user_id: str) -> None:
+    async def test_a_user_path_may_have_any_percent_encoded_user_id(self, user_id: str) -> None:
         path = f"/api/{quote(user_id, safe='')}/tasks"
-        async with served(tokens=StaticVerifier(user_id)) as app, client(app, "any") as somebody:
-            created = await somebody.post(asked(path.encode()), json=MILK)
+        async with served(tokens=StaticVerifier(user_id)) as app, client(app, "any") as user:
+            created = await user.post(raw_url(path.encode()), json=MILK)
             assert (created.status_code, created.json()["user_id"]) == (201, user_id)
-            place = created.headers["Location"]
-            assert place == f"{path}/{created.json()['id']}"
-            found = await somebody.get(asked(place.encode()))
+            location = created.headers["Location"]
+            assert location == f"{path}/{created.json()['id']}"
+            found = await user.get(raw_url(location.encode()))
         assert found.content == created.content
 
     @pytest.mark.parametrize("user_id", ["ada@example.com", "a+b", "a:b", "a!$&'()*,;=~-._b"])
-    async def test_may_have_an_id_in_it_as_it_is_where_a_path_allows_that(
+    async def test_a_user_path_may_have_unencoded_characters_that_a_path_allows(
         self, user_id: str
     ) -> None:
-        async with served(tokens=StaticVerifier(user_id)) as app, client(app, "any") as somebody:
-            answer = await somebody.get(asked(f"/api/{user_id}/tasks".encode()))
-        assert answer.status_code == 200
+        async with served(tokens=StaticVerifier(user_id)) as app, client(app, "any") as user:
+            response = await user.get(raw_url(f"/api/{user_id}/tasks".encode()))
+        assert response.status_code == 200
 
-    async def test_may_encode_more_than_it_must(self, ada: httpx.AsyncClient) -> None:
-        assert (await ada.get(asked(b"/api/%61%64%61/tasks"))).status_code == 200
+    async def test_a_user_path_may_encode_more_than_necessary(self, ada: httpx.AsyncClient) -> None:
+        assert (await ada.get(raw_url(b"/api/%61%64%61/tasks"))).status_code == 200
 
-    async def test_leads_to_pages_under_the_same_path(self, ada: httpx.AsyncClient) -> None:
+    async def test_the_next_page_has_the_same_user_path(self, ada: httpx.AsyncClient) -> None:
         first = await ada.get("/api/ada/tasks?limit=1")
         assert first.links["next"]["url"].startswith("/api/ada/tasks?")
         second = await ada.get(first.links["next"]["url"])
         assert (second.status_code, len(second.json())) == (200, 1)
 
-    async def test_is_the_instance_of_a_problem(self, ada: httpx.AsyncClient) -> None:
-        answer = await ada.get("/api/ada/tasks/nothing/")
-        assert answer.json()["instance"] == "/api/ada/tasks/nothing/"
+    async def test_the_instance_of_a_problem_is_the_user_path(self, ada: httpx.AsyncClient) -> None:
+        response = await ada.get("/api/ada/tasks/nothing/")
+        assert response.json()["instance"] == "/api/ada/tasks/nothing/"
 
 
-class TestThePathOfAnotherUser:
+class TestPathOfAnotherUser:
     @every_route
-    async def test_is_403_on_every_route_and_changes_nothing(
+    async def test_another_users_path_is_403_on_every_route_and_changes_nothing(
         self,
         ada: httpx.AsyncClient,
         tasks: InMemoryTaskRepository,
@@ -208,11 +205,11 @@ class TestThePathOfAnotherUser:
         status: int,
     ) -> None:
         before = (await tasks.find("ada", TaskQuery())).tasks
-        answer = await ada.request(method, f"/api/eve/tasks{rest}", json=body)
+        response = await ada.request(method, f"/api/eve/tasks{rest}", json=body)
         if status == 405:
-            assert answer.status_code == 405
+            assert response.status_code == 405
         else:
-            assert (answer.status_code, answer.json()["code"]) == (403, "user_mismatch")
+            assert (response.status_code, response.json()["code"]) == (403, "user_mismatch")
         assert (await tasks.find("ada", TaskQuery())).tasks == before
         assert (await tasks.find("eve", TaskQuery())).tasks == ()
 
@@ -220,30 +217,34 @@ class TestThePathOfAnotherUser:
         "user_id",
         ["eve", "Ada", "ADA", "ada%20", "%20ada", "ad", "ada%00", "ada%2f", "%ff", "null"],
     )
-    async def test_is_that_of_any_id_but_exactly_the_tokens(
+    async def test_every_user_id_except_exactly_the_tokens_is_403(
         self, ada: httpx.AsyncClient, user_id: str
     ) -> None:
-        answer = await ada.get(asked(f"/api/{user_id}/tasks".encode()))
-        assert (answer.status_code, answer.json()["code"]) == (403, "user_mismatch")
+        response = await ada.get(raw_url(f"/api/{user_id}/tasks".encode()))
+        assert (response.status_code, response.json()["code"]) == (403, "user_mismatch")
 
-    async def test_tells_the_same_whether_that_user_exists(self, ada: httpx.AsyncClient) -> None:
-        ada.headers["X-Request-ID"] = "r1"
-        answers = [await ada.get(f"/api/{name}/tasks") for name in ("eve", "nil")]
-        assert answers[0].content.replace(b"eve", b"nil") == answers[1].content
-
-    async def test_is_judged_before_anything_else_of_the_request(
+    async def test_the_403_is_the_same_whether_or_not_the_user_exists(
         self, ada: httpx.AsyncClient
     ) -> None:
-        answer = await ada.post(
+        ada.headers["X-Request-ID"] = "r1"
+        responses = [await ada.get(f"/api/{name}/tasks") for name in ("eve", "nil")]
+        assert responses[0].content.replace(b"eve", b"nil") == responses[1].content
+
+    async def test_the_user_path_is_checked_before_the_rest_of_the_request(
+        self, ada: httpx.AsyncClient
+    ) -> None:
+        response = await ada.post(
             "/api/eve/tasks?limit=none", content=b"{", headers={"Accept": "text/html"}
         )
-        assert answer.status_code == 403
+        assert response.status_code == 403
 
-    async def test_is_401_first_without_a_token(self, stranger: httpx.AsyncClient) -> None:
-        answer = await stranger.get("/api/eve/tasks")
-        assert (answer.status_code, answer.json()["code"]) == (401, "token_missing")
+    async def test_the_token_is_checked_before_the_user_path(
+        self, stranger: httpx.AsyncClient
+    ) -> None:
+        response = await stranger.get("/api/eve/tasks")
+        assert (response.status_code, response.json()["code"]) == (401, "token_missing")
 
-    async def test_is_logged_as_access_that_was_denied(
+    async def test_another_users_path_is_logged_as_access_denied(
         self, ada: httpx.AsyncClient, log: list[EventDict]
     ) -> None:
         await ada.get("/api/eve/tasks")
@@ -264,16 +265,14 @@ class TestOtherPaths:
             *("/api/users/ada/tasks", "/API/ada/tasks"),
         ],
     )
-    async def test_lead_nowhere(self, ada: httpx.AsyncClient, path: str) -> None:
-        answer = await ada.get(asked(path.encode()))
-        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    async def test_other_paths_are_404(self, ada: httpx.AsyncClient, path: str) -> None:
+        response = await ada.get(raw_url(path.encode()))
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
     @pytest.mark.parametrize("path", ["/api/tasks/tasks", "/api/tasks/tasks/"])
-    async def test_of_a_task_that_is_called_tasks_are_no_users(
-        self, ada: httpx.AsyncClient, path: str
-    ) -> None:
-        answer = await ada.get(path)
-        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    async def test_tasks_is_not_a_user_id(self, ada: httpx.AsyncClient, path: str) -> None:
+        response = await ada.get(path)
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
     @pytest.mark.parametrize(
         "path",
@@ -283,5 +282,7 @@ class TestOtherPaths:
             *(b"/api/%ed%a0%80/tasks", b"/api/ada/tasks/..%2f..%2fme", b"/api/%2e%2e/tasks"),
         ],
     )
-    async def test_of_any_bytes_are_answered(self, ada: httpx.AsyncClient, path: bytes) -> None:
-        assert (await ada.get(asked(path))).status_code in {403, 404}
+    async def test_paths_of_any_bytes_are_403_or_404(
+        self, ada: httpx.AsyncClient, path: bytes
+    ) -> None:
+        assert (await ada.get(raw_url(path))).status_code in {403, 404}

@@ -1,4 +1,4 @@
-"""Request ids, the one line of each request, and the answer to a bug."""
+"""Request ids, the log line of each request, and unexpected exceptions."""
 
 import json
 import os
@@ -22,7 +22,7 @@ MEMBERS: Final = frozenset(
     {"event", "method", "route", "status", "ms", "user", "client", "request_id"}
 )
 
-# What nobody may find in a log: of the token, of the tasks, of the user.
+# Parts of the token, of tasks and of personal data, which must not be logged.
 PRIVATE: Final = ("eyJhbGciOi", "Buy milk", "2 litres", "ada@example.com", "Ada Lovelace")
 
 
@@ -31,46 +31,48 @@ def lines(log: list[EventDict], event: str = "request") -> list[EventDict]:
 
 
 class TestRequestId:
-    @pytest.mark.parametrize("sane", ["1", "0198f3c27d1e7c3a9b1f", "a.B-c_9", "x" * 64])
-    async def test_of_the_client_is_kept_if_it_is_sane(
-        self, ada: httpx.AsyncClient, sane: str
+    @pytest.mark.parametrize("request_id", ["1", "0198f3c27d1e7c3a9b1f", "a.B-c_9", "x" * 64])
+    async def test_a_valid_request_id_of_the_client_is_kept(
+        self, ada: httpx.AsyncClient, request_id: str
     ) -> None:
-        answer = await ada.get("/api/tasks", headers={"X-Request-ID": sane})
-        assert answer.headers.get_list("X-Request-ID") == [sane]
+        response = await ada.get("/api/tasks", headers={"X-Request-ID": request_id})
+        assert response.headers.get_list("X-Request-ID") == [request_id]
 
     @pytest.mark.parametrize(
-        "odd",
+        "request_id",
         [
             *(b"", b" ", b"x" * 65, b"two words", b"a,b", b"a\nb", b"a\0b"),
             *(b'{"a": 1}', b"\x1b[31m", b"\xff\xfe", "é".encode(), b"<script>", b"a/b"),
         ],
     )
-    async def test_that_is_not_sane_is_replaced(self, ada: httpx.AsyncClient, odd: bytes) -> None:
-        answer = await ada.get("/api/tasks", headers=[(b"X-Request-ID", odd)])
-        assert answer.status_code == 200
-        assert answer.headers["X-Request-ID"].isalnum()
-        assert answer.headers["X-Request-ID"].encode() != odd
+    async def test_an_invalid_request_id_is_replaced(
+        self, ada: httpx.AsyncClient, request_id: bytes
+    ) -> None:
+        response = await ada.get("/api/tasks", headers=[(b"X-Request-ID", request_id)])
+        assert response.status_code == 200
+        assert response.headers["X-Request-ID"].isalnum()
+        assert response.headers["X-Request-ID"].encode() != request_id
 
-    async def test_is_another_one_for_every_request(self, ada: httpx.AsyncClient) -> None:
+    async def test_every_request_has_its_own_request_id(self, ada: httpx.AsyncClient) -> None:
         given = {(await ada.get("/api/tasks")).headers["X-Request-ID"] for _ in range(10)}
         assert len(given) == 10
 
-    async def test_is_the_same_in_answer_problem_and_every_line(
+    async def test_response_problem_and_log_have_the_same_request_id(
         self, stranger: httpx.AsyncClient, log: list[EventDict]
     ) -> None:
-        answer = await stranger.get("/api/tasks", headers={"X-Request-ID": "mine"})
-        assert answer.json()["request_id"] == "mine"
+        response = await stranger.get("/api/tasks", headers={"X-Request-ID": "mine"})
+        assert response.json()["request_id"] == "mine"
         assert [(entry["event"], entry["request_id"]) for entry in log] == [
             ("auth.rejected", "mine"),
             ("request", "mine"),
         ]
 
 
-class TestTheLine:
-    async def test_has_these_members_and_no_others(
+class TestLogLine:
+    async def test_the_log_line_has_exactly_these_members(
         self, ada: httpx.AsyncClient, log: list[EventDict]
     ) -> None:
-        answer = await ada.get("/api/tasks?q=secret")
+        response = await ada.get("/api/tasks?q=secret")
         (line,) = log
         assert set(line) == MEMBERS | {"log_level"}
         assert line["ms"] >= 0
@@ -83,11 +85,11 @@ class TestTheLine:
             "status": 200,
             "user": "ada",
             "client": "127.0.0.1",
-            "request_id": answer.headers["X-Request-ID"],
+            "request_id": response.headers["X-Request-ID"],
         }
 
     @pytest.mark.parametrize(
-        ("asked", "route", "status"),
+        ("request_line", "route", "status"),
         [
             ("GET /api/tasks", "/api/tasks", 200),
             ("HEAD /api/tasks", "/api/tasks", 200),
@@ -101,39 +103,39 @@ class TestTheLine:
             ("GET /health/live", "/health/live", 200),
         ],
     )
-    async def test_names_method_route_template_and_status(
+    async def test_the_log_line_has_method_route_template_and_status(
         self,
         ada: httpx.AsyncClient,
         log: list[EventDict],
-        asked: str,
+        request_line: str,
         route: str | None,
         status: int,
     ) -> None:
-        method, path = asked.split()
+        method, path = request_line.split()
         await ada.request(method, path)
         (line,) = lines(log)
         assert (line["method"], line["route"], line["status"]) == (method, route, status)
 
-    def test_is_written_once_for_every_answer(
-        self, any_answer: httpx.Response, log: list[EventDict]
+    def test_every_request_is_logged_once(
+        self, any_response: httpx.Response, log: list[EventDict]
     ) -> None:
-        assert [line["status"] for line in lines(log)] == [any_answer.status_code]
+        assert [line["status"] for line in lines(log)] == [any_response.status_code]
 
-    async def test_is_written_for_a_preflight_too(
+    async def test_a_preflight_is_logged(
         self, stranger: httpx.AsyncClient, log: list[EventDict]
     ) -> None:
         headers = {"Origin": FRONTEND, "Access-Control-Request-Method": "GET"}
         await stranger.options("/api/tasks", headers=headers)
         assert [(line["method"], line["status"]) for line in lines(log)] == [("OPTIONS", 204)]
 
-    async def test_names_no_user_for_a_stranger(
+    async def test_a_request_without_a_token_is_logged_without_a_user(
         self, stranger: httpx.AsyncClient, log: list[EventDict]
     ) -> None:
         await stranger.get("/api/tasks")
         assert [line["user"] for line in lines(log)] == [None]
 
 
-async def test_nothing_private_is_logged(log: list[EventDict]) -> None:
+async def test_tokens_tasks_and_personal_data_are_not_logged(log: list[EventDict]) -> None:
     tokens = StaticVerifier("ada", name="Ada Lovelace", email="ada@example.com")
     async with served(tokens=tokens) as app, client(app, PRIVATE[0]) as ada:
         body = {"title": "Buy milk", "description": "2 litres"}
@@ -146,7 +148,7 @@ async def test_nothing_private_is_logged(log: list[EventDict]) -> None:
 
 
 @pytest.mark.parametrize("token", ["eyJhbGciOi.secret.token", "opaque-session-token"])
-async def test_a_refused_token_is_not_logged_but_why_is(
+async def test_the_reason_of_a_rejected_token_is_logged_and_the_token_is_not(
     stranger: httpx.AsyncClient, log: list[EventDict], token: str
 ) -> None:
     await stranger.get("/api/tasks", headers={"Authorization": f"Bearer {token}"})
@@ -156,53 +158,59 @@ async def test_a_refused_token_is_not_logged_but_why_is(
     assert token not in str(log)
 
 
-class TestABug:
+class TestUnexpectedException:
     @pytest.fixture
-    async def answer(self, log: list[EventDict]) -> AsyncIterator[httpx.Response]:
+    async def response(self, log: list[EventDict]) -> AsyncIterator[httpx.Response]:
         del log
         bug = RuntimeError("at postgresql://ada:secret@db/todo")
         async with served(FailingRepository(bug)) as app, client(app, "ada") as ada:
             yield await ada.get("/api/tasks", headers={"Origin": FRONTEND})
 
-    def test_is_a_500_that_tells_no_internals(self, answer: httpx.Response) -> None:
-        request_id = answer.headers["X-Request-ID"]
-        assert answer.status_code == 500
-        assert answer.headers["Content-Type"] == "application/problem+json"
-        assert answer.headers["Access-Control-Allow-Origin"] == FRONTEND
-        assert answer.json() == {
+    def test_an_unexpected_exception_is_a_500_without_details(
+        self, response: httpx.Response
+    ) -> None:
+        request_id = response.headers["X-Request-ID"]
+        assert response.status_code == 500
+        assert response.headers["Content-Type"] == "application/problem+json"
+        assert response.headers["Access-Control-Allow-Origin"] == FRONTEND
+        assert response.json() == {
             "type": "/problems/internal_error",
             "title": "Internal error",
             "status": 500,
-            "detail": "this is a bug of the service: report it with the request_id",
-            "message": "this is a bug of the service: report it with the request_id",
+            "detail": "this is a bug in the service: report it with the request_id",
+            "message": "this is a bug in the service: report it with the request_id",
             "code": "internal_error",
             "instance": "/api/tasks",
             "request_id": request_id,
         }
 
-    def test_is_logged_with_its_exception_and_the_request_id(
-        self, answer: httpx.Response, log: list[EventDict]
+    def test_an_unexpected_exception_is_logged_with_the_request_id(
+        self, response: httpx.Response, log: list[EventDict]
     ) -> None:
         (entry,) = lines(log, "internal_error")
         assert entry["log_level"] == "error"
         assert entry["exc_info"]
-        assert entry["request_id"] == answer.headers["X-Request-ID"]
+        assert entry["request_id"] == response.headers["X-Request-ID"]
 
-    async def test_does_not_harm_the_next_request(self, log: list[EventDict]) -> None:
+    async def test_the_next_request_after_an_unexpected_exception_succeeds(
+        self, log: list[EventDict]
+    ) -> None:
         async with served(FailingRepository(RuntimeError())) as app, client(app, "ada") as ada:
             assert (await ada.get("/api/tasks")).status_code == 500
             created = await ada.post("/api/tasks", json={"title": "Buy milk"})
         assert [line["status"] for line in lines(log)] == [500, created.status_code]
 
-    async def test_may_be_that_a_failure_cannot_be_answered(self, log: list[EventDict]) -> None:
+    async def test_an_error_that_cannot_be_encoded_is_a_500(self, log: list[EventDict]) -> None:
         unwritable: Any = object()
         failure = InvalidTask([Violation("title", "blank", unwritable)])
         async with served(FailingRepository(failure)) as app, client(app, "ada") as ada:
-            answer = await ada.get("/api/tasks")
-        assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+            response = await ada.get("/api/tasks")
+        assert (response.status_code, response.json()["code"]) == (500, "internal_error")
         assert len(lines(log, "internal_error")) == 1
 
-    async def test_after_the_answer_has_begun_is_left_to_the_server(self) -> None:
+    async def test_an_exception_after_the_response_has_started_is_raised_to_the_server(
+        self,
+    ) -> None:
         async def breaks_off(_scope: Scope, _receive: Receive, send: Send) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             raise RuntimeError("too late")
@@ -214,7 +222,7 @@ class TestABug:
         assert str(raised.value.__cause__) == "too late"
 
 
-# What a hostile client can put into a request, each with line ends, quotes or escapes in it.
+# Text of a hostile client, with line ends, quotes and escape sequences.
 HOSTILE: Final = '\r\n{"event": "forged"}\u2028\x1b[31m\x00"\\'
 
 PROGRAM: Final = f"""
@@ -239,8 +247,8 @@ asyncio.run(ask())
 """
 
 
-def written(log_format: str) -> str:
-    """What a process writes that serves ten hostile requests, one of which meets a bug."""
+def output_of(log_format: str) -> str:
+    """The output of a process that serves ten hostile requests, one with an exception."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     program = [sys.executable, "-W", "error", "-c", PROGRAM, log_format]
     ended = subprocess.run(
@@ -250,15 +258,15 @@ def written(log_format: str) -> str:
     return ended.stdout
 
 
-class TestWhatIsWritten:
-    def test_as_json_is_one_object_a_line_whatever_clients_send(self) -> None:
-        entries = [json.loads(line) for line in written("json").split("\n")[:-1]]
+class TestOutput:
+    def test_json_output_is_one_object_per_line_whatever_clients_send(self) -> None:
+        entries = [json.loads(line) for line in output_of("json").split("\n")[:-1]]
         assert len(lines(entries)) == 10
         assert {frozenset(entry) for entry in lines(entries)} == {MEMBERS | {"level", "time"}}
         assert len(lines(entries, "internal_error")) == 1
         assert not lines(entries, "forged")
 
-    def test_for_people_has_one_line_a_request_and_a_bugs_traceback(self) -> None:
-        output = re.sub(r"\x1b\[\d+m", "", written("console"))
+    def test_console_output_has_one_line_per_request_and_a_traceback(self) -> None:
+        output = re.sub(r"\x1b\[\d+m", "", output_of("console"))
         assert len(re.findall(r"^\[info +\] request .* status=\d+ ", output, re.MULTILINE)) == 10
         assert output.count("Traceback (most recent call last):\n") == 1
