@@ -8,7 +8,7 @@ from fakes import FakeTokenVerifier
 from http_contract import *  # noqa: F403 - its suites, for pytest to collect
 from support.http_client import FailingRepository, client, served
 from support.tasks import a_task
-from todo_api.http.headers import checked_key
+from todo_api.http.headers import parse_idempotency_key
 from todo_api.problems import ProblemError
 from todo_domain.errors import StaleVersion
 from todo_domain.ownership import Principal
@@ -45,5 +45,5 @@ async def test_a_token_is_verified_once_for_each_request() -> None:
 
 def test_a_refused_idempotency_key_is_not_repeated() -> None:
     with pytest.raises(ProblemError) as caught:
-        checked_key("the secret key")
+        parse_idempotency_key("the secret key")
     assert "secret" not in f"{caught.value} {caught.value.detail}"
