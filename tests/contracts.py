@@ -5,11 +5,13 @@ A subclass named ``Test…`` provides the fixtures that the docstring of its sui
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from itertools import product
+from itertools import chain, product
+from random import Random
 from typing import Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -20,6 +22,7 @@ from todo_domain.errors import (
     IdempotencyKeyReused,
     InvalidTask,
     StaleVersion,
+    TaskIdTaken,
     TaskNotDeleted,
     TaskNotFound,
     TokenRejected,
@@ -36,6 +39,7 @@ from todo_domain.queries import (
     TaskPage,
     TaskQuery,
 )
+from todo_domain.sync import FeedEntry, FeedPosition, SyncToken
 from todo_domain.task import (
     DESCRIPTION_MAX,
     TAG_MAX,
@@ -45,8 +49,15 @@ from todo_domain.task import (
     Task,
     TaskChanges,
 )
+from todo_domain.use_cases import list_changes
 
-LOST_RACE: Final = (StaleVersion, TaskNotFound, TaskNotDeleted, IdempotencyKeyReused)
+LOST_RACE: Final = (
+    StaleVersion,
+    TaskNotFound,
+    TaskNotDeleted,
+    TaskIdTaken,
+    IdempotencyKeyReused,
+)
 MAX_PAGES: Final = 100  # more than any list here has
 INSTANT: Final = timedelta(microseconds=1)
 MIDNIGHT: Final = datetime(2026, 1, 20, tzinfo=UTC)
@@ -239,7 +250,7 @@ class TaskRepositoryContract:
         task = await added(tasks, a_task())
         await added(tasks, a_task(owner="eve"))
         for query in (TaskQuery(), TaskQuery(with_total=True)):
-            assert await tasks.find("ada", query) == TaskPage((task,), has_more=False, total=1)
+            assert result_of(await tasks.find("ada", query)) == ((task,), False, 1)
 
     async def test_a_task_of_another_user_cannot_be_saved(self, tasks: TaskRepository) -> None:
         task = await added(tasks, a_task())
@@ -389,11 +400,11 @@ class TaskRepositoryContract:
     ) -> None:
         task = await added(tasks, a_task())
         query = TaskQuery(after=Sort().position(task), with_total=True)
-        assert await tasks.find("ada", query) == TaskPage((), has_more=False, total=1)
+        assert result_of(await tasks.find("ada", query)) == ((), False, 1)
 
     async def test_an_empty_list_is_a_page_without_tasks(self, tasks: TaskRepository) -> None:
         for query in (TaskQuery(), TaskQuery(with_total=True)):
-            assert await tasks.find("ada", query) == TaskPage((), has_more=False, total=0)
+            assert result_of(await tasks.find("ada", query)) == ((), False, 0)
 
     async def test_a_page_with_as_many_tasks_as_its_limit_can_be_the_last(
         self, tasks: TaskRepository
@@ -693,9 +704,9 @@ class TaskRepositoryContract:
         task = await deleted(tasks, a_task(completed_at=NOW))
         for wanted in (TaskFilter(), TaskFilter(completed=True), TaskFilter(text="milk")):
             page = await tasks.find("ada", TaskQuery(wanted, with_total=True))
-            assert page == TaskPage((), has_more=False, total=0)
+            assert result_of(page) == ((), False, 0)
         assert await tasks.count("ada") == TaskCounts(pending=0, completed=0)
-        assert await tasks.delete_completed("ada", now=LATER) == 0
+        assert await tasks.delete_completed("ada", now=LATER) == ()
         assert await tasks.restore("ada", task.id, now=LATER) == task
 
     @pytest.mark.parametrize("call", CALLS_ON_LIVE_TASKS.values(), ids=CALLS_ON_LIVE_TASKS)
@@ -754,11 +765,12 @@ class TaskRepositoryContract:
         stored = await all_added(tasks, mixed_tasks())
         eves = await all_added(tasks, mixed_tasks("eve"))
         completed = [task for task in stored if task.completed]
-        assert await tasks.delete_completed("ada", now=LATER) == len(completed)
+        deleted = await tasks.delete_completed("ada", now=LATER)
+        assert sorted(deleted) == sorted(task.id for task in completed)
         pending = {task for task in stored if not task.completed}
         assert set((await tasks.find("ada", TaskQuery())).tasks) == pending
         assert set((await tasks.find("eve", TaskQuery())).tasks) == set(eves)
-        assert await tasks.delete_completed("ada", now=LATER) == 0
+        assert await tasks.delete_completed("ada", now=LATER) == ()
 
     async def test_each_deleted_completed_task_can_be_restored(self, tasks: TaskRepository) -> None:
         stored = await all_added(tasks, [a_task(completed_at=NOW) for _ in range(3)])
@@ -774,7 +786,7 @@ class TaskRepositoryContract:
         deleted = await asyncio.gather(
             *(tasks.delete_completed("ada", now=LATER) for _ in range(5))
         )
-        assert sum(deleted) == 10
+        assert len(set(chain.from_iterable(deleted))) == sum(map(len, deleted)) == 10
 
     # --- Restoring ---
 
@@ -865,6 +877,153 @@ class TaskRepositoryContract:
         if sum(won[::2]) > sum(won[1::2]):
             await tasks.restore("ada", task.id, now=LATER)
         assert await tasks.get("ada", task.id) == task
+
+    # --- Ids of clients ---
+
+    async def test_a_taken_id_is_refused_and_the_task_stays(self, tasks: TaskRepository) -> None:
+        task = await added(tasks, a_task())
+        with pytest.raises(TaskIdTaken):
+            await tasks.add(replace(task, title="Buy oat milk"))
+        assert await tasks.get("ada", task.id) == task
+
+    async def test_another_user_may_have_a_task_with_the_same_id(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await added(tasks, a_task())
+        eves = await added(tasks, replace(task, owner="eve", title="Read a book"))
+        assert await tasks.get("ada", task.id) == task
+        assert await tasks.get("eve", task.id) == eves
+
+    async def test_the_id_of_a_deleted_task_is_taken_while_it_can_be_restored(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await deleted(tasks, a_task())
+        with pytest.raises(TaskIdTaken):
+            await tasks.add(replace(task, created_at=LATER + RETENTION - INSTANT))
+        later = await added(tasks, replace(task, title="New", created_at=LATER + RETENTION))
+        assert await tasks.get("ada", task.id) == later
+
+    async def test_of_concurrent_tasks_with_one_id_one_is_added(
+        self, tasks: TaskRepository
+    ) -> None:
+        rivals = [a_task(id=UUID(int=1), title=str(number)) for number in range(10)]
+        assert sum(await successes(tasks.add(task) for task in rivals)) == 1
+
+    # --- Change numbers ---
+
+    async def test_each_write_that_alters_a_task_takes_the_next_number(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await added(tasks, a_task())
+        assert await last_change(tasks) == 1
+        changed = await tasks.change("ada", task.id, now=LATER, completed=True)
+        assert await last_change(tasks) == 2
+        await tasks.save(changed.changed(LATER, title="Buy oat milk"))
+        assert await last_change(tasks) == 3
+        await tasks.delete("ada", task.id, now=LATER)
+        assert await last_change(tasks) == 4
+        await tasks.restore("ada", task.id, now=LATER)
+        assert await last_change(tasks) == 5
+        await tasks.delete_completed("ada", now=LATER)
+        assert await last_change(tasks) == 6
+        assert await last_change(tasks, "eve") == 0
+
+    async def test_a_write_that_alters_nothing_takes_no_number(self, tasks: TaskRepository) -> None:
+        task = await added(tasks, a_task(), key="key")
+        pending = await added(tasks, a_task())
+        assert await last_change(tasks) == 2
+        idle = (
+            tasks.add(repeated(task, LATER), key="key"),
+            tasks.add(task),
+            tasks.change("ada", task.id, now=LATER, title=task.title, completed=False),
+            tasks.change("ada", uuid4(), now=LATER, title="Buy oat milk"),
+            tasks.save(replace(task, version=7)),
+            tasks.delete("ada", uuid4(), now=LATER),
+            tasks.delete("ada", task.id, now=LATER, version=7),
+            tasks.delete_completed("ada", now=LATER),
+            tasks.restore("ada", pending.id, now=LATER),
+        )
+        await successes(idle)
+        assert await last_change(tasks) == 2
+
+    async def test_a_list_is_not_read_if_its_last_change_is_known(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await added(tasks, a_task())
+        for query in (TaskQuery(), TaskQuery(with_total=True, limit=1)):
+            known = (await tasks.find("ada", query)).state.last
+            unchanged = await tasks.find("ada", replace(query, unless_change=known))
+            assert (unchanged.tasks, unchanged.state.last) == ((), known)
+            changed = await tasks.find("ada", replace(query, unless_change=known - 1))
+            assert result_of(changed) == ((task,), False, 1)
+
+    # --- The feed ---
+
+    async def test_the_feed_has_the_last_change_of_each_task_in_order(
+        self, tasks: TaskRepository
+    ) -> None:
+        first, second = await all_added(tasks, [a_task(), a_task()])
+        await added(tasks, a_task(owner="eve"))
+        changed = await tasks.change("ada", first.id, now=LATER, title="Buy oat milk")
+        assert await feed(tasks) == [
+            FeedEntry(2, second.id, second),
+            FeedEntry(3, first.id, changed),
+        ]
+
+    async def test_the_feed_has_deleted_tasks_above_its_floor(self, tasks: TaskRepository) -> None:
+        gone, live = await all_added(tasks, [a_task(), a_task()])
+        await tasks.delete("ada", gone.id, now=LATER)
+        assert await feed(tasks, floor=2) == [
+            FeedEntry(2, live.id, live),
+            FeedEntry(3, gone.id, None),
+        ]
+        assert await feed(tasks, floor=3) == [FeedEntry(2, live.id, live)]
+        assert await feed(tasks, floor=None) == [FeedEntry(2, live.id, live)]
+
+    async def test_a_restored_task_comes_again(self, tasks: TaskRepository) -> None:
+        task = await deleted(tasks, a_task())
+        await tasks.restore("ada", task.id, now=LATER)
+        assert await feed(tasks) == [FeedEntry(3, task.id, task)]
+
+    async def test_tasks_with_one_number_are_paged_by_their_ids(
+        self, tasks: TaskRepository
+    ) -> None:
+        stored = await all_added(tasks, [a_task(completed_at=NOW) for _ in range(5)])
+        ids = sorted(await tasks.delete_completed("ada", now=LATER))
+        assert await feed(tasks, floor=0, limit=2) == [FeedEntry(6, each, None) for each in ids]
+        assert len(ids) == len(stored)
+
+    async def test_a_page_of_the_feed_says_whether_more_follow(self, tasks: TaskRepository) -> None:
+        await all_added(tasks, [a_task(), a_task()])
+        for limit, has_more in ((1, True), (2, False)):
+            page = await tasks.changes("ada", after=FeedPosition(), floor=None, limit=limit)
+            assert (len(page.entries), page.has_more, page.state.last) == (limit, has_more, 2)
+
+    async def test_an_epoch_continues_with_every_change(self, tasks: TaskRepository) -> None:
+        empty = (await tasks.find("ada", TaskQuery())).state.epoch
+        await added(tasks, a_task())
+        first = (await tasks.find("ada", TaskQuery())).state.epoch
+        await added(tasks, a_task())
+        second = (await tasks.find("ada", TaskQuery())).state.epoch
+        assert empty.continues_in(first)
+        assert first == second
+
+    @pytest.mark.parametrize("limit", [1, 3, 1000])
+    async def test_no_reader_of_the_feed_misses_a_change(
+        self, tasks: TaskRepository, limit: int
+    ) -> None:
+        stored = list(await all_added(tasks, [a_task() for _ in range(8)]))
+        writers = [write_at_random(tasks, stored, seed) for seed in range(6)]
+        is_done = asyncio.Event()
+        readers = [
+            asyncio.create_task(follow(tasks, is_done, limit=limit, delay=delay))
+            for delay in (0, 5, 20)
+        ]
+        await asyncio.gather(*writers)
+        is_done.set()
+        live = {task.id: task for task in (await tasks.find("ada", TaskQuery())).tasks}
+        for copy in await asyncio.gather(*readers):
+            assert copy == live
 
     # --- Counting ---
 
@@ -976,14 +1135,82 @@ class RateLimiterContract:
         assert sum(not status.is_exceeded for (status,) in results) == 5
 
 
-async def added(tasks: TaskRepository, task: Task) -> Task:
-    await tasks.add(task)
+async def added(tasks: TaskRepository, task: Task, *, key: str | None = None) -> Task:
+    await tasks.add(task, key=key)
     return task
 
 
 async def deleted(tasks: TaskRepository, task: Task) -> Task:
     await tasks.add(task)
     return await tasks.delete(task.owner, task.id, now=LATER)
+
+
+def result_of(page: TaskPage) -> tuple[tuple[Task, ...], bool, int | None]:
+    """The page without the state in which it was read."""
+    return page.tasks, page.has_more, page.total
+
+
+async def last_change(tasks: TaskRepository, owner: str = "ada") -> int:
+    return (await tasks.find(owner, TaskQuery(limit=1))).state.last
+
+
+async def feed(
+    tasks: TaskRepository, *, floor: int | None = None, limit: int = 1000
+) -> list[FeedEntry]:
+    """All entries of Ada's feed, read in pages."""
+    entries: list[FeedEntry] = []
+    has_more = True
+    while has_more:
+        after = entries[-1].position if entries else FeedPosition()
+        page = await tasks.changes("ada", after=after, floor=floor, limit=limit)
+        entries += page.entries
+        has_more = page.has_more
+    return entries
+
+
+async def follow(
+    tasks: TaskRepository, is_done: asyncio.Event, *, limit: int, delay: int
+) -> dict[UUID, Task]:
+    """A client's copy of Ada's tasks after it has followed the feed until the writers are done."""
+    for _ in range(delay):
+        await asyncio.sleep(0)
+    copy: dict[UUID, Task] = {}
+    token: SyncToken | None = None
+    ada = Principal("ada", expires_at=LATER)
+    is_last = False
+    while not is_last:
+        is_last = is_done.is_set()
+        has_more = True
+        while has_more:
+            page, token = await list_changes(tasks, ada, token, limit=limit, now=NOW)
+            for entry in page.entries:
+                if entry.task is None:
+                    copy.pop(entry.id, None)
+                else:
+                    copy[entry.id] = entry.task
+            has_more = page.has_more
+    return copy
+
+
+async def write_at_random(tasks: TaskRepository, stored: list[Task], seed: int) -> None:
+    """Make thirty writes of every kind to Ada's tasks."""
+    random = Random(seed)  # noqa: S311 - repeatable on purpose
+    for number in range(30):
+        task = random.choice(stored)
+        with suppress(*LOST_RACE):
+            match random.randrange(8):
+                case 0:
+                    stored.append(await tasks.add(a_task()))
+                case 1:
+                    await tasks.delete("ada", task.id, now=LATER)
+                case 2:
+                    await tasks.restore("ada", task.id, now=LATER)
+                case 3:
+                    await tasks.delete_completed("ada", now=LATER)
+                case 4:
+                    await tasks.change("ada", task.id, now=LATER, completed=True)
+                case _:
+                    await tasks.change("ada", task.id, now=LATER, title=f"{seed} {number}")
 
 
 def repeated(task: Task, now: datetime) -> Task:

@@ -1,10 +1,10 @@
 """In-memory fakes of the ports. They pass the contract suites of ``contracts.py``."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, Unpack
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from todo_domain.errors import (
     AuthKeysUnavailable,
     IdempotencyKeyReused,
     StaleVersion,
+    TaskIdTaken,
     TaskNotDeleted,
     TaskNotFound,
     TokenErrorCode,
@@ -21,9 +22,50 @@ from todo_domain.errors import (
 from todo_domain.ownership import Principal
 from todo_domain.ports import KEY_LIFETIME, RETENTION
 from todo_domain.queries import TaskCounts, TaskPage, TaskQuery
+from todo_domain.sync import ChangeState, Epoch, FeedEntry, FeedPage, FeedPosition
 from todo_domain.task import Task, TaskChanges
 
 TOKEN_LIFETIME: Final = timedelta(minutes=15)
+
+
+@dataclass(slots=True)
+class _Stored:
+    """A task, when it was deleted if it is, and the number of its last change."""
+
+    task: Task
+    change: int
+    deleted_at: datetime | None = None
+
+
+class UserTasks:
+    """The tasks of one user, and the counter of their changes."""
+
+    def __init__(self) -> None:
+        self.stored: dict[UUID, _Stored] = {}
+        self.last_change = 0
+        self.began_at: datetime | None = None
+
+    def put(self, task: Task, *, deleted_at: datetime | None = None, change: int = 0) -> None:
+        """Store the task with the next change number, or with one that was taken before."""
+        self.stored[task.id] = _Stored(task, change or self.take_number(), deleted_at)
+
+    def take_number(self) -> int:
+        self.began_at = self.began_at or datetime.now(UTC)
+        self.last_change += 1
+        return self.last_change
+
+    def live(self) -> list[Task]:
+        return [each.task for each in self.stored.values() if each.deleted_at is None]
+
+    def get(self, task_id: UUID) -> Task:
+        stored = self.stored.get(task_id)
+        if stored is None or stored.deleted_at is not None:
+            raise TaskNotFound
+        return stored.task
+
+    def is_at(self, task_id: UUID, version: int) -> bool:
+        stored = self.stored.get(task_id)
+        return stored is not None and stored.deleted_at is None and stored.task.version == version
 
 
 class InMemoryTaskRepository:
@@ -34,8 +76,8 @@ class InMemoryTaskRepository:
     """
 
     def __init__(self) -> None:
-        self._tasks: dict[UUID, Task] = {}
-        self._deleted: dict[UUID, tuple[datetime, Task]] = {}
+        self.history = "the fake's"
+        self._users: defaultdict[str, UserTasks] = defaultdict(UserTasks)
         self._first_added: dict[tuple[str, str], Task] = {}
 
     async def add(self, task: Task, *, key: str | None = None) -> Task:
@@ -45,84 +87,111 @@ class InMemoryTaskRepository:
             if first.content != task.content:
                 raise IdempotencyKeyReused
             return first
+        user = self._of(task.owner)
+        stored = user.stored.get(task.id)
+        if stored and not _is_expired(stored, task.created_at):
+            raise TaskIdTaken
         if key:
             self._first_added[task.owner, key] = task
-        self._tasks[task.id] = task
+        user.put(task)
         return task
 
     async def get(self, owner: str, task_id: UUID) -> Task:
         await _yield_to_others()
-        return self._own(owner, task_id)
+        return self._of(owner).get(task_id)
 
     async def find(self, owner: str, query: TaskQuery) -> TaskPage:
         await _yield_to_others()
-        own = (task for task in self._tasks.values() if task.owner == owner)
-        matching = _ordered(filter(query.filter.matches, own), query)
+        user = self._of(owner)
+        state = self._state(user)
+        if query.unless_change == state.last:
+            return TaskPage((), has_more=False, total=None, state=state)
+        matching = _ordered(filter(query.filter.matches, user.live()), query)
         following = [task for task in matching if _follows(task, query)]
         has_more = len(following) > query.limit
         is_complete = query.after is None and not has_more
         total = len(matching) if query.with_total or is_complete else None
-        return TaskPage(tuple(following[: query.limit]), has_more, total)
+        return TaskPage(tuple(following[: query.limit]), has_more, total, state)
 
     async def save(self, task: Task) -> None:
         await _yield_to_others()
-        if not self._is_at(task.owner, task.id, task.version - 1):
+        user = self._of(task.owner)
+        if not user.is_at(task.id, task.version - 1):
             raise StaleVersion
-        self._tasks[task.id] = task
+        user.put(task)
 
     async def change(
         self, owner: str, task_id: UUID, *, now: datetime, **changes: Unpack[TaskChanges]
     ) -> Task:
         await _yield_to_others()
-        task = self._own(owner, task_id).changed(now, **changes)
-        self._tasks[task_id] = task
-        return task
+        user = self._of(owner)
+        task = user.get(task_id)
+        changed = task.changed(now, **changes)
+        if changed is not task:
+            user.put(changed)
+        return changed
 
     async def delete(
         self, owner: str, task_id: UUID, *, now: datetime, version: int | None = None
     ) -> Task:
         await _yield_to_others()
-        if version is not None and not self._is_at(owner, task_id, version):
+        user = self._of(owner)
+        if version is not None and not user.is_at(task_id, version):
             raise StaleVersion
-        return self._delete(self._own(owner, task_id), now)
+        task = user.get(task_id)
+        user.put(task, deleted_at=now)
+        return task
 
-    async def delete_completed(self, owner: str, *, now: datetime) -> int:
+    async def delete_completed(self, owner: str, *, now: datetime) -> tuple[UUID, ...]:
         await _yield_to_others()
-        completed = [t for t in self._tasks.values() if t.owner == owner and t.completed]
+        user = self._of(owner)
+        completed = [task for task in user.live() if task.completed]
+        number = user.take_number() if completed else 0
         for task in completed:
-            self._delete(task, now)
-        return len(completed)
+            user.put(task, deleted_at=now, change=number)
+        return tuple(task.id for task in completed)
 
     async def restore(self, owner: str, task_id: UUID, *, now: datetime) -> Task:
         await _yield_to_others()
-        deleted_at, task = self._deleted.get(task_id, (None, None))
-        if task is None or task.owner != owner:
-            self._own(owner, task_id)
-            raise TaskNotDeleted
-        if deleted_at is None or deleted_at <= now - RETENTION:
+        user = self._of(owner)
+        stored = user.stored.get(task_id)
+        if stored is None or _is_expired(stored, now):
             raise TaskNotFound
-        del self._deleted[task_id]
-        self._tasks[task_id] = task
-        return task
+        if stored.deleted_at is None:
+            raise TaskNotDeleted
+        user.put(stored.task)
+        return stored.task
+
+    async def changes(
+        self, owner: str, *, after: FeedPosition, floor: int | None, limit: int
+    ) -> FeedPage:
+        await _yield_to_others()
+        user = self._of(owner)
+        entries = [
+            FeedEntry(each.change, task_id, each.task if each.deleted_at is None else None)
+            for task_id, each in user.stored.items()
+            if each.deleted_at is None or (floor is not None and each.change > floor)
+        ]
+        following = sorted(
+            (entry for entry in entries if entry.position > after),
+            key=lambda entry: entry.position,
+        )
+        return FeedPage(tuple(following[:limit]), len(following) > limit, self._state(user))
 
     async def count(self, owner: str) -> TaskCounts:
         await _yield_to_others()
-        completed = [task.completed for task in self._tasks.values() if task.owner == owner]
+        completed = [task.completed for task in self._of(owner).live()]
         return TaskCounts(pending=completed.count(False), completed=completed.count(True))
 
-    def _delete(self, task: Task, now: datetime) -> Task:
-        self._deleted[task.id] = (now, self._tasks.pop(task.id))
-        return task
+    def _of(self, owner: str) -> UserTasks:
+        return self._users[owner]
 
-    def _is_at(self, owner: str, task_id: UUID, version: int) -> bool:
-        task = self._tasks.get(task_id)
-        return task is not None and (task.owner, task.version) == (owner, version)
+    def _state(self, user: UserTasks) -> ChangeState:
+        return ChangeState(Epoch(self.history, user.began_at), user.last_change)
 
-    def _own(self, owner: str, task_id: UUID) -> Task:
-        task = self._tasks.get(task_id)
-        if task is None or task.owner != owner:
-            raise TaskNotFound
-        return task
+
+def _is_expired(stored: _Stored, now: datetime) -> bool:
+    return stored.deleted_at is not None and stored.deleted_at <= now - RETENTION
 
 
 class FakeTokenVerifier:

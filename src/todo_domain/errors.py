@@ -51,6 +51,14 @@ class IdempotencyKeyReused(TodoError):
     """An idempotency key was sent again, but with different content."""
 
 
+class TaskIdTaken(TodoError):
+    """The user has a task with the id of a new one, or had it and can still restore it."""
+
+
+class SyncExpired(TodoError):
+    """The feed cannot continue from this token: the client must start over without one."""
+
+
 class UserMismatch(TodoError):
     """The user id in the path is not the authenticated user's."""
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from todo_domain.ownership import Principal
 from todo_domain.queries import TaskCounts, TaskPage, TaskQuery
+from todo_domain.sync import FeedPage, FeedPosition
 from todo_domain.task import Task, TaskChanges
 
 RETENTION: Final = timedelta(days=30)
@@ -20,10 +21,17 @@ class TaskRepository(Protocol):
 
     A call reads and changes only the tasks of the owner that it names. Every call may raise
     DatabaseUnavailable, or Overloaded if it was refused before it changed anything.
+
+    Every write that alters tasks takes the owner's next change number, and gives it to the tasks.
+    A write that alters nothing takes none. When number n + 1 can be read, everything up to n can be
+    read: no reader of ``changes`` misses a change, whatever runs at the same time.
     """
 
     async def add(self, task: Task, *, key: str | None = None) -> Task:
         """Store a new task, record that its owner was seen, and return the task.
+
+        Raises TaskIdTaken if the owner has a task with this id, also a deleted one that can still
+        be restored. Tasks of other owners do not count.
 
         An idempotency ``key`` is valid for its owner and for KEY_LIFETIME. A second call with the
         same key stores nothing: it returns the task that the first call returned, or raises
@@ -65,14 +73,23 @@ class TaskRepository(Protocol):
         another version.
         """
 
-    async def delete_completed(self, owner: str, *, now: datetime) -> int:
-        """Delete all completed tasks of the owner as ``delete`` does; return how many."""
+    async def delete_completed(self, owner: str, *, now: datetime) -> tuple[UUID, ...]:
+        """Delete all completed tasks of the owner as ``delete`` does; return their ids."""
 
     async def restore(self, owner: str, task_id: UUID, *, now: datetime) -> Task:
         """Undo a delete and return the task as it was.
 
         Raises TaskNotDeleted if the task is not deleted, TaskNotFound if it is missing or was
         deleted RETENTION ago or earlier.
+        """
+
+    async def changes(
+        self, owner: str, *, after: FeedPosition, floor: int | None, limit: int
+    ) -> FeedPage:
+        """Return the entries of the owner's tasks whose last change follows ``after``.
+
+        At most ``limit`` of them, in the order of their positions. Deleted tasks are included if
+        their change number is above ``floor``; None means never. They are kept for RETENTION.
         """
 
     async def count(self, owner: str) -> TaskCounts:

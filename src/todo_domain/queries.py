@@ -10,7 +10,8 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-from todo_domain.task import Priority, Task, due_instant
+from todo_domain.sync import ChangeState
+from todo_domain.task import Priority, Task, due_instant, fold, normalize_tag
 
 PAGE_MAX: Final = 1000
 
@@ -38,7 +39,7 @@ class SeekPosition:
 class Sort:
     """An order of tasks. The id breaks ties, in the same direction.
 
-    Titles are compared in lower case, priorities by rank. Tasks without the value come last in both
+    Titles are compared by ``fold``, priorities by rank. Tasks without the value come last in both
     directions.
     """
 
@@ -64,7 +65,7 @@ class Sort:
     def key(self, position: SeekPosition) -> tuple[bool, SortValue, UUID]:
         """The sort key of a position. With ``descending``, sort the keys in reverse."""
         value = position.value
-        comparable = value.lower() if isinstance(value, str) else value
+        comparable = fold(value) if isinstance(value, str) else value
         return ((value is None) != self.descending, comparable, position.id)
 
 
@@ -72,8 +73,9 @@ class Sort:
 class TaskFilter:
     """The conditions for tasks in a list. A task matches if it meets every condition that is set.
 
-    ``tags``: the task has all of them. ``due_before`` and ``due_after`` are exclusive and exclude
-    tasks without a due date. ``text`` is found in the title or description, in any case.
+    ``tags``: the task has all of them, compared by ``normalize_tag``. ``due_before`` and
+    ``due_after`` are exclusive and exclude tasks without a due date. ``text`` is found in the title
+    or description, compared by ``fold``.
     """
 
     completed: bool | None = None
@@ -88,7 +90,7 @@ class TaskFilter:
         return (
             (self.completed is None or task.completed == self.completed)
             and (self.priority is None or task.priority == self.priority)
-            and set(self.tags) <= set(task.tags)
+            and set(map(normalize_tag, self.tags)) <= set(map(normalize_tag, task.tags))
             and self._is_due_between(task)
             and self._mentions(task)
         )
@@ -106,8 +108,8 @@ class TaskFilter:
     def _mentions(self, task: Task) -> bool:
         if self.text is None:
             return True
-        text = self.text.lower()
-        return text in task.title.lower() or text in (task.description or "").lower()
+        text = fold(self.text)
+        return text in fold(task.title) or text in fold(task.description or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ class TaskQuery:
     """A query for one page: at most ``limit`` tasks (1 to PAGE_MAX) that follow ``after``.
 
     ``with_total`` requests the number of all matches, which may cost as much as reading them.
+    ``unless_change`` is the last change number that the client knows: if it is still the last one,
+    the page is left out.
     """
 
     filter: TaskFilter = TaskFilter()
@@ -122,15 +126,21 @@ class TaskQuery:
     limit: int = PAGE_MAX
     after: SeekPosition | None = None
     with_total: bool = False
+    unless_change: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TaskPage:
-    """The tasks of one page in order. ``total`` is the number of all matches, None if unknown."""
+    """The tasks of one page in order, and the state in which they were read.
+
+    ``total`` is the number of all matches, None if unknown. The page was not read, and is empty, if
+    the last change number of the state is the query's ``unless_change``.
+    """
 
     tasks: tuple[Task, ...]
     has_more: bool
     total: int | None
+    state: ChangeState
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time
 from enum import StrEnum
 from typing import Any, ClassVar, Final, Self, TypedDict, Unpack, cast
+from unicodedata import normalize
 from uuid import UUID
 
 from todo_domain.errors import InvalidTask, InvalidValue, Violation
@@ -39,6 +40,17 @@ class Priority(StrEnum):
 
 
 _RANKS: Final = {priority: rank for rank, priority in enumerate(Priority, 1)}
+
+
+def fold(text: str) -> str:
+    """The text for comparisons without regard to case and to equivalent spellings.
+
+    It is the normalized full case folding of Unicode, section 3.13, D145: "STRASSE" and "straße"
+    are equal, and so are both encodings of "é".
+    """
+    if text.isascii():
+        return text.lower()
+    return normalize("NFC", normalize("NFD", text).casefold())
 
 
 class _CheckedText(str):
@@ -87,11 +99,22 @@ class Tag(_CheckedText):
 
 
 def clean_tags(tags: Iterable[str]) -> tuple[Tag, ...]:
-    """The tags in their order, without duplicates. Raises InvalidValue."""
-    unique = tuple(dict.fromkeys(map(Tag, tags)))
+    """The tags in their order, without duplicates. Raises InvalidValue.
+
+    Tags are equal if they are canonically equivalent (Unicode, NFC); the first spelling stays.
+    """
+    spellings: dict[str, Tag] = {}
+    for tag in map(Tag, tags):
+        spellings.setdefault(normalize_tag(tag), tag)
+    unique = tuple(spellings.values())
     if len(unique) > TAGS_MAX:
         raise InvalidValue("too_many", f"must be at most {TAGS_MAX} tags")
     return unique
+
+
+def normalize_tag(tag: str) -> str:
+    """The tag in the form by which tags are compared: Unicode's NFC."""
+    return tag if tag.isascii() else normalize("NFC", tag)
 
 
 def clean_due_date(due: date | datetime) -> date | datetime:

@@ -6,20 +6,34 @@ raises what the ports raise.
 """
 
 from collections.abc import Callable, Collection
-from datetime import datetime
-from typing import Final, Unpack
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple, Unpack
 from uuid import UUID
 
-from todo_domain.errors import EditConflict, StaleVersion
+from todo_domain.errors import (
+    EditConflict,
+    IdempotencyKeyReused,
+    StaleVersion,
+    TaskIdTaken,
+    TaskNotFound,
+)
 from todo_domain.ownership import Principal, require_owner
-from todo_domain.ports import TaskRepository
+from todo_domain.ports import RETENTION, TaskRepository
 from todo_domain.queries import TaskCounts, TaskPage, TaskQuery
+from todo_domain.sync import FeedPage, FeedPosition, SyncToken, next_token
 from todo_domain.task import Task, TaskChanges
 
 EDIT_ATTEMPTS: Final = 8
 
 # The versions of the task that the edit may be applied to (``If-Match``); None for any version.
 Versions = Collection[int] | None
+
+
+class Created(NamedTuple):
+    """The result of creating a task. ``is_new`` is false if the same task was there already."""
+
+    task: Task
+    is_new: bool
 
 
 async def list_tasks(tasks: TaskRepository, actor: Principal, query: TaskQuery) -> TaskPage:
@@ -37,14 +51,34 @@ async def create_task(
     *,
     now: datetime,
     key: str | None = None,
+    is_own_id: bool = False,
     **members: Unpack[TaskChanges],
-) -> Task:
+) -> Created:
     """Create a task. A repeated idempotency key returns the task of the first call.
 
-    Raises InvalidTask and IdempotencyKeyReused.
+    ``is_own_id`` says that the client chose the id. Then repeating the call with equal members
+    returns the task as it is now. Raises InvalidTask, IdempotencyKeyReused and TaskIdTaken.
     """
     task = Task.new(task_id, actor.user_id, now, **members)
-    return require_owner(actor, await tasks.add(task, key=key))
+    try:
+        created = Created(await tasks.add(task, key=key), is_new=True)
+    except TaskIdTaken:
+        created = Created(await _get_equal(tasks, task), is_new=False)
+    if is_own_id and created.task.id != task_id:
+        raise IdempotencyKeyReused
+    require_owner(actor, created.task)
+    return created
+
+
+async def _get_equal(tasks: TaskRepository, task: Task) -> Task:
+    """Return the stored task if its members equal those of the given one. Raises TaskIdTaken."""
+    try:
+        stored = await tasks.get(task.owner, task.id)
+    except TaskNotFound:
+        raise TaskIdTaken from None
+    if stored.content != task.content:
+        raise TaskIdTaken
+    return stored
 
 
 async def get_task(tasks: TaskRepository, actor: Principal, task_id: UUID) -> Task:
@@ -118,7 +152,9 @@ async def delete_task(
     )
 
 
-async def delete_completed(tasks: TaskRepository, actor: Principal, *, now: datetime) -> int:
+async def delete_completed(
+    tasks: TaskRepository, actor: Principal, *, now: datetime
+) -> tuple[UUID, ...]:
     """Delete all completed tasks of the actor; return how many."""
     return await tasks.delete_completed(actor.user_id, now=now)
 
@@ -128,6 +164,33 @@ async def restore_task(
 ) -> Task:
     """Undo a delete. Raises TaskNotFound and TaskNotDeleted."""
     return require_owner(actor, await tasks.restore(actor.user_id, task_id, now=now))
+
+
+async def list_changes(
+    tasks: TaskRepository,
+    actor: Principal,
+    token: SyncToken | None,
+    *,
+    limit: int,
+    now: datetime,
+    retention: timedelta = RETENTION,
+) -> tuple[FeedPage, SyncToken]:
+    """Return what has changed since the token, and the token that follows.
+
+    Without a token these are the live tasks. Raises SyncExpired if the client must start over.
+    """
+    page = await tasks.changes(
+        actor.user_id,
+        after=token.position if token else FeedPosition(),
+        floor=token.floor if token else None,
+        limit=limit,
+    )
+    if token is not None:
+        token.require_valid(page.state, now, retention)
+    for entry in page.entries:
+        if entry.task is not None:
+            require_owner(actor, entry.task)
+    return page, next_token(token, page, now)
 
 
 async def count_tasks(tasks: TaskRepository, actor: Principal) -> TaskCounts:

@@ -73,7 +73,8 @@ async def branch(server_url: str) -> Branch:
 def erase() -> Erase:
     """Empties the tables of a database. For a few rows, DELETE is faster than TRUNCATE."""
     rows = Statement(
-        "WITH tasks AS (DELETE FROM todo.tasks), keys AS (DELETE FROM todo.idempotency_keys)"
+        "WITH tasks AS (DELETE FROM todo.tasks), keys AS (DELETE FROM todo.idempotency_keys),"
+        " changes AS (DELETE FROM todo.changes)"
         " DELETE FROM todo.users",
         (),
     )

@@ -5,31 +5,54 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
-    Select,
     bindparam,
     func,
     literal_column,
     or_,
     select,
-    true,
     tuple_,
 )
 
+from todo_adapters.postgres.change_numbers import with_state
 from todo_adapters.postgres.database import Statement
 from todo_adapters.postgres.rows import TASK_COLUMNS
 from todo_adapters.postgres.statements import IS_LIVE
 from todo_adapters.postgres.tables import TASKS
-from todo_domain.queries import Sort, SortBy, TaskQuery
+from todo_domain.queries import Sort, SortBy, SortValue, TaskQuery
+from todo_domain.task import fold, normalize_tag
 
 _TEXT: Final = bindparam("text", type_=TASKS.c.title.type)
+
+
+def _folded(name: str, columns: Any) -> ColumnElement[Any]:  # noqa: ANN401
+    """The folded text of a column. PostgreSQL folds ASCII texts, whatever the database's locale."""
+    return func.coalesce(columns[f"{name}_folded"], func.lower(columns[name].collate("C")))
+
+
+def _has_tags() -> ColumnElement[bool]:
+    """Whether the task has all wanted tags, in any canonically equivalent spelling."""
+    tag = func.unnest(TASKS.c.tags).column_valued("tag")
+    spellings = select(func.array_agg(func.normalize(tag))).scalar_subquery()
+    return spellings.op("@>", is_comparison=True)(bindparam("tags", type_=TASKS.c.tags.type))
+
+
 _FILTERS: Final[dict[str, ColumnElement[bool]]] = {
     "priority": TASKS.c.priority == bindparam("priority"),
-    "tags": TASKS.c.tags.contains(bindparam("tags", type_=TASKS.c.tags.type)),
+    "tags": _has_tags(),
     "due_before": TASKS.c.due_at < bindparam("due_before"),
     "due_after": TASKS.c.due_at > bindparam("due_after"),
-    "text": or_(TASKS.c.title.ilike(_TEXT), TASKS.c.description.ilike(_TEXT)),
+    "text": or_(_folded("title", TASKS.c).like(_TEXT), _folded("description", TASKS.c).like(_TEXT)),
 }
-_SORT_COLUMNS: Final = {by: by.value for by in SortBy} | {SortBy.DUE_DATE: "due_at"}
+# The start of a page: the value that it is sorted by, as a column of any name, and the id.
+_START: Final = {
+    "id": bindparam("after_id", type_=TASKS.c.id.type),
+    "title_folded": bindparam("after_value", type_=TASKS.c.title.type),
+    "title": bindparam("after_value", type_=TASKS.c.title.type),
+    **{
+        name: bindparam("after_value", type_=TASKS.c[name].type)
+        for name in ("created_at", "updated_at", "due_at", "priority")
+    },
+}
 
 
 class _Shape(NamedTuple):
@@ -40,13 +63,14 @@ class _Shape(NamedTuple):
     sort: Sort
     has_start: bool
     with_total: bool
+    is_conditional: bool
 
 
 def find(query: TaskQuery) -> Statement:
-    """The statement that finds the page of a query. Its rows begin with TASK_COLUMNS.
+    """The statement for a query: rows of TASK_COLUMNS, the columns of the state, and ``total``.
 
-    One row more than the limit shows that more tasks follow. ``with_total`` adds a column
-    ``total``; an empty page then is one row in which the other columns are null.
+    There is one row more than the page holds if more tasks follow, and one row with null columns if
+    the page is empty. ``total`` is there if the query wants it.
     """
     return _find(
         _Shape(
@@ -55,6 +79,7 @@ def find(query: TaskQuery) -> Statement:
             sort=query.sort,
             has_start=query.after is not None,
             with_total=query.with_total,
+            is_conditional=query.unless_change is not None,
         )
     )
 
@@ -64,14 +89,20 @@ def parameters_of(query: TaskQuery) -> dict[str, object]:
     wanted = query.filter
     return {
         "priority": wanted.priority and wanted.priority.rank,
-        "tags": wanted.tags,
+        "tags": [normalize_tag(tag) for tag in wanted.tags],
         "due_before": wanted.due_before,
         "due_after": wanted.due_after,
-        "text": wanted.text and _like_pattern(wanted.text),
-        "after_value": query.after and query.after.value,
+        "text": wanted.text and _like_pattern(fold(wanted.text)),
+        "after_value": query.after and _sortable(query.after.value),
         "after_id": query.after and query.after.id,
         "limit": query.limit + 1,
+        "unless_change": query.unless_change,
     }
+
+
+def _sortable(value: SortValue) -> SortValue:
+    """The value as the statement compares it."""
+    return fold(value) if isinstance(value, str) else value
 
 
 def _like_pattern(text: str) -> str:
@@ -86,48 +117,42 @@ def _find(shape: _Shape) -> Statement:
     if shape.completed is not None:
         is_pending = TASKS.c.completed_at.is_(None)
         conditions.append(~is_pending if shape.completed else is_pending)
-    page = _page(shape, conditions)
-    return Statement.compiled(
-        _with_total(page, conditions, shape.sort) if shape.with_total else page
+    keys = _sort_keys(shape.sort, TASKS.c)
+    page = select(*TASK_COLUMNS).where(*conditions)
+    if shape.has_start:
+        position, start = tuple_(*keys), tuple_(*_sort_keys(shape.sort, _START))
+        page = page.where(position < start if shape.sort.descending else position > start)
+    order = (key.desc() if shape.sort.descending else key.asc() for key in keys)
+    return with_state(
+        page.order_by(*order).limit(bindparam("limit")),
+        keys=keys,
+        descending=shape.sort.descending,
+        total=select(func.count()).where(*conditions).scalar_subquery()
+        if shape.with_total
+        else None,
+        is_conditional=shape.is_conditional,
     )
 
 
-def _page(shape: _Shape, conditions: list[ColumnElement[bool]]) -> Select[Any]:
-    """Keyset paging: an index on the compared columns finds the start of every page."""
-    selected = select(*TASK_COLUMNS).where(*conditions)
-    if shape.has_start:
-        after = bindparam("after_value", type_=TASKS.c[_SORT_COLUMNS[shape.sort.by]].type)
-        position = tuple_(_sort_value(shape.sort), TASKS.c.id)
-        start = tuple_(_sort_value(shape.sort, after), bindparam("after_id"))
-        selected = selected.where(position < start if shape.sort.descending else position > start)
-    return selected.order_by(*_order(shape.sort, TASKS.c)).limit(bindparam("limit"))
+def _sort_keys(sort: Sort, columns: Any) -> tuple[ColumnElement[Any], ...]:  # noqa: ANN401
+    """The expressions to sort by, of the tasks or of the page's start. The id breaks ties.
 
-
-def _with_total(
-    page: Select[Any], conditions: list[ColumnElement[bool]], sort: Sort
-) -> Select[Any]:
-    """The page with the number of all matches in each row; one row if the page is empty."""
-    count = select(func.count().label("total")).where(*conditions).subquery("count")
-    rows = page.subquery("page")
-    both = select(*rows.c, count.c.total).select_from(count.outerjoin(rows, true()))
-    return both.order_by(*_order(sort, rows.c))
-
-
-def _order(sort: Sort, columns: Any) -> tuple[ColumnElement[Any], ...]:  # noqa: ANN401
-    keys = (_sort_value(sort, columns[_SORT_COLUMNS[sort.by]]), columns.id)
-    return tuple(key.desc() if sort.descending else key.asc() for key in keys)
-
-
-def _sort_value(sort: Sort, value: ColumnElement[Any] | None = None) -> ColumnElement[Any]:
-    """The expression to sort by, of the sorted column or of the value. Null sorts last."""
-    value = TASKS.c[_SORT_COLUMNS[sort.by]] if value is None else value
+    A row comparison of them finds the start of any page at once, with an index on the same columns.
+    """
     match sort.by:
         case SortBy.TITLE:
-            return func.lower(value).collate("C")
+            return _folded("title", columns).collate("C"), columns["id"]
         case SortBy.DUE_DATE:
-            last = "'-infinity'" if sort.descending else "'infinity'"
-            return func.coalesce(value, literal_column(f"{last}::timestamptz"))
+            due = columns["due_at"]
+            # A null sorts last. No instant stands for it: due dates can be any of them.
+            is_first = due.is_not(None) if sort.descending else due.is_(None)
+            return (
+                is_first,
+                func.coalesce(due, func.to_timestamp(literal_column("0"))),
+                columns["id"],
+            )
         case SortBy.PRIORITY:
-            return func.coalesce(value, literal_column("0" if sort.descending else "9"))
+            last: ColumnElement[int] = literal_column("0" if sort.descending else "9")
+            return func.coalesce(columns["priority"], last), columns["id"]
         case SortBy.CREATED_AT | SortBy.UPDATED_AT:
-            return value
+            return columns[sort.by.value], columns["id"]

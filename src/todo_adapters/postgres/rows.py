@@ -7,7 +7,7 @@ from typing import Any, Final
 import asyncpg
 
 from todo_adapters.postgres.tables import TASKS
-from todo_domain.task import Priority, Task, due_instant
+from todo_domain.task import Priority, Task, due_instant, fold
 
 # The columns of a task in the order in which ``task_from_row`` unpacks them.
 TASK_COLUMNS: Final = tuple(
@@ -45,7 +45,7 @@ def task_from_row(row: asyncpg.Record) -> Task:
 
 
 def row_from_task(task: Task) -> dict[str, object]:
-    """The values of TASK_COLUMNS by name; ``user_id`` is named ``owner``, as in the statements."""
+    """The values of a new row by column; the owner is named ``owner``, as in statements."""
     return {
         **columns_of(task.content, now=task.updated_at),
         "id": task.id,
@@ -63,6 +63,9 @@ def columns_of(members: Mapping[str, Any], *, now: datetime) -> dict[str, object
     ``now`` is the time of completion of a completed task.
     """
     columns = dict(members)
+    for name in ("title", "description"):
+        if name in columns:
+            columns[f"{name}_folded"] = _folded(columns[name])
     if "completed" in columns:
         columns["completed_at"] = now if columns.pop("completed") else None
     if "priority" in columns:
@@ -72,3 +75,8 @@ def columns_of(members: Mapping[str, Any], *, now: datetime) -> dict[str, object
         columns["due_at"] = None if due is None else due_instant(due)
         columns["due_all_day"] = due is not None and not isinstance(due, datetime)
     return columns
+
+
+def _folded(text: str | None) -> str | None:
+    """The text for searches, None for text that PostgreSQL folds itself."""
+    return None if text is None or text.isascii() else fold(text)

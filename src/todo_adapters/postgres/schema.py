@@ -1,15 +1,19 @@
 """The database's schema: its revision, and its migration to the revision that this code needs."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import cache
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from todo_adapters.postgres.row_security import configure_rls, find_rls_problem
@@ -18,6 +22,10 @@ from todo_adapters.postgres.url import DatabaseUrl
 
 # The key of an advisory lock: concurrent migrations run one after another.
 _LOCK: Final = 7_046_029_254
+
+LOCK_INTERVAL: Final = 0.5  # seconds between two attempts to take the lock of migrations
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+LOCK_ATTEMPTS: Final = 60  # of a migration, each of which waits a second for a lock
 
 CONNECT_TIMEOUT: Final = 5.0  # seconds: a serverless database may have to start first
 
@@ -42,18 +50,19 @@ def is_behind(revision: str | None) -> bool:
 async def migrate(
     database_url: DatabaseUrl, *, rls_enabled: bool = False, role: str | None = None
 ) -> tuple[str | None, str]:
-    """Apply the missing migrations in one transaction; return the revisions before and after.
+    """Apply the missing migrations, each in one transaction; return the revisions before and after.
 
     Also enables or disables row-level security, and grants the service's ``role`` what it needs.
     Connects past Neon's pooler. Raises the errors of asyncpg and SQLAlchemy.
     """
-
-    def upgrade(connection: Connection) -> tuple[str | None, str]:
-        before = _upgrade(connection)
-        configure_rls(connection, rls_enabled=rls_enabled, role=role)
-        return before, wanted_revision()
-
-    return await _with_connection(database_url.direct(), upgrade)
+    async with _engine(database_url.direct()) as engine, engine.connect() as guard:
+        driver: Any = (await guard.get_raw_connection()).driver_connection
+        await _lock_migrations(driver)
+        async with engine.connect() as connection:
+            before = await connection.run_sync(_upgrade)
+            await connection.run_sync(configure_rls, rls_enabled=rls_enabled, role=role)
+            await connection.commit()
+    return before, wanted_revision()
 
 
 async def current_revision(database_url: DatabaseUrl) -> str | None:
@@ -68,12 +77,44 @@ async def rls_problem(database_url: DatabaseUrl, *, rls_enabled: bool) -> str | 
     )
 
 
+async def _lock_migrations(driver: Any) -> None:  # noqa: ANN401 - asyncpg has no types
+    """Begin a transaction that holds the lock of migrations until the connection is closed.
+
+    A lock of the migrating connection would end with its first migration, and a lock of a session
+    could outlive it behind a pooler. CREATE INDEX CONCURRENTLY waits for every older snapshot, so
+    this connection must not keep one: not by a long wait for the lock, and not by an open portal,
+    which a simple query does not leave behind.
+    """
+    while True:
+        try:
+            await driver.execute(
+                "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0;"
+                f" SET LOCAL lock_timeout = '100ms'; SELECT pg_advisory_xact_lock({_LOCK})"
+            )
+        except asyncpg.LockNotAvailableError:
+            await driver.execute("ROLLBACK")
+            await asyncio.sleep(LOCK_INTERVAL)
+        else:
+            return
+
+
 def _upgrade(connection: Connection) -> str | None:
-    """Apply the missing migrations; return the revision before."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    """Apply the missing migrations; return the revision before.
+
+    A migration that waits too long for a lock is repeated: while it waits, it blocks the service.
+    """
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     before = _revision(connection)
-    command.upgrade(_config(connection), "head")
+    connection.commit()
+    for attempts_left in reversed(range(LOCK_ATTEMPTS)):
+        try:
+            command.upgrade(_config(connection), "head")
+        except DBAPIError as failure:
+            connection.rollback()
+            if getattr(failure.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or not attempts_left:
+                raise
+        else:
+            break
     return before
 
 
@@ -86,11 +127,16 @@ async def _with_connection(
     database_url: DatabaseUrl, work: Callable[[Connection], _Result]
 ) -> _Result:
     """Run the work in one transaction on a connection of its own."""
+    async with _engine(database_url) as engine, engine.begin() as connection:
+        return await connection.run_sync(work)
+
+
+@asynccontextmanager
+async def _engine(database_url: DatabaseUrl) -> AsyncIterator[AsyncEngine]:
     connect_args = {"timeout": CONNECT_TIMEOUT, **database_url.connect_args}
     engine = create_async_engine(database_url.url, connect_args=connect_args, poolclass=NullPool)
     try:
-        async with engine.begin() as connection:
-            return await connection.run_sync(work)
+        yield engine
     finally:
         await engine.dispose()
 

@@ -9,32 +9,38 @@ from typing import Any, Final
 from sqlalchemy import (
     CTE,
     ColumnElement,
-    Update,
     and_,
     bindparam,
     case,
     delete,
     exists,
     func,
-    insert,
     literal_column,
     null,
+    or_,
     select,
     true,
+    union_all,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.sql.dml import ReturningUpdate
 
+from todo_adapters.postgres.change_numbers import OWNER, take_number
 from todo_adapters.postgres.database import Statement
 from todo_adapters.postgres.rows import TASK_COLUMNS
 from todo_adapters.postgres.tables import IDEMPOTENCY_KEYS, TASKS, USERS
 
-OWNER: Final = bindparam("owner", type_=TASKS.c.user_id.type)
 IS_LIVE: Final = (TASKS.c.user_id == OWNER, TASKS.c.deleted_at.is_(None))
 
-_ROW: Final = {c.name: bindparam(c.name, type_=c.type) for c in TASK_COLUMNS} | {"user_id": OWNER}
+_FOLDED_COLUMNS: Final = (TASKS.c.title_folded, TASKS.c.description_folded)
+_ROW: Final = {
+    **{c.name: bindparam(c.name, type_=c.type) for c in (*TASK_COLUMNS, *_FOLDED_COLUMNS)},
+    "user_id": OWNER,
+}
 _IS_TASK: Final = (TASKS.c.user_id == OWNER, TASKS.c.id == _ROW["id"])
 _IS_LIVE_TASK: Final = (*_IS_TASK, TASKS.c.deleted_at.is_(None))
+_COMPARED: Final = frozenset(column.name for column in TASK_COLUMNS)
 _NOW: Final = bindparam("now", type_=TASKS.c.updated_at.type)
 _KEYS_VALID_SINCE: Final = bindparam("keys_valid_since", type_=IDEMPOTENCY_KEYS.c.created_at.type)
 _RESTORABLE_AFTER: Final = bindparam("restorable_after", type_=TASKS.c.deleted_at.type)
@@ -61,27 +67,38 @@ def _record_owner() -> CTE:
     ).cte("seen")
 
 
-def _take_key() -> CTE:
-    """Store the idempotency key and return one row; return no row if the key is in use.
+_KEY_IS_VALID: Final = exists().where(
+    IDEMPOTENCY_KEYS.c.user_id == OWNER,
+    IDEMPOTENCY_KEYS.c.key == bindparam("key"),
+    IDEMPOTENCY_KEYS.c.created_at >= _KEYS_VALID_SINCE,
+)
+_ID_IS_TAKEN: Final = exists().where(
+    *_IS_TASK, or_(TASKS.c.deleted_at.is_(None), TASKS.c.deleted_at > _RESTORABLE_AFTER)
+)
 
-    Concurrent calls with the same key wait for each other here.
-    """
-    key = upsert(IDEMPOTENCY_KEYS).values(
-        user_id=OWNER,
-        key=bindparam("key"),
-        content=bindparam("content"),
-        task_id=_ROW["id"],
-        created_at=_ROW["created_at"],
+
+def _store_key(number: CTE) -> CTE:
+    """Store the idempotency key and return the change number; no row if the key is in use."""
+    key = upsert(IDEMPOTENCY_KEYS).from_select(
+        ["user_id", "key", "content", "task_id", "created_at"],
+        select(
+            OWNER,
+            bindparam("key", type_=IDEMPOTENCY_KEYS.c.key.type),
+            bindparam("content", type_=IDEMPOTENCY_KEYS.c.content.type),
+            _ROW["id"],
+            _ROW["created_at"],
+        ).select_from(number),
     )
-    return (
+    stored = (
         key.on_conflict_do_update(
             index_elements=[IDEMPOTENCY_KEYS.c.user_id, IDEMPOTENCY_KEYS.c.key],
             set_={name: key.excluded[name] for name in ("content", "task_id", "created_at")},
             where=IDEMPOTENCY_KEYS.c.created_at < _KEYS_VALID_SINCE,
         )
         .returning(IDEMPOTENCY_KEYS.c.key)
-        .cte("taken")
+        .cte("stored_key")
     )
+    return select(number.c.last).select_from(number.join(stored, true())).cte("number_and_key")
 
 
 def _delete_expired_keys() -> CTE:
@@ -105,17 +122,29 @@ def _delete_expired_keys() -> CTE:
     )
 
 
-def _add_with_key() -> Statement:
-    """Add the task and return its id, if the idempotency key is not in use."""
-    row = select(*_ROW.values()).select_from(_take_key())
-    task = insert(TASKS).from_select(list(_ROW), row)
-    return Statement.compiled(
-        task.add_cte(_record_owner(), _delete_expired_keys()).returning(TASKS.c.id)
+def _add(*, with_key: bool) -> Statement:
+    """Add the task and return its id; no row if the id is taken or the idempotency key is in use.
+
+    Concurrent calls of one user wait for each other at the counter. The conditions are tested
+    before that, and by ON CONFLICT after it.
+    """
+    is_taken = or_(_ID_IS_TAKEN, _KEY_IS_VALID) if with_key else _ID_IS_TAKEN
+    number = take_number(~is_taken)
+    source = _store_key(number) if with_key else number
+    row = {**_ROW, "change": source.c.last}
+    task = upsert(TASKS).from_select(list(row), select(*row.values()).select_from(source))
+    added = task.on_conflict_do_update(
+        index_elements=[TASKS.c.user_id, TASKS.c.id],
+        # The task with this id was deleted too long ago to be restored, but is not purged yet.
+        set_={**{name: task.excluded[name] for name in row}, "deleted_at": null()},
+        where=TASKS.c.deleted_at <= _RESTORABLE_AFTER,
     )
+    expired_keys = (_delete_expired_keys(),) if with_key else ()
+    return Statement.compiled(added.add_cte(_record_owner(), *expired_keys).returning(TASKS.c.id))
 
 
-ADD: Final = Statement.compiled(insert(TASKS).values(_ROW).add_cte(_record_owner()))
-ADD_WITH_KEY: Final = _add_with_key()
+ADD: Final = _add(with_key=False)
+ADD_WITH_KEY: Final = _add(with_key=True)
 GET_KEY: Final = Statement.compiled(
     select(
         IDEMPOTENCY_KEYS.c.content, IDEMPOTENCY_KEYS.c.task_id, IDEMPOTENCY_KEYS.c.created_at
@@ -138,39 +167,52 @@ COUNT: Final = Statement.compiled(
 
 
 def _save() -> Statement:
-    """Replace the row and return its id, if it still has the version that was read."""
+    """Replace the row if it still has the version that was read; return its id then."""
+    is_unchanged = (*_IS_LIVE_TASK, TASKS.c.version == bindparam("read_version"))
+    number = take_number(exists().where(*is_unchanged))
     values = {
         name: value for name, value in _ROW.items() if name not in {"id", "user_id", "created_at"}
     }
     return Statement.compiled(
         update(TASKS)
-        .where(*_IS_LIVE_TASK, TASKS.c.version == bindparam("read_version"))
-        .values(values)
+        .where(*is_unchanged)
+        .values(**values, change=number.c.last)
         .returning(TASKS.c.id)
     )
 
 
 @cache
 def change(columns: frozenset[str]) -> Statement:
-    """``Task.changed`` in SQL for these columns: version and times stay if no value differs.
+    """``Task.changed`` in SQL for these columns: nothing is written if no value differs.
 
-    It is one UPDATE without a SELECT before it: if a concurrent statement changes the row,
-    PostgreSQL evaluates the expressions of an UPDATE again on the newest version.
+    PostgreSQL evaluates the expressions of the UPDATE on the latest version of the row. If a
+    concurrent statement has just made the same change, the version and times stay as they are.
     """
     values: dict[str, ColumnElement[Any]] = {name: _ROW[name] for name in sorted(columns)}
-    is_idle = and_(*(_is_same(TASKS.c[name], value) for name, value in values.items()))
+    is_same = and_(
+        *(_is_same(TASKS.c[name], value) for name, value in values.items() if name in _COMPARED)
+    )
+    number = take_number(exists().where(*_IS_LIVE_TASK, ~is_same))
     if "completed_at" in values:
         first_completed = func.coalesce(TASKS.c.completed_at, values["completed_at"])
         values["completed_at"] = case((values["completed_at"].is_not(None), first_completed))
     # The clock may have been set back; ``updated_at`` never decreases.
-    updated_at = case((is_idle, TASKS.c.updated_at), else_=func.greatest(TASKS.c.updated_at, _NOW))
-    increment = case((is_idle, literal_column("0")), else_=literal_column("1"))
-    return Statement.compiled(
+    updated_at = case((is_same, TASKS.c.updated_at), else_=func.greatest(TASKS.c.updated_at, _NOW))
+    increment = case((is_same, literal_column("0")), else_=literal_column("1"))
+    changed = (
         update(TASKS)
         .where(*_IS_LIVE_TASK)
-        .values(**values, updated_at=updated_at, version=TASKS.c.version + increment)
+        .values(
+            **values,
+            updated_at=updated_at,
+            version=TASKS.c.version + increment,
+            change=number.c.last,
+        )
         .returning(*TASK_COLUMNS)
+        .cte("changed")
     )
+    unchanged = select(*TASK_COLUMNS).where(*_IS_LIVE_TASK, ~exists(select(number.c.last)))
+    return Statement.compiled(union_all(select(changed), unchanged))
 
 
 def _is_same(column: ColumnElement[Any], value: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -189,23 +231,22 @@ SAVE: Final = _save()
 # --- Delete and restore -------------------------------------------------------------------------
 
 
-def _delete(*conditions: ColumnElement[bool]) -> Update:
+def _delete(*conditions: ColumnElement[bool]) -> ReturningUpdate[Any]:
     """Mark tasks as deleted, and purge the owner's tasks that can no longer be restored."""
+    number = take_number(exists().where(*conditions))
     expired = (
         select(TASKS.c.id)
         .where(TASKS.c.user_id == OWNER, TASKS.c.deleted_at <= _RESTORABLE_AFTER)
         .with_for_update(skip_locked=True)  # a concurrent statement may be purging them
     )
     purge = delete(TASKS).where(TASKS.c.user_id == OWNER, TASKS.c.id.in_(expired))
-    return update(TASKS).where(*conditions).values(deleted_at=_NOW).add_cte(purge.cte("purged"))
-
-
-def _delete_completed() -> Statement:
-    """Delete every completed task; return how many."""
-    deleted = (
-        _delete(*IS_LIVE, TASKS.c.completed_at.is_not(None)).returning(TASKS.c.id).cte("deleted")
+    return (
+        update(TASKS)
+        .where(*conditions)
+        .values(deleted_at=_NOW, change=number.c.last)
+        .add_cte(purge.cte("purged"))
+        .returning(*TASK_COLUMNS)
     )
-    return Statement.compiled(select(func.count().label("deleted")).select_from(deleted))
 
 
 def _restore() -> Statement:
@@ -214,11 +255,13 @@ def _restore() -> Statement:
     The row also has ``was_deleted_at``, so that the caller can distinguish a task that is not
     deleted from one that was deleted too long ago.
     """
+    is_restorable = (*_IS_TASK, TASKS.c.deleted_at > _RESTORABLE_AFTER)
+    number = take_number(exists().where(*is_restorable))
     found = select(TASKS.c.deleted_at.label("was_deleted_at")).where(*_IS_TASK).cte("found")
     restored = (
         update(TASKS)
-        .where(*_IS_TASK, TASKS.c.deleted_at > _RESTORABLE_AFTER)
-        .values(deleted_at=null())
+        .where(*is_restorable)
+        .values(deleted_at=null(), change=number.c.last)
         .returning(*TASK_COLUMNS)
         .cte("restored")
     )
@@ -227,9 +270,9 @@ def _restore() -> Statement:
     )
 
 
-DELETE: Final = Statement.compiled(_delete(*_IS_LIVE_TASK).returning(*TASK_COLUMNS))
+DELETE: Final = Statement.compiled(_delete(*_IS_LIVE_TASK))
 DELETE_VERSION: Final = Statement.compiled(
-    _delete(*_IS_LIVE_TASK, TASKS.c.version == _ROW["version"]).returning(*TASK_COLUMNS)
+    _delete(*_IS_LIVE_TASK, TASKS.c.version == _ROW["version"])
 )
-DELETE_COMPLETED: Final = _delete_completed()
+DELETE_COMPLETED: Final = Statement.compiled(_delete(*IS_LIVE, TASKS.c.completed_at.is_not(None)))
 RESTORE: Final = _restore()

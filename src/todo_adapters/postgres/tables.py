@@ -7,7 +7,18 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, Column, Index, MetaData, SmallInteger, Text, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    MetaData,
+    SmallInteger,
+    Text,
+    func,
+    text,
+    true,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlmodel import Field, SQLModel
 
@@ -41,6 +52,8 @@ class TaskRow(SQLModel, table=True):
     """A task. ``priority`` is 1 for low to 3 for high, so that it can be sorted by.
 
     ``due_at`` holds a date without a time as its midnight in UTC; ``due_all_day`` is true then.
+    ``title_folded`` and ``description_folded`` are the texts for searches; null for ASCII texts,
+    which PostgreSQL folds itself. ``change`` is the number of the last change.
     """
 
     metadata = metadata
@@ -68,12 +81,15 @@ class TaskRow(SQLModel, table=True):
             "deleted_at",
             postgresql_where=text("deleted_at IS NOT NULL"),
         ),
+        Index("tasks_feed_idx", "user_id", "change", "id"),
     )
 
+    user_id: str = Field(sa_type=Text, foreign_key=f"{SCHEMA}.users.id", primary_key=True)
     id: UUID = Field(primary_key=True)
-    user_id: str = Field(sa_type=Text, foreign_key=f"{SCHEMA}.users.id")
     title: str = Field(sa_type=Text)
+    title_folded: str | None = Field(sa_type=Text)
     description: str | None = Field(sa_type=Text)
+    description_folded: str | None = Field(sa_type=Text)
     priority: int | None = Field(sa_type=SmallInteger)
     due_at: datetime | None
     due_all_day: bool
@@ -83,6 +99,30 @@ class TaskRow(SQLModel, table=True):
     completed_at: datetime | None
     version: int
     deleted_at: datetime | None
+    change: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
+
+
+class ChangeCounterRow(SQLModel, table=True):
+    """The number of a user's last change. Every write of the user's tasks updates it first."""
+
+    metadata = metadata
+    __tablename__ = "changes"
+    __table_args__ = ({"postgresql_with": {"fillfactor": 50}},)  # space for HOT updates
+
+    user_id: str = Field(sa_type=Text, primary_key=True)
+    last: int = Field(sa_type=BigInteger)
+    began_at: datetime = Field(sa_column_kwargs={"server_default": func.now()})
+
+
+class SyncRow(SQLModel, table=True):
+    """The only row identifies this history of changes: ``todo-api resync`` begins another one."""
+
+    metadata = metadata
+    __tablename__ = "sync"
+    __table_args__ = (CheckConstraint("one", name="one"),)
+
+    one: bool = Field(primary_key=True, sa_column_kwargs={"server_default": true()})
+    epoch: UUID = Field(sa_column_kwargs={"server_default": func.gen_random_uuid()})
 
 
 class IdempotencyKeyRow(SQLModel, table=True):
@@ -101,3 +141,5 @@ class IdempotencyKeyRow(SQLModel, table=True):
 USERS: Final = metadata.tables[f"{SCHEMA}.users"]
 TASKS: Final = metadata.tables[f"{SCHEMA}.tasks"]
 IDEMPOTENCY_KEYS: Final = metadata.tables[f"{SCHEMA}.idempotency_keys"]
+CHANGES: Final = metadata.tables[f"{SCHEMA}.changes"]
+SYNC: Final = metadata.tables[f"{SCHEMA}.sync"]

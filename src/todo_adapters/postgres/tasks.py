@@ -10,12 +10,19 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from todo_adapters.postgres import list_statements, statements
+from todo_adapters.postgres import change_numbers, list_statements, statements
 from todo_adapters.postgres.database import Database
 from todo_adapters.postgres.rows import columns_of, row_from_task, task_from_row
-from todo_domain.errors import IdempotencyKeyReused, StaleVersion, TaskNotDeleted, TaskNotFound
+from todo_domain.errors import (
+    IdempotencyKeyReused,
+    StaleVersion,
+    TaskIdTaken,
+    TaskNotDeleted,
+    TaskNotFound,
+)
 from todo_domain.ports import KEY_LIFETIME, RETENTION
 from todo_domain.queries import TaskCounts, TaskPage, TaskQuery
+from todo_domain.sync import FeedPage, FeedPosition
 from todo_domain.task import Task, TaskChanges, clean_changes
 
 OWNER_SEEN_INTERVAL: Final = timedelta(
@@ -35,10 +42,14 @@ class PostgresTaskRepository:
         self._retention = retention
 
     async def add(self, task: Task, *, key: str | None = None) -> Task:
-        values = row_from_task(task) | {"owner_seen_after": task.created_at - OWNER_SEEN_INTERVAL}
+        values = row_from_task(task) | {
+            "owner_seen_after": task.created_at - OWNER_SEEN_INTERVAL,
+            "restorable_after": task.created_at - self._retention,
+        }
         if key is None:
-            await self._database.fetch(statements.ADD, **values)
-            return task
+            if await self._database.fetch(statements.ADD, **values):
+                return task
+            raise TaskIdTaken
         content = _hash_content(task)
         values |= {
             "key": key,
@@ -52,7 +63,9 @@ class PostgresTaskRepository:
     async def _first_added(self, task: Task, key: str, content: bytes) -> Task:
         """The task that was added with the key, as it was added. Raises IdempotencyKeyReused."""
         rows = await self._database.fetch(statements.GET_KEY, owner=task.owner, key=key)
-        if not rows or rows[0]["content"] != content:
+        if not rows:
+            raise TaskIdTaken
+        if rows[0]["content"] != content:
             raise IdempotencyKeyReused
         added_at = rows[0]["created_at"]
         return replace(
@@ -70,12 +83,15 @@ class PostgresTaskRepository:
         rows = await self._database.fetch(
             list_statements.find(query), owner=owner, **list_statements.parameters_of(query)
         )
-        total = rows[0]["total"] if query.with_total else None
+        state = change_numbers.state_from_row(rows[0])
+        if state.last == query.unless_change:
+            return TaskPage((), has_more=False, total=None, state=state)
         tasks = tuple(task_from_row(row) for row in rows[: query.limit] if row["id"] is not None)
         has_more = len(rows) > query.limit
+        total = rows[0]["total"] if query.with_total else None
         if query.after is None and not has_more:
             total = len(tasks)
-        return TaskPage(tasks, has_more, total)
+        return TaskPage(tasks, has_more, total, state)
 
     async def save(self, task: Task) -> None:
         values = row_from_task(task) | {"read_version": task.version - 1}
@@ -108,15 +124,14 @@ class PostgresTaskRepository:
             raise StaleVersion
         return _first_task(rows)
 
-    async def delete_completed(self, owner: str, *, now: datetime) -> int:
+    async def delete_completed(self, owner: str, *, now: datetime) -> tuple[UUID, ...]:
         rows = await self._database.fetch(
             statements.DELETE_COMPLETED,
             owner=owner,
             now=now,
             restorable_after=now - self._retention,
         )
-        deleted: int = rows[0]["deleted"]
-        return deleted
+        return tuple(row["id"] for row in rows)
 
     async def restore(self, owner: str, task_id: UUID, *, now: datetime) -> Task:
         restorable_after = now - self._retention
@@ -128,6 +143,19 @@ class PostgresTaskRepository:
         if rows[0]["id"] is None:
             raise TaskNotDeleted
         return task_from_row(rows[0])
+
+    async def changes(
+        self, owner: str, *, after: FeedPosition, floor: int | None, limit: int
+    ) -> FeedPage:
+        rows = await self._database.fetch(
+            change_numbers.FEED,
+            owner=owner,
+            after_change=after.change,
+            after_id=after.id,
+            floor=floor,
+            limit=limit + 1,
+        )
+        return change_numbers.page_from_rows(rows, limit)
 
     async def count(self, owner: str) -> TaskCounts:
         row = (await self._database.fetch(statements.COUNT, owner=owner))[0]

@@ -118,7 +118,7 @@ async def create_task(
 ) -> Response:
     """Create a task. A repeated `Idempotency-Key` returns the task of the first request."""
     key = parse_idempotency_key(idempotency_key)
-    task = await use_cases.create_task(tasks, actor, task_id, now=now, key=key, **new)
+    task, _ = await use_cases.create_task(tasks, actor, task_id, now=now, key=key, **new)
     location = f"{original_path(request.scope).rstrip('/')}/{task.id}"
     return changed_task_response(task, prefer, 201, {"Location": location})
 
@@ -231,8 +231,8 @@ async def delete_completed_tasks(
     other_filters = ListQuery.model_fields.keys() - {"status"}
     if query.status is None or other_filters & {name for name, _ in query_parameters(request)}:
         raise ProblemError("filter_required")
-    deleted = await use_cases.delete_completed(tasks, actor, now=now)
-    return json_response({"deleted": deleted})
+    ids = await use_cases.delete_completed(tasks, actor, now=now)
+    return json_response({"deleted": len(ids), "ids": [str(task_id) for task_id in ids]})
 
 
 def _task_query(listing: ListQuery, owner: str, prefer: str | None) -> TaskQuery:

@@ -85,7 +85,7 @@ async def test_the_migrated_check_constraints_equal_the_models(
         "ALTER TABLE todo.tasks ALTER COLUMN description SET NOT NULL",
         "ALTER TABLE todo.tasks ALTER COLUMN created_at TYPE timestamp",
         "ALTER TABLE todo.tasks DROP CONSTRAINT tasks_user_id_fkey",
-        "ALTER TABLE todo.tasks DROP COLUMN deleted_at",
+        "ALTER TABLE todo.tasks DROP COLUMN deleted_at CASCADE",
         "DROP INDEX todo.tasks_live_newest_idx",
         "DROP INDEX todo.tasks_deleted_idx",
         "DROP TABLE todo.idempotency_keys",

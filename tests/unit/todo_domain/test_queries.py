@@ -15,6 +15,7 @@ from todo_domain.queries import (
     TaskPage,
     TaskQuery,
 )
+from todo_domain.sync import ChangeState, Epoch
 from todo_domain.task import Priority, Task
 
 NOON = datetime(2026, 1, 20, 12, tzinfo=UTC)
@@ -23,6 +24,9 @@ INSTANT = timedelta(microseconds=1)
 
 def in_order(sort: Sort, tasks: Sequence[Task]) -> list[Task]:
     return sorted(tasks, key=lambda task: sort.key(sort.position(task)), reverse=sort.descending)
+
+
+STATE = ChangeState(Epoch("one", None), last=0)
 
 
 class TestSort:
@@ -83,7 +87,10 @@ class TestQuery:
         "value",
         [
             *(TaskQuery(), Sort(), TaskFilter(), Sort().position(a_task()), a_task()),
-            *(TaskPage((), has_more=False, total=0), TaskCounts(pending=0, completed=0)),
+            *(
+                TaskPage((), has_more=False, total=0, state=STATE),
+                TaskCounts(pending=0, completed=0),
+            ),
         ],
         ids=lambda value: type(value).__name__,
     )

@@ -1,4 +1,4 @@
-"""Alembic's entry point, run in a transaction of ``todo_adapters.postgres.schema``."""
+"""Alembic's entry point, called by ``todo_adapters.postgres.schema``."""
 
 from alembic import context
 
@@ -12,5 +12,7 @@ context.configure(
     # Better Auth's tables may be in the same database; compare only ours.
     include_name=lambda name, kind, _: name == SCHEMA if kind == "schema" else True,
     compare_type=True,
+    transaction_per_migration=True,
 )
-context.run_migrations()
+with context.begin_transaction():
+    context.run_migrations()

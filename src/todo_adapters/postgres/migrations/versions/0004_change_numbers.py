@@ -1,0 +1,71 @@
+"""Change numbers and folded texts: columns, counters, and triggers for the version before.
+
+Version 0.1 keeps writing during a rolling deployment and knows nothing of the new columns. The
+triggers take a change number for its writes and fold its texts, which are null for ASCII texts.
+Statements of later versions set ``change`` themselves, so the triggers never run for them.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+_TRIGGER_FUNCTION = """
+CREATE FUNCTION todo.complete_row_of_version_0_1() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO todo.changes AS counter (user_id, last) VALUES (NEW.user_id, 1)
+  ON CONFLICT (user_id) DO UPDATE SET last = counter.last + 1
+  RETURNING last INTO NEW.change;
+  NEW.title_folded := CASE WHEN NEW.title ~ '[^[:ascii:]]' THEN lower(NEW.title) END;
+  NEW.description_folded :=
+    CASE WHEN NEW.description ~ '[^[:ascii:]]' THEN lower(NEW.description) END;
+  RETURN NEW;
+END
+$$
+"""
+_INSERT_TRIGGER = """
+CREATE TRIGGER complete_insert_of_version_0_1 BEFORE INSERT ON todo.tasks FOR EACH ROW
+WHEN (NEW.change = 0) EXECUTE FUNCTION todo.complete_row_of_version_0_1()
+"""
+# Version 0.1 rewrites a row as it is when a change alters nothing; such a write is not counted.
+_UPDATE_TRIGGER = """
+CREATE TRIGGER complete_update_of_version_0_1 BEFORE UPDATE ON todo.tasks FOR EACH ROW
+WHEN (NEW.change = OLD.change AND (NEW.version, NEW.deleted_at)
+  IS DISTINCT FROM (OLD.version, OLD.deleted_at))
+EXECUTE FUNCTION todo.complete_row_of_version_0_1()
+"""
+
+
+def upgrade() -> None:
+    # These locks block reads of the tasks. A statement that waits for one blocks all later ones, so
+    # it gives up after a second, and ``migrate`` tries again.
+    op.execute("SET LOCAL lock_timeout = '1s'")
+    op.create_table(
+        "changes",
+        sa.Column("user_id", sa.Text, primary_key=True),
+        sa.Column("last", sa.BigInteger, nullable=False),
+        sa.Column(
+            "began_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()
+        ),
+        schema="todo",
+        postgresql_with={"fillfactor": 50},  # space for HOT updates of the counter
+    )
+    op.create_table(
+        "sync",
+        sa.Column("one", sa.Boolean, primary_key=True, server_default=sa.true()),
+        sa.Column("epoch", sa.Uuid, nullable=False, server_default=sa.func.gen_random_uuid()),
+        sa.CheckConstraint("one", name=op.f("sync_one_check")),
+        schema="todo",
+    )
+    op.execute("INSERT INTO todo.sync DEFAULT VALUES")
+    op.add_column(
+        "tasks",
+        sa.Column("change", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+        schema="todo",
+    )
+    op.add_column("tasks", sa.Column("title_folded", sa.Text), schema="todo")
+    op.add_column("tasks", sa.Column("description_folded", sa.Text), schema="todo")
+    op.execute(_TRIGGER_FUNCTION)
+    op.execute(_INSERT_TRIGGER)
+    op.execute(_UPDATE_TRIGGER)
