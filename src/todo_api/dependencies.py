@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Annotated
 from uuid import UUID
@@ -18,7 +18,7 @@ from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER, RateLimiter, enf
 from todo_api.request_state import request_state
 from todo_domain.errors import TokenErrorCode, TokenRejected, UserMismatch
 from todo_domain.ownership import Principal
-from todo_domain.ports import TaskRepository, TokenVerifier
+from todo_domain.ports import RETENTION, TaskRepository, TokenVerifier
 
 _log = structlog.get_logger()
 
@@ -30,13 +30,15 @@ ReadinessCheck = Callable[[], Awaitable[None]]
 class Adapters:
     """The implementations that the composition root chose.
 
-    The service is ready if every check passes. ``gauges`` become metrics.
+    The service is ready if every check passes. Deleted tasks can be restored for the ``retention``
+    time. ``gauges`` become metrics.
     """
 
     tasks: TaskRepository
     tokens: TokenVerifier
     limiter: RateLimiter
     checks: Mapping[str, ReadinessCheck]
+    retention: timedelta = RETENTION
     gauges: Mapping[str, GaugeSource] = field(default_factory=dict)
 
 
@@ -47,6 +49,10 @@ def adapters(request: Request) -> Adapters:
 
 async def task_repository(request: Request) -> TaskRepository:
     return adapters(request).tasks
+
+
+async def retention(request: Request) -> timedelta:
+    return adapters(request).retention
 
 
 async def now() -> datetime:
@@ -119,4 +125,5 @@ def bearer_token(request: Request) -> str:
 Actor = Annotated[Principal, Depends(BearerAuthentication())]
 Tasks = Annotated[TaskRepository, Depends(task_repository)]
 Now = Annotated[datetime, Depends(now)]
+Retention = Annotated[timedelta, Depends(retention)]
 NewTaskId = Annotated[UUID, Depends(new_task_id)]

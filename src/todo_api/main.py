@@ -166,6 +166,7 @@ async def _open_adapters(
             tasks=PostgresTaskRepository(database, retention=retention),
             tokens=auth.tokens,
             limiter=limiter,
+            retention=retention,
             checks={"database": database.check, "auth_keys": auth.check},
             gauges={
                 "todo_database_connections_in_use": (

@@ -63,15 +63,23 @@ _HEADERS: Final = {
 
 
 def responses(
-    example: object, *codes: str, status: int = 200, headers: Sequence[str] = ()
+    example: object,
+    *codes: str,
+    status: int = 200,
+    headers: Sequence[str] = (),
+    model: Any = None,  # noqa: ANN401 - a type
 ) -> dict[int | str, dict[str, Any]]:
-    """FastAPI's ``responses``: the successful response, and the error responses for the codes."""
+    """FastAPI's ``responses``: the successful response, and the error responses for the codes.
+
+    ``model`` is needed if the status is not that of the route.
+    """
     rate_limit = ("RateLimit", "RateLimit-Policy") if "rate_limited" in codes else ()
     described: dict[int | str, dict[str, Any]] = {
         status: {
             "description": _phrase(status),
             "headers": _headers("X-Request-ID", *rate_limit, *headers),
             "content": {"application/json": {"example": example}},
+            **({"model": model} if model else {}),
         }
     }
     for code in codes:

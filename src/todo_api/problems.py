@@ -89,6 +89,12 @@ PROBLEM_TYPES: Final[dict[str, ProblemType]] = {
         "other requests kept changing this task; this change was not made, try again",
     ),
     "not_deleted": ProblemType(409, "Not deleted", "this task is not deleted"),
+    "id_taken": ProblemType(
+        409, "Id taken", "id: another task has this id, or a deleted task that can be restored"
+    ),
+    "sync_expired": ProblemType(
+        410, "Sync token expired", "since: drop your copy of the tasks and start over without since"
+    ),
     "stale_version": ProblemType(
         412,
         "Stale version",

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from datetime import date, datetime
 from typing import Annotated, Any, Final, Literal, Required
+from uuid import UUID
 
 import orjson
 from pydantic import (
@@ -25,6 +26,9 @@ from todo_domain.queries import PAGE_MAX, Sort, SortBy, TaskFilter
 
 TAGS_SENT_MAX: Final = 100  # duplicates included, which the domain removes
 
+UUID_FORM: Final = re.compile(
+    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE
+)
 _DUE_DATE: Final = re.compile(
     r"\d{4}-\d\d-\d\d(?P<time>[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:[0-5]\d))?", re.ASCII
 )
@@ -116,10 +120,24 @@ Tags = Annotated[
 _DUE_DATE_SPELLINGS: Final = Field(validation_alias=AliasChoices("due_date", "dueDate"))
 
 
+def parse_client_id(value: object) -> UUID | None:
+    """The id that a client chose, in its canonical form; None for anything else."""
+    return UUID(value) if isinstance(value, str) and UUID_FORM.fullmatch(value) else None
+
+
+ClientId = Annotated[
+    UUID | None,
+    PlainValidator(parse_client_id),
+    WithJsonSchema({"type": "string", "format": "uuid"}),
+    Field(description="Chosen by the client. Repeating the request is then safe."),
+]
+
+
 @with_config(strict=True)
 class NewTask(TypedDict, total=False):
     """A task to create. Read-only and unknown members are ignored."""
 
+    id: ClientId
     title: Required[Title]
     description: Description | None
     completed: bool
@@ -265,6 +283,7 @@ class ClearQuery(BaseModel):
 
 
 class Cleared(TypedDict):
-    """How many tasks were deleted."""
+    """How many tasks were deleted, and which: each of them can be restored."""
 
     deleted: int
+    ids: list[Annotated[str, Field(json_schema_extra={"format": "uuid"})]]

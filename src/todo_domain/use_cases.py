@@ -70,6 +70,36 @@ async def create_task(
     return created
 
 
+async def create_task_with_id(
+    tasks: TaskRepository,
+    actor: Principal,
+    task_id: UUID,
+    *,
+    now: datetime,
+    **members: Unpack[TaskChanges],
+) -> Task:
+    """Create a task with an id of the client's, only if there is no such task.
+
+    Raises InvalidTask, StaleVersion if the task exists, and TaskIdTaken if it is deleted and can
+    still be restored.
+    """
+    task = Task.new(task_id, actor.user_id, now, **members)
+    try:
+        return require_owner(actor, await tasks.add(task))
+    except TaskIdTaken:
+        if await _is_there(tasks, task):
+            raise StaleVersion from None
+        raise
+
+
+async def _is_there(tasks: TaskRepository, task: Task) -> bool:
+    try:
+        await tasks.get(task.owner, task.id)
+    except TaskNotFound:
+        return False
+    return True
+
+
 async def _get_equal(tasks: TaskRepository, task: Task) -> Task:
     """Return the stored task if its members equal those of the given one. Raises TaskIdTaken."""
     try:

@@ -11,6 +11,7 @@ from http_contract.preconditions import (
     TestIfNoneMatchOfAList,
     TestIfNoneMatchOfATask,
 )
+from http_contract.sync import TestChanges, TestIdsOfClients
 from http_contract.tasks import (
     TestClearCompleted,
     TestComplete,
@@ -30,12 +31,14 @@ from http_contract.tasks import (
 __all__ = [
     "TestAKey",
     "TestARepeatedRequest",
+    "TestChanges",
     "TestClearCompleted",
     "TestComplete",
     "TestCreate",
     "TestDelete",
     "TestEdit",
     "TestGet",
+    "TestIdsOfClients",
     "TestIfMatch",
     "TestIfMatchOfAnEdit",
     "TestIfNoneMatchOfAList",

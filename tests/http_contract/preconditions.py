@@ -250,20 +250,20 @@ THAT_SHOW: Final[dict[str, Happening]] = {
     "removal": lambda tasks, task: tasks.delete("ada", task.id, now=LATER),
     "an older one more": lambda tasks, _: tasks.add(a_task(created_at=NOW - timedelta(days=9))),
     "a newer one more": lambda tasks, _: tasks.add(a_task(created_at=LATER)),
+    "a removal that is undone": removed_and_restored,
+    "a task that does not match": lambda tasks, _: tasks.add(a_task(completed_at=NOW)),
 }
 THAT_DO_NOT: Final[dict[str, Happening]] = {
     "nothing": lambda tasks, task: tasks.get("ada", task.id),
     "an idle change": idle_change,
-    "a removal that is undone": removed_and_restored,
     "somebody else's new task": lambda tasks, _: tasks.add(a_task(owner="eve")),
-    "a task that does not match": lambda tasks, _: tasks.add(a_task(completed_at=NOW)),
 }
 
 
 class TestIfNoneMatchOfAList:
     @pytest.mark.parametrize("query", ["?status=pending", "?status=pending&limit=1"])
     @pytest.mark.parametrize("happening", THAT_SHOW.values(), ids=THAT_SHOW)
-    async def test_gets_the_list_once_anything_in_it_has_changed(
+    async def test_gets_the_list_once_any_task_of_the_user_has_changed(
         self,
         ada: httpx.AsyncClient,
         tasks: TaskRepository,
@@ -279,7 +279,7 @@ class TestIfNoneMatchOfAList:
         assert after.headers["ETag"] != before.headers["ETag"]
 
     @pytest.mark.parametrize("happening", THAT_DO_NOT.values(), ids=THAT_DO_NOT)
-    async def test_is_304_without_the_list_while_nothing_in_it_has(
+    async def test_is_304_without_the_list_while_no_task_of_the_user_has(
         self,
         ada: httpx.AsyncClient,
         tasks: TaskRepository,
@@ -304,7 +304,7 @@ class TestIfNoneMatchOfAList:
         answer = await ada.request(method, "/api/tasks", headers=headers)
         assert (answer.status_code, answer.content) == (304, b"")
 
-    async def test_tells_where_more_is_and_how_many_there_are_all_the_same(
+    async def test_a_304_has_the_entity_tag_and_no_link(
         self, ada: httpx.AsyncClient, tasks: TaskRepository, task: Task
     ) -> None:
         await tasks.add(a_task(created_at=task.created_at - timedelta(days=1)))
@@ -312,9 +312,8 @@ class TestIfNoneMatchOfAList:
         before = await ada.get("/api/tasks?limit=1")
         known = {"If-None-Match": before.headers["ETag"]}
         after = await ada.get("/api/tasks?limit=1", headers=known)
-        assert after.status_code == 304
-        assert after.headers["Link"] == before.headers["Link"]
-        assert after.headers["X-Total-Count"] == "2"
+        assert (after.status_code, after.headers["ETag"]) == (304, before.headers["ETag"])
+        assert not {"link", "x-total-count"} & set(after.headers)
 
     @pytest.mark.parametrize(
         "other", ["?limit=1", "?sort=created_at", "?status=completed", "?q=oat"]

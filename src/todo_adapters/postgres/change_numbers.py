@@ -7,6 +7,7 @@ compares the alternatives.
 """
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any, Final
 
 import asyncpg
@@ -98,7 +99,7 @@ def with_state(
 
 
 def state_from_row(row: asyncpg.Record) -> ChangeState:
-    history = f"{row['epoch']} {row['timeline'] or ''}"
+    history = blake2b(f"{row['epoch']} {row['timeline']}".encode(), digest_size=8).hexdigest()
     return ChangeState(Epoch(history, row["began_at"]), row["last"])
 
 

@@ -5,19 +5,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any, Final, TypeVar
+from uuid import uuid4
 
 import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from todo_adapters.postgres.row_security import configure_rls, find_rls_problem
-from todo_adapters.postgres.tables import SCHEMA
+from todo_adapters.postgres.tables import SCHEMA, SYNC
 from todo_adapters.postgres.url import DatabaseUrl
 
 # The key of an advisory lock: concurrent migrations run one after another.
@@ -68,6 +69,16 @@ async def migrate(
 async def current_revision(database_url: DatabaseUrl) -> str | None:
     """The database's revision, None before the first migration. Raises as ``migrate`` does."""
     return await _with_connection(database_url, _revision)
+
+
+async def start_epoch(database_url: DatabaseUrl) -> None:
+    """Start a new history of changes: every client of the feed has to start over.
+
+    Needed after a restore of the database, which may have taken changes back.
+    """
+    await _with_connection(
+        database_url, lambda connection: connection.execute(update(SYNC).values(epoch=uuid4()))
+    )
 
 
 async def rls_problem(database_url: DatabaseUrl, *, rls_enabled: bool) -> str | None:

@@ -87,6 +87,20 @@ def migrate() -> None:
 
 
 @app.command()
+def resync() -> None:
+    """Have every client read all tasks again, after you restored a backup of the database.
+
+    Clients that keep a copy of the tasks may have changes that the backup does not have. Their next
+    request for changes gets 410, and they start over.
+    """
+    with _command_settings() as settings:
+        from todo_api.cli import database
+
+        database.resync(database.with_running_database(settings))
+        typer.echo("Clients start over with their next request for changes.", err=True)
+
+
+@app.command()
 def token(
     user: UserId,
     hours: Annotated[

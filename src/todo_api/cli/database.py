@@ -53,6 +53,12 @@ def migrate(settings: Settings) -> None:
         typer.echo(f"The database is now at schema version {after}.", err=True)
 
 
+def resync(settings: Settings) -> None:
+    """Start a new history of changes. Raises ConfigurationError and DatabaseUnavailable."""
+    with translate_errors():
+        asyncio.run(schema.start_epoch(database_url(settings)))
+
+
 async def check_schema(settings: Settings) -> str:
     """The schema version of the database.
 

@@ -1,4 +1,4 @@
-"""Opaque cursors: the position where a page of a list ends, bound to the user and the list.
+"""Opaque cursors of lists and tokens of the feed, bound to the user and the list.
 
 The checksum is not a secret. A forged cursor only leads to another position in the user's own list;
 the checksum makes a damaged cursor, or one of another list or user, a 400 instead of a wrong page.
@@ -6,16 +6,17 @@ the checksum makes a damaged cursor, or one of another list or user, a 400 inste
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import asdict
-from datetime import datetime
+from datetime import date, datetime
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import orjson
 
 from todo_api.problems import ProblemError
 from todo_domain.queries import SeekPosition, Sort, SortBy, SortValue, TaskFilter, TaskQuery
+from todo_domain.sync import Epoch, FeedPosition, SyncToken
 from todo_domain.task import Priority, Title, in_utc
 
 _CHECKSUM_SIZE: Final = 8  # bytes
@@ -23,15 +24,13 @@ _CHECKSUM_SIZE: Final = 8  # bytes
 
 def encode_cursor(owner: str, query: TaskQuery, position: SeekPosition) -> str:
     """The cursor for this position in the owner's list."""
-    encoded = orjson.dumps([position.value, position.id.hex])
-    return urlsafe_b64encode(_checksum(owner, query, encoded) + encoded).decode().rstrip("=")
+    return _encode(_list_key(owner, query.sort, query.filter), [position.value, position.id.hex])
 
 
 def decode_cursor(owner: str, query: TaskQuery, cursor: str) -> SeekPosition:
     """The position in the list that ``query`` describes. Raises ProblemError (bad_cursor)."""
     try:
-        data = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        value, task_id = orjson.loads(data[_CHECKSUM_SIZE:])
+        value, task_id = _decode(cursor)
         position = SeekPosition(_sort_value(query.sort, value), UUID(task_id))
     except (ValueError, TypeError, AttributeError):
         raise ProblemError("bad_cursor") from None
@@ -39,6 +38,54 @@ def decode_cursor(owner: str, query: TaskQuery, cursor: str) -> SeekPosition:
     if encode_cursor(owner, query, position) != cursor:
         raise ProblemError("bad_cursor")
     return position
+
+
+def encode_sync_token(owner: str, token: SyncToken) -> str:
+    """The text of a token of the owner's feed."""
+    epoch, position = token.epoch, token.position
+    return _encode(
+        repr((owner, "changes")).encode(),
+        [
+            epoch.history,
+            epoch.began_at,
+            position.change,
+            position.id.hex,
+            token.floor,
+            token.issued_on,
+        ],
+    )
+
+
+def decode_sync_token(owner: str, text: str) -> SyncToken:
+    """The token of the owner's feed. Raises ProblemError (bad_cursor)."""
+    try:
+        history, began_at, change, task_id, floor, issued_on = _decode(text)
+        token = SyncToken(
+            Epoch(str(history), began_at and in_utc(datetime.fromisoformat(began_at))),
+            FeedPosition(int(change), UUID(task_id)),
+            int(floor),
+            date.fromisoformat(issued_on),
+        )
+        is_intact = encode_sync_token(owner, token) == text
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        is_intact = False
+    if not is_intact:
+        detail = "since: take it unchanged from `next` of the previous response"
+        raise ProblemError("bad_cursor", detail)
+    return token
+
+
+def _encode(key: bytes, values: list[object]) -> str:
+    """The values with a checksum over them and the key, in base64."""
+    encoded = orjson.dumps(values)
+    checksum = blake2b(key + encoded, digest_size=_CHECKSUM_SIZE).digest()
+    return urlsafe_b64encode(checksum + encoded).decode().rstrip("=")
+
+
+def _decode(text: str) -> Any:  # noqa: ANN401 - anything that JSON can be
+    """The values, of which nothing is checked. Raises ValueError."""
+    data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    return orjson.loads(data[_CHECKSUM_SIZE:])
 
 
 def _sort_value(sort: Sort, value: object) -> SortValue:
@@ -54,11 +101,6 @@ def _sort_value(sort: Sort, value: object) -> SortValue:
             return in_utc(datetime.fromisoformat(value))
         case _:
             raise ValueError(value)
-
-
-def _checksum(owner: str, query: TaskQuery, position: bytes) -> bytes:
-    data = _list_key(owner, query.sort, query.filter) + position
-    return blake2b(data, digest_size=_CHECKSUM_SIZE).digest()
 
 
 @lru_cache(maxsize=1024)

@@ -34,6 +34,8 @@ from todo_domain.errors import (
     InvalidTask,
     Overloaded,
     StaleVersion,
+    SyncExpired,
+    TaskIdTaken,
     TaskNotDeleted,
     TaskNotFound,
     TodoError,
@@ -51,6 +53,8 @@ _CODES: Final[dict[type[TodoError], str]] = {
     IdempotencyKeyReused: "idempotency_key_reused",
     InvalidTask: "validation_failed",
     StaleVersion: "stale_version",
+    SyncExpired: "sync_expired",
+    TaskIdTaken: "id_taken",
     TaskNotDeleted: "not_deleted",
     UserMismatch: "user_mismatch",
 }

@@ -1,17 +1,17 @@
 """Request header parameters (Prefer, preconditions, Idempotency-Key), and entity tags.
 
-The entity tag of a task is its version in quotes (RFC 9110, sections 8.8.3 and 13).
+The entity tag of a task is its version in quotes (RFC 9110, sections 8.8.3 and 13). That of a list
+begins with the user's last change number, so that a 304 needs no tasks.
 """
 
 import re
-from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Annotated, Final
 
 from fastapi import Header
 
 from todo_api.problems import ProblemError
-from todo_domain.task import Task
+from todo_domain.sync import ChangeState
 
 IfMatch = Annotated[
     str | None,
@@ -46,6 +46,8 @@ IdempotencyKey = Annotated[
 ]
 
 _TAG: Final = re.compile(r'(?:W/)?"([^"]*)"')
+_CHANGE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+_DIGEST_SIZE: Final = 8  # bytes
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -55,11 +57,26 @@ def version_etag(version: int) -> str:
     return f'"{version}"'
 
 
-def list_etag(tasks: Iterable[Task], headers: Mapping[str, str]) -> str:
-    """The entity tag of a list. It depends on the tasks, their order and the header fields."""
-    digest = blake2b(b"".join([task.id.bytes for task in tasks]), digest_size=12)
-    digest.update(repr(([task.version for task in tasks], headers)).encode())
-    return f'"{digest.hexdigest()}"'
+def list_etag(query: str, state: ChangeState) -> str:
+    """The entity tag of the list that the query selects in this state of the user's tasks.
+
+    ``query`` identifies everything of the request that decides the response.
+    """
+    epoch = blake2b(repr(state.epoch).encode(), digest_size=_DIGEST_SIZE).hexdigest()
+    return f'"{state.last}-{_query_digest(query)}-{epoch}"'
+
+
+def known_change(query: str, if_none_match: str | None) -> int | None:
+    """The change number in the entity tag of this list that If-None-Match has, if it has one."""
+    for tag in _TAG.findall(if_none_match or ""):
+        number, _, rest = tag.partition("-")
+        if _CHANGE.fullmatch(number) and rest.startswith(f"{_query_digest(query)}-"):
+            return int(number)
+    return None
+
+
+def _query_digest(query: str) -> str:
+    return blake2b(query.encode(errors="surrogateescape"), digest_size=_DIGEST_SIZE).hexdigest()
 
 
 def parse_if_match(if_match: str | None) -> frozenset[int] | None:

@@ -5,7 +5,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from todo_api.http.headers import list_etag, matches_if_none_match, prefers, version_etag
+from todo_api.http.headers import matches_if_none_match, prefers, version_etag
 from todo_api.schemas import serialize_task, to_json
 from todo_domain.task import Task
 
@@ -30,10 +30,9 @@ def task_response(task: Task, if_none_match: str | None) -> Response:
 def task_list_response(
     tasks: Sequence[Task], headers: Mapping[str, str], if_none_match: str | None
 ) -> Response:
-    """The tasks, or 304 if the client has exactly this list."""
-    headers = {**headers, "ETag": list_etag(tasks, headers)}
+    """The tasks, or 304 if the client has the list with the ``ETag`` of the headers."""
     if matches_if_none_match(headers["ETag"], if_none_match):
-        return Response(status_code=304, headers=headers)
+        return Response(status_code=304, headers={"ETag": headers["ETag"]})
     return json_response([serialize_task(task) for task in tasks], headers=headers)
 
 

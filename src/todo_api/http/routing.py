@@ -23,9 +23,9 @@ from todo_api.http.headers import prefers
 from todo_api.http.query_params import QueryModel
 from todo_api.http.timeouts import Timeouts, within
 from todo_api.problems import ProblemError, refuse_unknown
+from todo_api.schemas import UUID_FORM
 from todo_domain.errors import DatabaseUnavailable, TaskNotFound
 
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _ACCEPT: Final = b"accept"
 _PREFER: Final = b"prefer"
 _ZERO: Final = re.compile(r"q\s*=\s*0(\.0*)?")
@@ -145,7 +145,7 @@ def _refuse_unsupported_app(app: FastAPI, route: APIRoute) -> None:
 
 def _uuid(text: str) -> UUID:
     """The id in its canonical form. Raises TaskNotFound for any other text."""
-    if not _UUID.fullmatch(text):
+    if not UUID_FORM.fullmatch(text):
         raise TaskNotFound
     return UUID(text)
 

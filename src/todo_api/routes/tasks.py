@@ -1,7 +1,7 @@
 """The task routes."""
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, cast
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -15,6 +15,9 @@ from todo_api.http.headers import (
     IfMatch,
     IfNoneMatch,
     Prefer,
+    known_change,
+    list_etag,
+    matches_if_none_match,
     parse_idempotency_key,
     parse_if_match,
     prefers,
@@ -28,7 +31,7 @@ from todo_api.http.responses import (
 )
 from todo_api.http.routing import ApiRoute
 from todo_api.openapi import CHANGES, COMMON, NEW_TASK, NOT_MODIFIED, TASK, TASKS, responses
-from todo_api.problems import ProblemError
+from todo_api.problems import FieldError, ProblemError
 from todo_api.request_state import original_path
 from todo_api.schemas import (
     Cleared,
@@ -71,8 +74,14 @@ async def list_tasks(
     matching task, or with `Prefer: count=exact`.
     """
     query = _task_query(listing, actor.user_id, prefer)
-    page = await use_cases.list_tasks(tasks, actor, query)
-    headers = {}
+    text = f"{request.url.query} {query.with_total}"
+    known = known_change(text, if_none_match)
+    page = await use_cases.list_tasks(tasks, actor, replace(query, unless_change=known))
+    headers = {"ETag": list_etag(text, page.state)}
+    if page.state.last == known and not matches_if_none_match(headers["ETag"], if_none_match):
+        # The number is that of another history: the database was restored.
+        page = await use_cases.list_tasks(tasks, actor, query)
+        headers = {"ETag": list_etag(text, page.state)}
     if page.has_more:
         last = query.sort.position(page.tasks[-1])
         headers["Link"] = _next_link(request, encode_cursor(actor.user_id, query, last))
@@ -99,9 +108,10 @@ async def get_task(
     operation_id="createTask",
     status_code=201,
     response_model=Task,
-    responses=responses(
+    responses=responses(TASK, "rate_limited", headers=("ETag", "Location"), model=Task)
+    | responses(
         TASK,
-        *(*COMMON, *_BODY, "bad_request", "idempotency_key_reused"),
+        *(*COMMON, *_BODY, "bad_request", "id_taken", "idempotency_key_reused"),
         status=201,
         headers=("ETag", "Location"),
     ),
@@ -116,19 +126,53 @@ async def create_task(
     idempotency_key: IdempotencyKey = None,
     prefer: Prefer = None,
 ) -> Response:
-    """Create a task. A repeated `Idempotency-Key` returns the task of the first request."""
+    """Create a task. A repeated `Idempotency-Key` returns the task of the first request.
+
+    The client may choose the `id`, any UUID. Repeating the request then returns 200 and the task.
+    An `id` that is not a UUID is ignored, or 422 with `Prefer: handling=strict`.
+    """
     key = parse_idempotency_key(idempotency_key)
-    task, _ = await use_cases.create_task(tasks, actor, task_id, now=now, key=key, **new)
+    own_id = _own_id(new, prefer)
+    members = cast("TaskChanges", {name: value for name, value in new.items() if name != "id"})
+    task, is_new = await use_cases.create_task(
+        tasks, actor, own_id or task_id, now=now, key=key, is_own_id=own_id is not None, **members
+    )
     location = f"{original_path(request.scope).rstrip('/')}/{task.id}"
-    return changed_task_response(task, prefer, 201, {"Location": location})
+    return changed_task_response(task, prefer, 201 if is_new else 200, {"Location": location})
 
 
 @router.put(
     "/{task_id}",
     operation_id="updateTask",
     response_model=Task,
-    responses=responses(TASK, *COMMON, *_BODY, *_EDIT, headers=("ETag",)),
+    responses=responses(TASK, "rate_limited", status=201, headers=("ETag", "Location"), model=Task)
+    | responses(TASK, *COMMON, *_BODY, *_EDIT, "id_taken", headers=("ETag",)),
 )
+async def put_task(
+    request: Request,
+    actor: Actor,
+    tasks: Tasks,
+    task_id: TaskId,
+    now: Now,
+    changes: Annotated[TaskChanges, Body(examples=[CHANGES])],
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
+    prefer: Prefer = None,
+) -> Response:
+    """Change the members that are sent, as PATCH does, or create the task with this id.
+
+    `If-None-Match: *` creates it: 201, or 412 if the task exists. The `title` is required then.
+    """
+    if if_none_match is None or if_none_match.strip() != "*":
+        return await change_task(actor, tasks, task_id, now, changes, if_match, prefer)
+    if "title" not in changes:
+        error = FieldError(field="title", pointer="/title", code="required", message="is required")
+        raise ProblemError("validation_failed", errors=[error])
+    task = await use_cases.create_task_with_id(tasks, actor, task_id, now=now, **changes)
+    location = original_path(request.scope).rstrip("/")
+    return changed_task_response(task, prefer, 201, {"Location": location})
+
+
 @router.patch(
     "/{task_id}",
     operation_id="patchTask",
@@ -146,7 +190,7 @@ async def change_task(
 ) -> Response:
     """Change the members that are sent. `null` clears a member; absent members keep their value.
 
-    PUT and PATCH do the same. PATCH also accepts `application/merge-patch+json` (RFC 7396).
+    The body is `application/json` or `application/merge-patch+json` (RFC 7396).
     """
     versions = parse_if_match(if_match)
     task = await use_cases.change_task(tasks, actor, task_id, now=now, versions=versions, **changes)
@@ -222,7 +266,7 @@ async def restore_task(
     "",
     operation_id="clearCompletedTasks",
     response_model=Cleared,
-    responses=responses({"deleted": 3}, *COMMON, "filter_required"),
+    responses=responses({"deleted": 1, "ids": [TASK["id"]]}, *COMMON, "filter_required"),
 )
 async def delete_completed_tasks(
     request: Request, actor: Actor, tasks: Tasks, now: Now, query: Annotated[ClearQuery, Query()]
@@ -233,6 +277,15 @@ async def delete_completed_tasks(
         raise ProblemError("filter_required")
     ids = await use_cases.delete_completed(tasks, actor, now=now)
     return json_response({"deleted": len(ids), "ids": [str(task_id) for task_id in ids]})
+
+
+def _own_id(new: NewTask, prefer: str | None) -> UUID | None:
+    """The id that the client chose. Raises ProblemError if it is invalid and must not be."""
+    own_id = new.get("id")
+    if "id" in new and own_id is None and prefers(prefer, "handling=strict"):
+        error = FieldError(field="id", pointer="/id", code="bad_id", message="must be a UUID")
+        raise ProblemError("validation_failed", errors=[error])
+    return own_id
 
 
 def _task_query(listing: ListQuery, owner: str, prefer: str | None) -> TaskQuery:

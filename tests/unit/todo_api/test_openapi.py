@@ -10,6 +10,7 @@ from support.http_client import client, served
 from todo_api.problems import PROBLEM_TYPES, Problem
 from todo_api.routes.health import Health
 from todo_api.routes.me import Me
+from todo_api.routes.sync import Changes
 from todo_api.schemas import Cleared, NewTask, Task, TaskChanges
 
 Json = dict[str, Any]
@@ -24,6 +25,7 @@ OPERATIONS: Final = {
     "deleteTask": ("delete", "/api/tasks/{task_id}"),
     "clearCompletedTasks": ("delete", "/api/tasks"),
     "restoreTask": ("post", "/api/tasks/{task_id}/restore"),
+    "listChanges": ("get", "/api/tasks/changes"),
     "getMe": ("get", "/api/me"),
     "isLive": ("get", "/health/live"),
     "isReady": ("get", "/health/ready"),
@@ -39,14 +41,15 @@ WITH_BODY: Final = {"malformed_json", "body_too_large", "unsupported_media_type"
 EDIT: Final = {"not_found", "conflict", "stale_version"}
 PROBLEMS: Final = {
     "listTasks": COMMON | {"bad_cursor"},
-    "createTask": COMMON | WITH_BODY | {"bad_request", "idempotency_key_reused"},
+    "createTask": COMMON | WITH_BODY | {"bad_request", "id_taken", "idempotency_key_reused"},
     "getTask": COMMON | {"not_found"},
-    "updateTask": COMMON | WITH_BODY | EDIT,
+    "updateTask": COMMON | WITH_BODY | EDIT | {"id_taken"},
     "patchTask": COMMON | WITH_BODY | EDIT,
     "completeTask": COMMON | WITH_BODY | EDIT,
     "deleteTask": COMMON | {"not_found", "stale_version"},
     "clearCompletedTasks": COMMON | {"filter_required"},
     "restoreTask": COMMON | {"not_found", "not_deleted"},
+    "listChanges": COMMON | {"bad_cursor", "sync_expired"},
     "getMe": COMMON,
     "isReady": {"not_ready"},
 }
@@ -74,6 +77,11 @@ class StrictCleared(Cleared):
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
+class StrictChanges(Changes):
+    """A page of the feed and no other members."""
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
 class StrictHealth(Health):
     """The health status and no other member."""
 
@@ -83,6 +91,7 @@ MODELS: Final[dict[str, TypeAdapter[Any]]] = {
     "Problem": TypeAdapter(StrictProblem),
     "Me": TypeAdapter(StrictMe),
     "Cleared": TypeAdapter(StrictCleared),
+    "Changes": TypeAdapter(StrictChanges),
     "Health": TypeAdapter(StrictHealth),
 }
 
@@ -264,8 +273,13 @@ class TestParameters:
             ("listTasks", {"Prefer", "If-None-Match"}),
             ("createTask", {"Prefer", "Idempotency-Key"}),
             ("getTask", {"If-None-Match"}),
-            *((name, {"Prefer", "If-Match"}) for name in CHANGES if name != "restoreTask"),
+            ("updateTask", {"Prefer", "If-Match", "If-None-Match"}),
+            *(
+                (name, {"Prefer", "If-Match"})
+                for name in ("patchTask", "completeTask", "deleteTask")
+            ),
             ("restoreTask", {"Prefer"}),
+            ("listChanges", set()),
             ("getMe", set()),
         ],
     )

@@ -188,7 +188,7 @@ class TestMember:
     @pytest.mark.parametrize(
         "ignored",
         [
-            *("id", "user_id", "userId", "created_at", "updated_at", "completed_at", "version"),
+            *("user_id", "userId", "created_at", "updated_at", "completed_at", "version"),
             *("unknown", "", "__proto__", "constructor", "Title", "COMPLETED", "\ud800"),
         ],
     )
