@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-neon check fmt openapi bench bench-quick bench-guard build lock clean
+.PHONY: help run test test-all test-postgres test-neon check fmt openapi bench bench-quick bench-guard build lock clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: $(VENV)/dev ## Run the unit and in-process integration tests (4 minutes)
 
 test-all: $(VENV)/dev ## Run every test that this machine can run (15 minutes)
 	$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS) tests
+
+test-postgres: .test-database-url $(VENV)/dev ## Run the repository's tests on the server of TEST_DATABASE_URL
+	$(BIN)/pytest $(PYTEST_ARGS) tests/integration/in_process/test_postgres_tasks.py -k server
 
 test-neon: .neon-variables $(VENV)/dev ## Run the repository's tests on a branch of your Neon project
 	$(BIN)/pytest tests/integration/in_process/test_postgres_tasks.py -k neon
@@ -73,7 +76,12 @@ LOCK := $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.1
 clean: ## Remove the virtual environment and the caches; .todo with its data stays
 	rm -rf .venv* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* dist
 
-.PHONY: .neon-variables
+.PHONY: .test-database-url .neon-variables
+.test-database-url:
+	@[ -n "$$TEST_DATABASE_URL" ] || { \
+		echo "These tests run on a PostgreSQL-compatible server of yours: set TEST_DATABASE_URL, for example to" >&2; \
+		echo "postgresql://postgres:password@localhost/postgres. They create a database there and drop it at the end." >&2; exit 1; }
+
 .neon-variables:
 	@[ -n "$$NEON_API_KEY" ] && [ -n "$$NEON_PROJECT_ID" ] || { \
 		echo "These tests run on a branch of a Neon project of yours, for which two variables are needed:" >&2; \

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -26,15 +27,18 @@ from support.programs import require
 from support.service import Workplace, workplace
 from todo_adapters.embedded_postgres.server import embedded_postgres
 from todo_adapters.postgres.database import Database, Statement
-from todo_adapters.postgres.schema import migrate
+from todo_adapters.postgres.schema import current_revision, migrate
 from todo_adapters.postgres.url import DatabaseUrl, parse_database_url
 
 TEMPLATE = "migrated"
 
 NEON: Final = (os.environ.get("NEON_PROJECT_ID"), os.environ.get("NEON_API_KEY"))
+SERVER: Final = os.environ.get("TEST_DATABASE_URL")
 # The kinds of servers, each with the fixture of a database on it.
-TARGETS: Final = {"embedded": "address", "pgbouncer": "behind_pgbouncer"} | (
-    {"neon": "on_neon_branch"} if all(NEON) else {}
+TARGETS: Final = (
+    {"embedded": "address", "pgbouncer": "behind_pgbouncer"}
+    | ({"neon": "on_neon_branch"} if all(NEON) else {})
+    | ({"server": "on_server"} if SERVER else {})
 )
 
 Branch = Callable[[str], Awaitable[DatabaseUrl]]
@@ -139,6 +143,28 @@ async def on_neon_branch() -> AsyncIterator[DatabaseUrl]:
         )
         await migrate(direct)
         yield pooled
+
+
+@pytest.fixture(scope="session")
+async def on_server() -> AsyncIterator[DatabaseUrl]:
+    """A new database on the server of TEST_DATABASE_URL.
+
+    If the role cannot create databases, the schema is created in the database of the URL and
+    dropped at the end. The migration of a database that has the schema already is refused.
+    """
+    given, name = parse_database_url(str(SERVER)), f"todo_tests_{uuid4().hex}"
+    try:
+        await execute_at(given.direct(), f"CREATE DATABASE {name}")
+    except DBAPIError:
+        if await current_revision(given.direct()) is not None:
+            pytest.fail("TEST_DATABASE_URL: the database has tasks: name one without schema todo")
+        address, clean_up = given, "DROP SCHEMA todo CASCADE"
+    else:
+        address = replace(given, url=given.url.set(database=name))
+        clean_up = f"DROP DATABASE {name} WITH (FORCE)"
+    await migrate(address)
+    yield address
+    await execute_at(given.direct(), clean_up)
 
 
 @pytest.fixture(scope="session")
