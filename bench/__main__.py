@@ -11,6 +11,7 @@ from bench.environment import database
 from bench.growth import growth
 from bench.guard import check, update
 from bench.load import OPERATIONS, MissingProgram
+from bench.migration import migration
 from bench.progress import Progress
 from bench.rounds import InvalidRun, Samples, is_conclusive, measure
 from bench.stress import (
@@ -66,6 +67,12 @@ def show_stress() -> None:
     """Measure start-up, overload, a constant rate, a slow network and two workers."""
     for part in (startup, overload, constant_rate, latency_over_network, workers):
         typer.echo(asyncio.run(part()))
+
+
+@app.command("migration")
+def show_migration() -> None:
+    """Time the migration of 1,000,000 tasks of version 0.1, and the waits of clients meanwhile."""
+    typer.echo(asyncio.run(migration()))
 
 
 @app.command()

@@ -40,9 +40,14 @@ OTHER_CORES: Final = set(_CORES[1:]) or SERVER_CORES
 _OWNERS_SQL: Final = """
 INSERT INTO todo.users SELECT md5($1 || owner), now(), now() FROM generate_series(1, $2::int) owner
 """
+# The tasks have change numbers, or the trigger for version 0.1 would take one for each of them.
+_COUNTERS_SQL: Final = """
+INSERT INTO todo.changes (user_id, last)
+SELECT md5($1 || owner), $3::int FROM generate_series(1, $2::int) owner
+"""
 _TASKS_SQL: Final = """
 INSERT INTO todo.tasks (id, user_id, title, description, priority, due_at, due_all_day, tags,
-                        created_at, updated_at, completed_at, version, deleted_at)
+                        created_at, updated_at, completed_at, version, deleted_at, change)
 SELECT uuidv7(-age), md5($1 || owner),
        (ARRAY['Buy','Call','Write','Fix','Read'])[1 + nr % 5] || ' ' || md5(nr::text || owner),
        CASE WHEN nr % 2 = 0 THEN repeat('some words ', 8) || nr END,
@@ -50,7 +55,7 @@ SELECT uuidv7(-age), md5($1 || owner),
        nr % 2 = 0, CASE WHEN nr % 10 = 0 THEN ARRAY['home', 'tag' || nr % 100] ELSE '{}' END,
        now() - age, now() - age / 2,
        CASE WHEN nr % 3 = 0 OR (nr > 300 AND nr % 5000 <> 1) THEN now() - age / 2 END, 1 + nr % 3,
-       CASE WHEN nr % 50 = 0 THEN now() - interval '1 day' END
+       CASE WHEN nr % 50 = 0 THEN now() - interval '1 day' END, nr
 FROM generate_series(1, $2::int) owner, generate_series(1, $3::int) nr,
      LATERAL (SELECT nr * interval '53 seconds' AS age) AS shift
 """
@@ -75,6 +80,7 @@ class Database:
     async def fill(self, prefix: str, owners: int, tasks: int) -> None:
         """Add ``owners`` new owners with ``tasks`` tasks each."""
         await self.fetch(_OWNERS_SQL, prefix, owners)
+        await self.fetch(_COUNTERS_SQL, prefix, owners, tasks)
         await self.fetch(_TASKS_SQL, prefix, owners, tasks)
         await self.fetch("VACUUM ANALYZE todo.tasks")
 
