@@ -1,7 +1,8 @@
 """The set-up in the Makefile: with every pip, and after interruptions, moves and a missing Python.
 
-The checkout has the real Makefile, and tiny packages in its locks: ``beta`` needs ``alpha[fast]``,
-``gamma`` has a program named ``uv``, and the service prints its environment and alpha's version.
+The checkout has the real Makefile and lock of pip. Its other locks have tiny packages: ``beta``
+needs ``alpha[fast]``, ``gamma`` has a program named ``uv``, and the service prints its environment
+and versions.
 """
 
 import os
@@ -23,12 +24,15 @@ import pytest
 from support.programs import require
 
 ROOT: Final = Path(__file__).parents[3]
-PIPS: Final = {
+LOCKED_PIP: Final = (
+    (ROOT / "requirements-pip.lock").read_text().partition(" ")[0].removeprefix("pip==")
+)
+OLD_PIPS: Final = {
     "22.0.2": "682eabc4716bfce606aca8dab488e9c7b58b0737e9001004eb858cdafcd8dbdd",
     "23.2.1": "7ccf472345f20d35bdc9d1841ff5f313260c2c33fe417f48c30ac46cccabf5be",
-    "26.3": "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13",
 }
-USABLE_PIPS: Final = [pip for pip in PIPS if sys.version_info < (3, 12) or pip != "22.0.2"]
+# pip 22 does not run on Python 3.12.
+PIPS: Final = ("22.0.2", "23.2.1", LOCKED_PIP)[sys.version_info >= (3, 12) :]
 PATIENCE: Final = 120.0  # seconds
 
 # The program that PYTHON names. Its environments get pip from a directory: ensurepip takes 6 s.
@@ -75,7 +79,7 @@ def build_editable(directory, config_settings=None, metadata_directory=None):
 SERVICE: Final = """import importlib.metadata, sys
 
 def main():
-    print(sys.prefix, importlib.metadata.version("alpha"), *sys.argv[1:])
+    print(sys.prefix, *map(importlib.metadata.version, ("alpha", "pip")), *sys.argv[1:])
 """
 UV: Final = """import sys
 
@@ -90,6 +94,7 @@ class Checkout:
 
     directory: Path
     wheels: Path
+    pips: Path
 
     @property
     def environment(self) -> Path:
@@ -105,7 +110,7 @@ class Checkout:
                 "HOME": str(self.directory),
                 "PIP_CONFIG_FILE": os.devnull,
                 "PIP_NO_INDEX": "1",
-                "PIP_FIND_LINKS": str(self.wheels),
+                "PIP_FIND_LINKS": f"{self.wheels} {self.pips}",
             },
             stdin=DEVNULL,
             capture_output=True,
@@ -119,7 +124,9 @@ class Checkout:
         """What ``make run`` printed before the service started, in this checkout's environment."""
         result = self.make("run")
         printed, _, service = result.stdout.removesuffix("\n").rpartition("\n")
-        assert service == f"{self.environment} {alpha} dev", result.stdout + result.stderr
+        assert service == f"{self.environment} {alpha} {LOCKED_PIP} dev", (
+            result.stdout + result.stderr
+        )
         assert not result.stderr
         return printed
 
@@ -141,10 +148,12 @@ class Checkout:
         for lock in ("requirements.lock", "requirements-dev.lock"):
             (self.directory / lock).write_text("".join(lines))
 
-    def use_python(self, script: str, pip: Path = Path(os.devnull)) -> None:
+    def use_python(self, script: str, pip: str = LOCKED_PIP) -> None:
         version = sysconfig.get_python_version()
         python = self.directory / "python"
-        python.write_text(script.format(python=sys.executable, version=version, pip=pip))
+        python.write_text(
+            script.format(python=sys.executable, version=version, pip=self.pips / pip)
+        )
         python.chmod(0o755)
 
 
@@ -177,31 +186,30 @@ def write_wheel(
 
 
 @pytest.fixture(scope="module")
-def pip_directory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Provides the directory of a pip, which is downloaded once."""
-    downloads = tmp_path_factory.mktemp("pips")
-
-    def unpacked(version: str) -> Path:
-        directory = downloads / version
-        if not directory.exists():
-            requirement = downloads / f"{version}.txt"
-            requirement.write_text(f"pip=={version} --hash=sha256:{PIPS[version]}\n")
-            command = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps")
-            subprocess.run(
-                (*command, "--require-hashes", "-r", str(requirement), "-d", str(downloads)),
-                check=True,
-            )
-            ZipFile(downloads / f"pip-{version}-py3-none-any.whl").extractall(directory)
-        return directory
-
-    return unpacked
+def pips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the wheels of pips, and the content of each in a directory of its own."""
+    directory = tmp_path_factory.mktemp("pips")
+    download(ROOT / "requirements-pip.lock", directory)
+    for version, digest in OLD_PIPS.items():
+        lock = directory / f"{version}.lock"
+        lock.write_text(f"pip=={version} --hash=sha256:{digest}\n")
+        download(lock, directory)
+    for wheel in directory.glob("*.whl"):
+        ZipFile(wheel).extractall(directory / wheel.name.split("-")[1])
+    return directory
 
 
-def new_checkout(parent: Path, pip: Path) -> Checkout:
+def download(lock: Path, directory: Path) -> None:
+    command = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes")
+    subprocess.run((*command, "-r", str(lock), "-d", str(directory)), check=True)
+
+
+def new_checkout(parent: Path, pips: Path) -> Checkout:
     """A checkout in a directory whose name has a space, and nothing set up in it."""
-    checkout = Checkout(parent / "to do", parent / "wheels")
+    checkout = Checkout(parent / "to do", parent / "wheels", pips)
     checkout.directory.mkdir()
-    shutil.copy(ROOT / "Makefile", checkout.directory)
+    for name in ("Makefile", "requirements-pip.lock"):
+        shutil.copy(ROOT / name, checkout.directory)
     (checkout.directory / "pyproject.toml").write_text(PYPROJECT)
     (checkout.directory / "backend.py").write_text(BACKEND)
     write_service(checkout, needs="beta")
@@ -210,7 +218,7 @@ def new_checkout(parent: Path, pip: Path) -> Checkout:
     write_wheel(checkout.wheels, "beta", "1.0", metadata="Requires-Dist: alpha[fast]>=1.0\n")
     write_wheel(checkout.wheels, "gamma", "1.0", UV, program="uv")
     checkout.lock("alpha[fast]==1.0", "beta==1.0", "gamma==1.0")
-    checkout.use_python(PYTHON, pip)
+    checkout.use_python(PYTHON)
     return checkout
 
 
@@ -221,15 +229,13 @@ def write_service(checkout: Checkout, *, needs: str) -> None:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, pip_directory: Callable[[str], Path]) -> Checkout:
-    return new_checkout(tmp_path, pip_directory("23.2.1"))
+def checkout(tmp_path: Path, pips: Path) -> Checkout:
+    return new_checkout(tmp_path, pips)
 
 
 @pytest.fixture(scope="module")
-def used_checkout(
-    tmp_path_factory: pytest.TempPathFactory, pip_directory: Callable[[str], Path]
-) -> Checkout:
-    return new_checkout(tmp_path_factory.mktemp("used"), pip_directory("23.2.1"))
+def used_checkout(tmp_path_factory: pytest.TempPathFactory, pips: Path) -> Checkout:
+    return new_checkout(tmp_path_factory.mktemp("used"), pips)
 
 
 @pytest.fixture
@@ -239,11 +245,9 @@ def ready(used_checkout: Checkout) -> Checkout:
     return used_checkout
 
 
-@pytest.mark.parametrize("version", USABLE_PIPS)
-def test_every_pip_installs_the_lock_and_no_later_release(
-    tmp_path: Path, pip_directory: Callable[[str], Path], version: str
-) -> None:
-    checkout = new_checkout(tmp_path, pip_directory(version))
+@pytest.mark.parametrize("pip", PIPS)
+def test_every_pip_installs_the_lock_and_no_later_release(checkout: Checkout, pip: str) -> None:
+    checkout.use_python(PYTHON, pip)
     checkout.lock("alpha==1.0", "beta==1.0", "gamma==1.0")
     assert "Installing the service's dependencies" in checkout.run(alpha="1.0")
 
@@ -299,13 +303,11 @@ class TestUnusableEnvironment:
 
 
 class TestInterruptedSetUp:
-    def test_of_the_environment_is_repeated(
-        self, checkout: Checkout, pip_directory: Callable[[str], Path]
-    ) -> None:
+    def test_of_the_environment_is_repeated(self, checkout: Checkout) -> None:
         checkout.use_python(INTERRUPTED_PYTHON)
         assert checkout.make("run").returncode == -signal.SIGINT
         assert checkout.environment.exists()
-        checkout.use_python(PYTHON, pip_directory("23.2.1"))
+        checkout.use_python(PYTHON)
         checkout.run()
 
     def test_of_the_packages_leaves_no_half_of_a_package(self, checkout: Checkout) -> None:
@@ -346,7 +348,11 @@ class TestRefusal:
 
 
 class TestLocksThatDoNotFit:
-    def test_are_reported(self, checkout: Checkout) -> None:
+    def test_each_other_are_reported(self, checkout: Checkout) -> None:
+        checkout.lock("beta==1.0")
+        assert "beta 1.0 requires alpha, which is not installed." in checkout.refuses("run")
+
+    def test_the_project_are_reported(self, checkout: Checkout) -> None:
         write_service(checkout, needs="delta")
         assert checkout.refuses("run").splitlines() == [
             "todo-api 1 requires delta, which is not installed.",
@@ -365,10 +371,12 @@ class TestLocks:
     def test_have_the_versions_that_are_tested(self, name: str) -> None:
         assert locked(name) <= locked("requirements-dev.lock")
 
-    @pytest.mark.parametrize("lock", sorted(ROOT.glob("requirements*.lock")), ids=lambda p: p.name)
-    def test_keep_extras(self, lock: Path) -> None:
+    @pytest.mark.parametrize(
+        "name", ["requirements.lock", "requirements-dev.lock", "requirements-serve.lock"]
+    )
+    def test_keep_extras(self, name: str) -> None:
         """Without them pip before 23.3 refuses hashes wherever it resolves dependencies."""
-        assert "sqlalchemy[asyncio]==" in lock.read_text()
+        assert "sqlalchemy[asyncio]==" in (ROOT / name).read_text()
 
     def test_of_production_has_no_embedded_postgresql(self) -> None:
         assert not [line for line in locked("requirements-serve.lock") if "embedded" in line]
