@@ -44,6 +44,7 @@ from todo_domain.errors import (
 )
 
 _LOGGED_STATUSES: Final = frozenset({400, 406, 408, 413, 414, 415, 422, 431})
+_NO_LIFESPAN: Final = "the server did not run the app's lifespan (uvicorn: use --lifespan on)"
 _log = structlog.get_logger()
 
 _CODES: Final[dict[type[TodoError], str]] = {
@@ -81,8 +82,16 @@ def _problem_response(error: Exception, request: Request) -> Response:
             return _http_exception(request, error)
         case RequestValidationError():
             return _refusal(request, _validation_failed(error))
+        case _ if "adapters" not in request.scope.get("state", {}):
+            return _not_started(request)
         case _:
             raise error
+
+
+def _not_started(request: Request) -> Response:
+    """The server did not run the app's lifespan, so there are no adapters."""
+    _log.error("health.not_ready", part="lifespan", reason="not_run")
+    return problem(request, "not_ready", _NO_LIFESPAN)
 
 
 def _refusal(request: Request, error: ProblemError) -> Response:

@@ -9,10 +9,11 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.typing import EventDict
 
 from fakes import FakeTokenVerifier, InMemoryTaskRepository, UnlimitedRateLimiter
-from support.http_client import UnreadBody
+from support.http_client import UnreadBody, client
 from todo_api.app import create_app
 from todo_api.dependencies import Adapters
 from todo_api.http.routing import ApiRoute, PublicRoute
@@ -96,6 +97,25 @@ class TestLifespan:
         recorded = RecordedAdapters(RuntimeError("no such database"))
         with pytest.raises(RuntimeError, match="no such database"):
             await lifespan_events(create_app(recorded.adapters))
+
+    @pytest.mark.parametrize("state", [{}, {"state": {}}], ids=["no state", "empty state"])
+    @pytest.mark.parametrize("path", ["/api/tasks", "/health/ready", "/metrics"])
+    async def test_without_the_lifespan_the_response_is_503_with_the_reason(
+        self, path: str, state: Scope, log: list[EventDict]
+    ) -> None:
+        app = create_app(RecordedAdapters().adapters)
+
+        async def without_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, **state}, receive, send)
+
+        async with client(without_lifespan, "ada") as ada:
+            response = await ada.get(path)
+        assert (response.status_code, response.json()["code"]) == (503, "not_ready")
+        assert "uvicorn: use --lifespan on" in response.json()["detail"]
+        assert [(entry["event"], entry.get("part")) for entry in log] == [
+            ("health.not_ready", "lifespan"),
+            ("request", None),
+        ]
 
 
 class TestEveryResponse:
