@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from todo_api.dependencies import Adapters
 from todo_api.http.errors import EXCEPTION_HANDLERS
-from todo_api.http.timeouts import Timeouts
+from todo_api.http.routing import Timeouts
 from todo_api.metrics import Metrics
 from todo_api.middleware.cors import CorsMiddleware
 from todo_api.middleware.limits import LimitsMiddleware

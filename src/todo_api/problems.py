@@ -1,6 +1,6 @@
 """Problem documents (RFC 9457), and the table of all error codes with their status and text.
 
-``middleware/errors.py`` maps exceptions to these codes.
+``http/errors.py`` maps exceptions to these codes.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -134,7 +134,7 @@ PROBLEM_TYPES: Final[dict[str, ProblemType]] = {
 
 
 class FieldError(TypedDict):
-    """One invalid value of the request: where it is (``pointer``: RFC 6901) and why."""
+    """One invalid value of the request: where it is (`pointer`: RFC 6901) and why."""
 
     field: str
     pointer: NotRequired[str]
@@ -157,7 +157,7 @@ class Problem(TypedDict):
 
 
 class ProblemError(Exception):
-    """The HTTP layer refuses the request with an error code."""
+    """The request is refused with an error code of the table."""
 
     def __init__(
         self,

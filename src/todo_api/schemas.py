@@ -6,18 +6,19 @@ from datetime import date, datetime
 from typing import Annotated, Any, Final, Literal, Required
 from uuid import UUID
 
-import orjson
 from pydantic import (
     AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
     Field,
+    GetPydanticSchema,
     PlainValidator,
     WithJsonSchema,
     with_config,
 )
 from pydantic.config import JsonDict
+from pydantic_core import core_schema
 from typing_extensions import TypedDict
 
 from todo_domain import task as domain
@@ -77,14 +78,14 @@ def parse_due_date(text: str) -> date | datetime:
 
 
 def _text(parse: Callable[[str], object], **schema: object) -> tuple[Any, Any]:
-    """A string that ``parse`` validates. ``schema`` describes what ``parse`` accepts."""
+    """A string that ``parse`` validates. ``schema`` describes what ``parse`` accepts.
 
-    def validate(value: object) -> object:
-        if not isinstance(value, str):
-            raise InvalidValue("wrong_type", "must be a string")
-        return parse(value)
-
-    return PlainValidator(validate), WithJsonSchema({"type": "string", **schema})
+    The type is checked as an instance of str, because Pydantic's own string validation refuses a
+    lone surrogate before ``parse`` can.
+    """
+    text = core_schema.is_instance_schema(str, cls_repr="string")
+    parsed = core_schema.no_info_after_validator_function(parse, text)
+    return GetPydanticSchema(lambda *_: parsed), WithJsonSchema({"type": "string", **schema})
 
 
 Title = Annotated[str, *_text(domain.Title, minLength=1, maxLength=domain.TITLE_MAX)]
@@ -186,40 +187,6 @@ class Task(TypedDict):
     version: int
 
 
-def serialize_task(task: domain.Task) -> dict[str, object]:
-    """The members of ``Task``, with values that ``to_json`` encodes as the contract requires."""
-    due = task.due_date
-    return {
-        "id": str(task.id),
-        "user_id": task.owner,
-        "title": task.title,
-        "description": task.description,
-        "completed": task.completed,
-        "priority": task.priority,
-        "due_date": format_time(due) if isinstance(due, datetime) else due,
-        "tags": task.tags,
-        "created_at": format_time(task.created_at),
-        "updated_at": format_time(task.updated_at),
-        "completed_at": task.completed_at and format_time(task.completed_at),
-        "version": task.version,
-    }
-
-
-def to_json(document: object) -> bytes:
-    """The document as JSON in UTF-8."""
-    return orjson.dumps(document, option=orjson.OPT_UTC_Z)
-
-
-def format_time(moment: datetime) -> datetime | str:
-    """A value that ``to_json`` encodes like ``utc``: orjson omits a fraction that is zero."""
-    return moment if moment.microsecond else utc(moment)
-
-
-def utc(moment: datetime) -> str:
-    """An aware time in UTC as RFC 3339, with microseconds and ``Z``."""
-    return moment.isoformat(timespec="microseconds")[:-6] + "Z"
-
-
 class ListQuery(BaseModel):
     """The query parameters of a list."""
 
@@ -276,7 +243,7 @@ class ListQuery(BaseModel):
         return None if self.completed is None else self.completed == "true"
 
 
-class ClearQuery(BaseModel):
+class DeleteQuery(BaseModel):
     """Which tasks to delete. Only completed tasks can be deleted at once."""
 
     status: Literal["completed"] | None = None

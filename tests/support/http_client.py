@@ -13,7 +13,7 @@ from fakes import FakeTokenVerifier, InMemoryTaskRepository, UnlimitedRateLimite
 from todo_api.app import create_app
 from todo_api.dependencies import Adapters, ReadinessCheck
 from todo_api.http.errors import EXCEPTION_HANDLERS
-from todo_api.http.timeouts import Timeouts
+from todo_api.http.routing import Timeouts
 from todo_api.metrics import GaugeSource
 from todo_api.rate_limits import RateLimiter
 from todo_domain.ownership import Principal

@@ -1,4 +1,4 @@
-"""Reads a JSON body: limits its size and time, parses strict JSON, and validates it."""
+"""Reads a JSON body: limits its size, parses strict JSON, and validates it."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,6 @@ from pydantic.fields import FieldInfo
 from starlette.requests import ClientDisconnect, Request
 
 from todo_api.http.field_names import field_names
-from todo_api.http.timeouts import within
 from todo_api.http.validation_errors import field_errors
 from todo_api.problems import ProblemError, refuse_unknown
 from todo_api.schemas import Task, TaskChanges
@@ -32,13 +31,13 @@ class JsonBody:
         names = field_names(declared.annotation).values()
         self._known = _TASK_MEMBERS.union(*names) if names else None
 
-    async def read(self, request: Request, *, timeout: float, is_strict: bool) -> Any:  # noqa: ANN401, ASYNC109 - what the endpoint declares; the time-out is an app's setting
+    async def read(self, request: Request, *, is_strict: bool) -> Any:  # noqa: ANN401 - what the endpoint declares
         """The validated body. If strict, a body with unknown members is refused.
 
-        Raises ProblemError with status 400, 408, 413, 415 or 422.
+        Raises ProblemError with status 400, 413, 415 or 422.
         """
         _require_uncompressed(request)
-        body = await _read(request, timeout)
+        body = await _read(request)
         if self._is_optional and not body:
             return self._declared.get_default(call_default_factory=True)
         _require_json(request)
@@ -66,25 +65,19 @@ def _require_json(request: Request) -> None:
         raise ProblemError("unsupported_media_type")
 
 
-async def _read(request: Request, seconds: float) -> bytes:
+async def _read(request: Request) -> bytes:
     """The whole body. An oversized body is refused as soon as its size is known."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and (len(length) > _LENGTH_DIGITS_MAX or int(length) > BODY_MAX):
         raise ProblemError("body_too_large")
+    body = bytearray()
     try:
-        return await within(seconds, _stream(request))
-    except TimeoutError:
-        raise ProblemError("request_timeout") from None
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BODY_MAX:
+                raise ProblemError("body_too_large")
     except ClientDisconnect:
         raise ProblemError("bad_request", "the body is incomplete") from None
-
-
-async def _stream(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_MAX:
-            raise ProblemError("body_too_large")
     return bytes(body)
 
 

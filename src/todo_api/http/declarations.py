@@ -1,4 +1,4 @@
-"""Checks at start that a route declares nothing that ``ApiRoute`` would silently ignore.
+"""Refuses, when a route is made, declarations that ``ApiRoute`` would otherwise ignore.
 
 The table "What a route can declare" in docs/architecture.md lists what it supports.
 """
@@ -17,7 +17,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from starlette.responses import Response
 
-PATH_TYPES: Final = (UUID, str)
+from todo_domain.ownership import Principal
+
+_PATH_TYPES: Final = (UUID, str)
 _JSON: Final = "application/json"
 
 
@@ -39,7 +41,7 @@ def refuse_unsupported(route: APIRoute) -> None:
 
 def _unsupported_endpoint(route: APIRoute) -> Iterator[str]:
     if not inspect.iscoroutinefunction(route.endpoint):
-        yield "the endpoint must be `async def` (a sync endpoint would need a thread)"
+        yield "the endpoint must be `async def`, without `yield`"
         return
     returned = get_type_hints(route.endpoint).get("return")
     if not all(
@@ -59,7 +61,7 @@ def _unsupported_injections(dependant: Dependant) -> Iterator[str]:
     if dependant.response_param_name:
         yield "a Response parameter is not supported: set header fields of the returned Response"
     if dependant.websocket_param_name or dependant.http_connection_param_name:
-        yield "only a Request can be a parameter, no WebSocket and no HTTPConnection"
+        yield "WebSocket and HTTPConnection parameters are not supported: take a Request"
     if dependant.security_scopes_param_name:
         yield "SecurityScopes are not supported"
     for param in dependant.cookie_params:
@@ -70,7 +72,7 @@ def _unsupported_path(route: APIRoute) -> Iterator[str]:
     if route.path != route.path_format:
         yield "path convertors are not supported: declare the type of the parameter"
     for param in route.dependant.path_params:
-        if param.field_info.annotation not in PATH_TYPES or param.field_info.metadata:
+        if param.field_info.annotation not in _PATH_TYPES or param.field_info.metadata:
             yield f"{param.name}: a path parameter must be a UUID or a str, without constraints"
 
 
@@ -80,6 +82,8 @@ def _unsupported_headers(dependant: Dependant) -> Iterator[str]:
         is_optional_text = declared.annotation == (str | None) and not declared.metadata
         if not is_optional_text or declared.default is not None:
             yield f"{param.name}: a header parameter must be `str | None = None`"
+        if param.validation_alias not in {None, param.alias}:
+            yield f"{param.name}: validation_alias is not supported, use alias"
 
 
 def _unsupported_query(dependant: Dependant) -> Iterator[str]:
@@ -93,7 +97,7 @@ def _unsupported_query(dependant: Dependant) -> Iterator[str]:
 
 
 def query_model(declared: FieldInfo) -> type[BaseModel]:
-    """The model of a query parameter. Raises TypeError for a parameter that is no model."""
+    """The model of a query parameter. Raises TypeError if its type is not a model."""
     model = declared.annotation
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         raise TypeError("declare the query as one Pydantic model")
@@ -122,12 +126,21 @@ def _unsupported_dependencies(dependant: Dependant) -> Iterator[str]:
         name = getattr(dependency.call, "__name__", type(dependency.call).__name__)
         for reason in _unsupported_dependency(dependency):
             yield f"{name}: {reason}"
-    if not any(isinstance(d.call, SecurityBase) for d in dependant.dependencies):
+    if not any(authenticates(dependency) for dependency in dependant.dependencies):
         yield "no dependency authenticates the user: take an Actor, or use PublicRoute"
 
 
+def authenticates(dependency: Dependant) -> bool:
+    """Whether the dependency is a security scheme whose value is the authenticated user."""
+    call: Any = dependency.call
+    return (
+        isinstance(call, SecurityBase)
+        and get_type_hints(type(call).__call__).get("return") is Principal
+    )
+
+
 def _unsupported_dependency(dependency: Dependant) -> Iterator[str]:
-    if not is_coroutine(dependency.call):
+    if not _is_coroutine(dependency.call):
         yield "a dependency must be `async def`, without `yield`"
     if any(getattr(dependency, kind) for kind in _PARAMETERS):
         yield "a dependency must have no parameter except the request"
@@ -152,7 +165,7 @@ _PARAMETERS: Final[Sequence[str]] = (
 )
 
 
-def is_coroutine(call: Any) -> bool:  # noqa: ANN401 - a function or an object
+def _is_coroutine(call: Any) -> bool:  # noqa: ANN401 - a function or an object
     """Whether a call of this function or object returns a coroutine."""
     return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(
         getattr(call, "__call__", None)  # noqa: B004 - its kind matters, not its presence

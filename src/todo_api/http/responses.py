@@ -1,12 +1,13 @@
-"""Successful responses: JSON, entity tags, 304, and the shorter forms that Prefer asks for."""
+"""Successful responses: tasks as JSON, entity tags, 304, and ``Prefer: return=minimal``."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Final
 
+import orjson
 from starlette.responses import Response
 
 from todo_api.http.headers import matches_if_none_match, prefers, version_etag
-from todo_api.schemas import serialize_task, to_json
 from todo_domain.task import Task
 
 _NO_HEADERS: Final[Mapping[str, str]] = {}
@@ -45,3 +46,37 @@ def changed_task_response(
         return json_response(serialize_task(task), status, headers)
     headers["Preference-Applied"] = "return=minimal"
     return Response(status_code=204 if status == 200 else status, headers=headers)  # noqa: PLR2004
+
+
+def serialize_task(task: Task) -> dict[str, object]:
+    """The members of ``schemas.Task``, with values for ``to_json``."""
+    due = task.due_date
+    return {
+        "id": str(task.id),
+        "user_id": task.owner,
+        "title": task.title,
+        "description": task.description,
+        "completed": task.completed,
+        "priority": task.priority,
+        "due_date": format_time(due) if isinstance(due, datetime) else due,
+        "tags": task.tags,
+        "created_at": format_time(task.created_at),
+        "updated_at": format_time(task.updated_at),
+        "completed_at": task.completed_at and format_time(task.completed_at),
+        "version": task.version,
+    }
+
+
+def to_json(document: object) -> bytes:
+    """The document as JSON in UTF-8."""
+    return orjson.dumps(document, option=orjson.OPT_UTC_Z)
+
+
+def format_time(moment: datetime) -> datetime | str:
+    """A value that ``to_json`` encodes like ``utc``: orjson omits a fraction that is zero."""
+    return moment if moment.microsecond else utc(moment)
+
+
+def utc(moment: datetime) -> str:
+    """An aware time in UTC as RFC 3339, with microseconds and ``Z``."""
+    return moment.isoformat(timespec="microseconds")[:-6] + "Z"

@@ -4,24 +4,24 @@ FastAPI's own handler reads and parses the body before it calls dependencies. ``
 authenticates first, so that a request without a valid token is refused before its body is read.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
-from fastapi.security.base import SecurityBase
 from starlette.requests import Request
 from starlette.responses import Response
 
 from todo_api.http.bodies import JsonBody
-from todo_api.http.declarations import query_model, refuse_unsupported
+from todo_api.http.declarations import authenticates, query_model, refuse_unsupported
 from todo_api.http.headers import prefers
 from todo_api.http.query_params import QueryModel
-from todo_api.http.timeouts import Timeouts, within
 from todo_api.problems import ProblemError, refuse_unknown
 from todo_api.schemas import UUID_FORM
 from todo_domain.errors import DatabaseUnavailable, TaskNotFound
@@ -30,6 +30,42 @@ _ACCEPT: Final = b"accept"
 _PREFER: Final = b"prefer"
 _ZERO: Final = re.compile(r"q\s*=\s*0(\.0*)?")
 _ACCEPTABLE: Final = ("*/*", "application/*", "application/json", "application/problem+json")
+
+_Result = TypeVar("_Result")
+_Call = Callable[..., Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds that a client has to send a body, and that an endpoint has to return a response."""
+
+    body: float = 20.0
+    endpoint: float = 4.0
+
+
+async def within(seconds: float, work: Awaitable[_Result]) -> _Result:
+    """The result of the work. Raises TimeoutError if it takes longer than these seconds.
+
+    asyncio.timeout does the same, and takes 22,000 instructions more: 4 % of a GET.
+    """
+    task = cast("asyncio.Task[object]", asyncio.current_task())
+    is_expired = False
+
+    def expire() -> None:
+        nonlocal is_expired
+        is_expired = task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(seconds, expire)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if is_expired and task.cancelling() == 1:  # nothing else has cancelled the task
+            raise TimeoutError from None
+        raise
+    finally:
+        timer.cancel()
+        if is_expired:
+            task.uncancel()
 
 
 class PublicRoute(APIRoute):
@@ -76,16 +112,12 @@ class _Handler:
         try:
             return await within(timeouts.endpoint, self._endpoint(**arguments))
         except TimeoutError:
-            # Not Overloaded, which promises that nothing was changed.
+            # Not Overloaded, which means that nothing was changed.
             raise DatabaseUnavailable("deadline") from None
 
     async def _arguments(self, request: Request, body_timeout: float) -> dict[str, Any]:
         """The arguments of the endpoint, in the order in which a request may be refused."""
-        values: dict[str, Any] = {}
-        for call, request_name, names in self._dependencies:
-            value = await (call(**{request_name: request}) if request_name else call())
-            for name in names:
-                values[name] = value
+        values = await self._dependency_values(request)
         fields = self._fields(request)
         if not _accepts_json(fields.get(_ACCEPT)):
             raise ProblemError("not_acceptable")
@@ -100,9 +132,17 @@ class _Handler:
         for name, header in self._headers.items():
             values[name] = fields.get(header) or None
         for name, body in self._body:
-            values[name] = await body.read(request, timeout=body_timeout, is_strict=is_strict)
+            values[name] = await _read(body, request, body_timeout, is_strict=is_strict)
         if self._request_name:
             values[self._request_name] = request
+        return values
+
+    async def _dependency_values(self, request: Request) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for call, request_name, names in self._dependencies:
+            value = await (call(**{request_name: request}) if request_name else call())
+            for name in names:
+                values[name] = value
         return values
 
     def _fields(self, request: Request) -> dict[bytes, str]:
@@ -118,13 +158,18 @@ class _Handler:
         return fields
 
 
-_Call = Callable[..., Awaitable[Any]]
+async def _read(body: JsonBody, request: Request, seconds: float, *, is_strict: bool) -> object:
+    """The validated body. Raises ProblemError, also if the client takes too long to send it."""
+    try:
+        return await within(seconds, body.read(request, is_strict=is_strict))
+    except TimeoutError:
+        raise ProblemError("request_timeout") from None
 
 
 def _dependencies(declared: Dependant) -> list[tuple[_Call, str | None, list[str]]]:
     """Each dependency once, with the parameters that get its value; authentication is first."""
     calls: dict[_Call, tuple[_Call, str | None, list[str]]] = {}
-    for found in sorted(declared.dependencies, key=lambda d: not isinstance(d.call, SecurityBase)):
+    for found in sorted(declared.dependencies, key=lambda found: not authenticates(found)):
         if found.call is not None:
             _, _, names = calls.setdefault(found.call, (found.call, found.request_param_name, []))
             names += [found.name] if found.name else []

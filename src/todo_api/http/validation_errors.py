@@ -30,6 +30,7 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
     "model_type": ("wrong_type", "must be a JSON object"),
     "model_attributes_type": ("wrong_type", "must be a JSON object"),
     "dataclass_type": ("wrong_type", "must be a JSON object"),
+    "is_instance_of": ("wrong_type", "must be a {class}"),
     "none_required": ("wrong_type", "must be null"),
     "date_type": ("wrong_type", "must be a date like 2026-01-31"),
     "date_parsing": ("bad_date", "must be a date like 2026-01-31"),

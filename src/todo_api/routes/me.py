@@ -8,10 +8,10 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from todo_api.dependencies import Actor, Tasks
-from todo_api.http.responses import json_response
+from todo_api.http.responses import json_response, utc
 from todo_api.http.routing import ApiRoute
 from todo_api.openapi import COMMON, responses
-from todo_api.schemas import Time, utc
+from todo_api.schemas import Time
 from todo_domain import use_cases
 
 router = APIRouter(prefix="/api/me", tags=["me"], route_class=ApiRoute)

@@ -9,10 +9,10 @@ from typing_extensions import TypedDict
 
 from todo_api.dependencies import Actor, Now, Retention, Tasks
 from todo_api.http.cursors import decode_sync_token, encode_sync_token
-from todo_api.http.responses import json_response
+from todo_api.http.responses import json_response, serialize_task
 from todo_api.http.routing import ApiRoute
 from todo_api.openapi import COMMON, TASK, responses
-from todo_api.schemas import Task, serialize_task
+from todo_api.schemas import Task
 from todo_domain import use_cases
 from todo_domain.sync import FEED_PAGE_DEFAULT, FEED_PAGE_MAX, FeedEntry
 

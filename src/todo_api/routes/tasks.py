@@ -35,8 +35,8 @@ from todo_api.problems import FieldError, ProblemError
 from todo_api.request_state import original_path
 from todo_api.schemas import (
     Cleared,
-    ClearQuery,
     Completion,
+    DeleteQuery,
     ListQuery,
     NewTask,
     Task,
@@ -269,7 +269,7 @@ async def restore_task(
     responses=responses({"deleted": 1, "ids": [TASK["id"]]}, *COMMON, "filter_required"),
 )
 async def delete_completed_tasks(
-    request: Request, actor: Actor, tasks: Tasks, now: Now, query: Annotated[ClearQuery, Query()]
+    request: Request, actor: Actor, tasks: Tasks, now: Now, query: Annotated[DeleteQuery, Query()]
 ) -> Response:
     """Delete all completed tasks. Each of them can be restored."""
     other_filters = ListQuery.model_fields.keys() - {"status"}

@@ -11,15 +11,13 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from support.tasks import HOSTILE_TEXTS, a_task
+from todo_api.http.responses import serialize_task, to_json, utc
 from todo_api.http.validation_errors import field_errors
 from todo_api.schemas import (
     Completion,
     ListQuery,
     NewTask,
     TaskChanges,
-    serialize_task,
-    to_json,
-    utc,
 )
 from todo_domain.queries import Sort, SortBy
 from todo_domain.task import Priority, Task

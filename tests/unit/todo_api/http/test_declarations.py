@@ -21,8 +21,10 @@ from fastapi import (
     Request,
     Security,
 )
+from fastapi.openapi.models import HTTPBase
 from fastapi.routing import APIRoute
 from fastapi.security import SecurityScopes
+from fastapi.security.base import SecurityBase
 from pydantic import BaseModel, Field
 from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, Response
@@ -354,6 +356,30 @@ def scopes(router: APIRouter) -> None:
         return JSONResponse(scopes.scopes)
 
 
+class ApiKey(SecurityBase):
+    """A security scheme that authenticates no user."""
+
+    scheme_name = "key"
+    model = HTTPBase(scheme="key")
+
+    async def __call__(self, request: Request) -> str:
+        return request.headers["x-key"]
+
+
+def another_security_scheme(router: APIRouter) -> None:
+    @router.get("/", dependencies=[Depends(ApiKey())])
+    async def endpoint() -> Response:
+        return JSONResponse([])
+
+
+def header_with_a_validation_alias(router: APIRouter) -> None:
+    @router.get("/")
+    async def endpoint(
+        _: Actor, depth: Annotated[str | None, Header(validation_alias="X-Depth")] = None
+    ) -> Response:
+        return JSONResponse(depth)
+
+
 REFUSED: Final[dict[Declare, str]] = {
     header_of_a_number: "depth: a header parameter must be",
     header_with_a_default: "depth: a header parameter must be",
@@ -368,6 +394,8 @@ REFUSED: Final[dict[Declare, str]] = {
     sync_endpoint: "the endpoint must be `async def`",
     generator_endpoint: "the endpoint must be `async def`",
     returned_dictionary: "the endpoint must return a Response",
+    another_security_scheme: "no dependency authenticates the user",
+    header_with_a_validation_alias: "depth: validation_alias is not supported",
     no_actor: "no dependency authenticates the user",
     background_tasks: "BackgroundTasks are not supported",
     response_parameter: "a Response parameter is not supported",

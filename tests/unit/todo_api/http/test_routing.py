@@ -10,7 +10,7 @@ import pytest
 from fakes import InMemoryTaskRepository
 from support.http_client import UnreadBody, client, plain_app, started
 from support.tasks import a_task
-from todo_api.http.timeouts import Timeouts
+from todo_api.http.routing import Timeouts
 from todo_api.routes.tasks import router
 
 TASK: Final = a_task()

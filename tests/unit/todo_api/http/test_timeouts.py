@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from todo_api.http.timeouts import within
+from todo_api.http.routing import within
 
 
 async def block() -> None:

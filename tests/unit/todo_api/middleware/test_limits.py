@@ -12,7 +12,7 @@ from structlog.typing import EventDict
 from fakes import InMemoryTaskRepository
 from support.http_client import FRONTEND, FailingRepository, client, served
 from support.tasks import a_task
-from todo_api.http.timeouts import Timeouts
+from todo_api.http.routing import Timeouts
 from todo_api.middleware.limits import HEADERS_MAX, TARGET_MAX
 from todo_domain.queries import TaskPage, TaskQuery
 
