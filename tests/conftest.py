@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 from hypothesis import settings
 
-from support.clusters import RUN_DIRECTORY
+from support.postgres.clusters import RUN_DIRECTORY
 
 pytest.register_assert_rewrite("http_contract")
 

@@ -13,7 +13,7 @@ import pytest
 
 from fakes import FakeTokenVerifier
 from support.http_client import client, served
-from support.tasks import HOSTILE_TEXTS, LATER, MEMBERS, NOW, UNSAID, a_task, mixed_tasks
+from support.tasks import HOSTILE_TEXTS, LATER, MEMBERS, NOW, OPTIONAL_MEMBERS, a_task, mixed_tasks
 from todo_domain.ports import RETENTION, TaskRepository
 from todo_domain.queries import Sort, SortBy, TaskQuery
 from todo_domain.task import Priority, Task
@@ -72,7 +72,7 @@ class TestCreate:
             "id": created["id"],
             "user_id": "ada",
             "title": "Buy milk",
-            **UNSAID,
+            **OPTIONAL_MEMBERS,
             "created_at": created["created_at"],
             "updated_at": created["created_at"],
             "completed_at": None,

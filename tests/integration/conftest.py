@@ -18,13 +18,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from support.clusters import copy_cluster
-from support.faults import USER, server_in
 from support.neon import neon_branch, neon_client
-from support.pgbouncer import PORT, Certificate, operators_url, pgbouncer_before
 from support.ports import own_address
+from support.postgres.clusters import copy_cluster
+from support.postgres.faults import USER, server_in
+from support.postgres.pgbouncer import PORT, Certificate, operators_url, pgbouncer_before
 from support.programs import require
-from support.service import Workplace, workplace
+from support.service import Sandbox, new_sandbox
 from todo_adapters.embedded_postgres.server import embedded_postgres
 from todo_adapters.postgres.database import Database, Statement
 from todo_adapters.postgres.schema import current_revision, migrate
@@ -46,9 +46,9 @@ Erase = Callable[[Database], Awaitable[object]]
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Workplace]:
-    with workplace() as place:
-        yield place
+def sandbox() -> Iterator[Sandbox]:
+    with new_sandbox() as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from support.jose_tokens import (
     seconds,
 )
 
-BELIEVED: Final = {"AUTH_MODE": "shared-secret", "BETTER_AUTH_SECRET": SECRET}
+AUTH_SETTINGS: Final = {"AUTH_MODE": "shared-secret", "BETTER_AUTH_SECRET": SECRET}
 
 
 def token_of(user: str, **changes: Json) -> str:

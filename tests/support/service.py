@@ -45,7 +45,7 @@ def refusal(result: CompletedProcess[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
+class Sandbox:
     """A working directory, an empty home directory and a minimal environment for programs."""
 
     root: Path
@@ -126,22 +126,22 @@ class Workplace:
 
 
 @contextmanager
-def workplace() -> Iterator[Workplace]:
+def new_sandbox() -> Iterator[Sandbox]:
     """A new sandbox. At the end of the block, fails if processes remain, and kills them."""
     # Not in pytest's temporary directories, which the user nobody cannot enter: root's embedded
     # PostgreSQL may run as nobody.
-    place = Workplace(Path(mkdtemp(prefix="todo-service-")).resolve())
-    place.root.chmod(0o711)
-    place.directory.mkdir()
-    place.home.mkdir()
+    sandbox = Sandbox(Path(mkdtemp(prefix="todo-service-")).resolve())
+    sandbox.root.chmod(0o711)
+    sandbox.directory.mkdir()
+    sandbox.home.mkdir()
     try:
-        yield place
+        yield sandbox
     finally:
-        left = place.remaining()
+        left = sandbox.remaining()
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(place.root)
+        shutil.rmtree(sandbox.root)
     assert not left
 
 

@@ -8,7 +8,7 @@ from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 from todo_domain.task import Priority, Task
 
 # The members of a task that clients may omit, with their values in JSON then.
-UNSAID: Final[dict[str, object]] = {
+OPTIONAL_MEMBERS: Final[dict[str, object]] = {
     "description": None,
     "completed": False,
     "priority": None,

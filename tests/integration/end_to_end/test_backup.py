@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from support.programs import require
-from support.service import Workplace
+from support.service import Sandbox
 from support.tasks import a_task
 from todo_adapters.postgres.database import Database
 from todo_adapters.postgres.tasks import PostgresTaskRepository
@@ -48,7 +48,7 @@ async def rows(url: str) -> Mapping[str, Sequence[str]]:
 
 
 async def test_the_documented_backup_restores_every_row(
-    branch: Branch, empty_database: DatabaseUrl, server_url: str, place: Workplace
+    branch: Branch, empty_database: DatabaseUrl, server_url: str, sandbox: Sandbox
 ) -> None:
     database = Database(await branch("backed_up"), pool_size=1)
     tasks = PostgresTaskRepository(database)
@@ -59,7 +59,7 @@ async def test_the_documented_backup_restores_every_row(
     new = urlsplit(server_url)._replace(path=f"/{empty_database.url.database}").geturl()
 
     programs = f"{CLIENT_PROGRAMS}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    result = place.run(
+    result = sandbox.run(
         *(require("bash"), "-e", "-o", "pipefail", "-c", documented_commands()),
         PATH=programs,
         DATABASE_URL=old,

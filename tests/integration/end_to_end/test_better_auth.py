@@ -8,7 +8,7 @@ import pytest
 
 from support import better_auth
 from support.better_auth import SECRET, BetterAuth, Session
-from support.service import Service, Workplace, refusal
+from support.service import Sandbox, Service, refusal
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_api.server.settings import JwksAuth, Settings
 
@@ -65,8 +65,8 @@ async def ada(issuer: BetterAuth) -> Session:
 
 
 @pytest.fixture(scope="module")
-def service(place: Workplace, database_url: str, issuer: BetterAuth) -> Iterator[Service]:
-    with place.serving(
+def service(sandbox: Sandbox, database_url: str, issuer: BetterAuth) -> Iterator[Service]:
+    with sandbox.serving(
         "serve", DATABASE_URL=database_url, BETTER_AUTH_URL=issuer.origin
     ) as service:
         yield service
@@ -86,9 +86,9 @@ async def named_issuer_user(named_issuer: BetterAuth) -> Session:
 
 @pytest.fixture(scope="module")
 def audience_service(
-    place: Workplace, database_url: str, named_issuer: BetterAuth
+    sandbox: Sandbox, database_url: str, named_issuer: BetterAuth
 ) -> Iterator[Service]:
-    with place.serving(
+    with sandbox.serving(
         "serve",
         DATABASE_URL=database_url,
         BETTER_AUTH_URL=NAME,
@@ -99,8 +99,8 @@ def audience_service(
 
 
 @pytest.fixture(scope="module")
-def secret_service(place: Workplace, database_url: str) -> Iterator[Service]:
-    with place.serving(
+def secret_service(sandbox: Sandbox, database_url: str) -> Iterator[Service]:
+    with sandbox.serving(
         "serve", DATABASE_URL=database_url, AUTH_MODE="shared-secret", BETTER_AUTH_SECRET=SECRET
     ) as service:
         yield service
@@ -138,7 +138,7 @@ def rejection_of(service: Service, token: str) -> str:
     ],
 )
 async def test_a_user_who_signed_in_can_use_their_tasks(
-    place: Workplace,
+    sandbox: Sandbox,
     database_url: str,
     fresh_issuer: BetterAuth,
     algorithm: str,
@@ -148,19 +148,19 @@ async def test_a_user_who_signed_in_can_use_their_tasks(
     user = (await fresh_issuer.sign_up()).user["id"]
     token = await (await fresh_issuer.sign_in()).jwt()
     assert better_auth.header(token)["alg"] == algorithm
-    with place.serving(
+    with sandbox.serving(
         "serve", DATABASE_URL=database_url, BETTER_AUTH_URL=fresh_issuer.origin, **setting
     ) as service:
         assert user_id_of(service, token) == user
 
 
 async def test_without_auth_algorithms_es512_keys_are_unusable(
-    place: Workplace, database_url: str, fresh_issuer: BetterAuth
+    sandbox: Sandbox, database_url: str, fresh_issuer: BetterAuth
 ) -> None:
     await fresh_issuer.install(algorithm="ES512")
     token = await (await fresh_issuer.sign_up()).jwt()
     with (
-        place.serving(
+        sandbox.serving(
             "serve", DATABASE_URL=database_url, BETTER_AUTH_URL=fresh_issuer.origin
         ) as service,
         service.client(token) as client,
@@ -177,9 +177,9 @@ async def test_the_metrics_have_the_number_of_keys(service: Service, ada: Sessio
 
 
 def test_doctor_counts_the_keys_by_algorithm(
-    place: Workplace, database_url: str, issuer: BetterAuth
+    sandbox: Sandbox, database_url: str, issuer: BetterAuth
 ) -> None:
-    result = place.todo_api("doctor", DATABASE_URL=database_url, BETTER_AUTH_URL=issuer.origin)
+    result = sandbox.todo_api("doctor", DATABASE_URL=database_url, BETTER_AUTH_URL=issuer.origin)
     assert "1 EdDSA" in result.stdout
 
 
@@ -377,7 +377,7 @@ async def test_with_a_shared_secret_tokens_of_the_key_set_are_rejected(
     ids=["missing", "weak", "with a key set", "as an algorithm of a key set"],
 )
 def test_the_service_does_not_start_with_an_unsafe_secret(
-    place: Workplace, database_url: str, variables: dict[str, str], message: str
+    sandbox: Sandbox, database_url: str, variables: dict[str, str], message: str
 ) -> None:
     settings = {"AUTH_MODE": "shared-secret", "DATABASE_URL": database_url} | variables
-    assert message in refusal(place.todo_api("serve", **settings))
+    assert message in refusal(sandbox.todo_api("serve", **settings))

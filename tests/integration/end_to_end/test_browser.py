@@ -19,7 +19,7 @@ import pytest
 
 from support.ports import free_port
 from support.programs import require
-from support.service import PATIENCE, Service, Workplace, eventually, workplace
+from support.service import PATIENCE, Sandbox, Service, eventually, new_sandbox
 
 PAGES: Final = Path(__file__).with_name("browser")
 QUOTA: Final = 100
@@ -137,26 +137,26 @@ class Page:
 
 
 @contextmanager
-def listening(place: Workplace, *command: str) -> Iterator[Service]:
+def listening(sandbox: Sandbox, *command: str) -> Iterator[Service]:
     """A program that listens at the port which the command has as ``{port}``."""
     port = str(free_port())
-    with place.start(*(part.format(port=port) for part in command), PORT=port) as service:
+    with sandbox.start(*(part.format(port=port) for part in command), PORT=port) as service:
         assert eventually(service.listens), service.stderr
         yield service
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Workplace]:
+def sandbox() -> Iterator[Sandbox]:
     require("chromium"), require("chromedriver")
-    with workplace() as place:
-        yield place
+    with new_sandbox() as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(scope="module")
-def browser(place: Workplace) -> Iterator[Browser]:
+def browser(sandbox: Sandbox) -> Iterator[Browser]:
     chromium = {
         "binary": require("chromium"),
-        "args": [*OPTIONS, f"--user-data-dir={place.home}/chromium"],
+        "args": [*OPTIONS, f"--user-data-dir={sandbox.home}/chromium"],
     }
     wait = int(PATIENCE * 500)  # ms: the driver gives up before its client does, and says why
     capabilities = {
@@ -166,7 +166,7 @@ def browser(place: Workplace) -> Iterator[Browser]:
     }
     wanted = {"capabilities": {"alwaysMatch": capabilities}}
     driver_command = (require("chromedriver"), "--port={port}")
-    with listening(place, *driver_command) as driver, driver.client() as session:
+    with listening(sandbox, *driver_command) as driver, driver.client() as session:
         made = session.post("/session", json=wanted).raise_for_status().json()
         session.base_url = address = f"{driver.url}/session/{made['value']['sessionId']}"
         yield Browser(session)
@@ -174,24 +174,24 @@ def browser(place: Workplace) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def frontend(place: Workplace) -> Iterator[Service]:
+def frontend(sandbox: Sandbox) -> Iterator[Service]:
     """Another server on this machine, with the page."""
     server = (sys.executable, "-m", "http.server", "--bind", "127.0.0.1")
-    with listening(place, *server, "--directory", str(PAGES), "{port}") as frontend:
+    with listening(sandbox, *server, "--directory", str(PAGES), "{port}") as frontend:
         yield frontend
 
 
 @pytest.fixture(scope="module")
-def service(place: Workplace, frontend: Service) -> Iterator[Service]:
+def service(sandbox: Sandbox, frontend: Service) -> Iterator[Service]:
     """The service, which allows the frontend by the name localhost and by no other."""
     allowed = f"http://localhost:{frontend.port}"
-    with place.serving("dev", CORS_ORIGINS=allowed, RATE_LIMIT=f"{QUOTA}/hour") as service:
+    with sandbox.serving("dev", CORS_ORIGINS=allowed, RATE_LIMIT=f"{QUOTA}/hour") as service:
         yield service
 
 
 @pytest.fixture(scope="module")
-def token(place: Workplace) -> str:
-    return development_token(place, "ada")
+def token(sandbox: Sandbox) -> str:
+    return development_token(sandbox, "ada")
 
 
 @pytest.fixture
@@ -207,8 +207,8 @@ def foreign_page(page: Page, frontend: Service) -> Page:
     return replace(page, address=f"{frontend.url}/page.html").opened()
 
 
-def development_token(place: Workplace, user: str) -> str:
-    return place.todo_api("token", user).stdout.strip()
+def development_token(sandbox: Sandbox, user: str) -> str:
+    return sandbox.todo_api("token", user).stdout.strip()
 
 
 def created(page: Page, title: str = "Buy milk") -> str:
@@ -300,9 +300,9 @@ class TestAPageOfAnAllowedOrigin:
         assert seen.body["request_id"] == seen.headers["x-request-id"]
 
     def test_sees_when_it_may_ask_again(
-        self, place: Workplace, service: Service, page: Page
+        self, sandbox: Sandbox, service: Service, page: Page
     ) -> None:
-        token = development_token(place, "hasty")
+        token = development_token(sandbox, "hasty")
         with service.client(token) as hasty:
             for _ in range(QUOTA):
                 hasty.get("/api/me")
@@ -362,9 +362,9 @@ class TestDocs:
         browser.run("localStorage.clear()")
 
     @pytest.fixture
-    def reader(self, place: Workplace, service: Service, docs: Browser) -> Iterator[httpx.Client]:
+    def reader(self, sandbox: Sandbox, service: Service, docs: Browser) -> Iterator[httpx.Client]:
         """Somebody who has authorised in the documentation, as another client too."""
-        token = development_token(place, "reader")
+        token = development_token(sandbox, "reader")
         docs.click(".btn.authorize")
         docs.type(".auth-container input", token)
         docs.click(".auth-container [type=submit]")

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from support.programs import require
-from support.service import PATIENCE, Service, Workplace, eventually, refusal, workplace
+from support.service import PATIENCE, Sandbox, Service, eventually, new_sandbox, refusal
 
 LAST_LINE: Final = "Stop it with Ctrl-C."  # of the banner
 
@@ -23,14 +23,14 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux stops orp
 
 
 @pytest.fixture(scope="class")
-def place() -> Iterator[Workplace]:
-    with workplace() as place:
-        yield place
+def sandbox() -> Iterator[Sandbox]:
+    with new_sandbox() as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(scope="class")
-def service(place: Workplace) -> Iterator[Service]:
-    with place.serving("dev") as service:
+def service(sandbox: Sandbox) -> Iterator[Service]:
+    with sandbox.serving("dev") as service:
         yield service
 
 
@@ -40,25 +40,25 @@ def banner(service: Service) -> str:
 
 
 @pytest.fixture(scope="class")
-def alice(place: Workplace, service: Service) -> Iterator[httpx.Client]:
-    with service.client(token(place, "alice")) as alice:
+def alice(sandbox: Sandbox, service: Service) -> Iterator[httpx.Client]:
+    with service.client(token(sandbox, "alice")) as alice:
         yield alice
 
 
 @pytest.fixture(scope="class")
-def bob(place: Workplace, service: Service) -> Iterator[httpx.Client]:
-    with service.client(token(place, "bob")) as bob:
+def bob(sandbox: Sandbox, service: Service) -> Iterator[httpx.Client]:
+    with service.client(token(sandbox, "bob")) as bob:
         yield bob
 
 
 @pytest.fixture(scope="class")
-def alices_token(place: Workplace) -> str:
+def alices_token(sandbox: Sandbox) -> str:
     """A token that every service in this directory accepts."""
-    return token(place, "alice")
+    return token(sandbox, "alice")
 
 
-def token(place: Workplace, user: str) -> str:
-    return place.todo_api("token", user).stdout.strip()
+def token(sandbox: Sandbox, user: str) -> str:
+    return sandbox.todo_api("token", user).stdout.strip()
 
 
 def create_task(client: httpx.Client) -> str:
@@ -94,9 +94,9 @@ class TestFirstStart:
         with service.client() as client:
             assert "<html" in client.get("/docs").text
 
-    def test_prints_commands_that_work_when_pasted(self, place: Workplace, banner: str) -> None:
+    def test_prints_commands_that_work_when_pasted(self, sandbox: Sandbox, banner: str) -> None:
         require("curl")
-        result = place.run(require("bash"), "-e", "-c", commands(banner))
+        result = sandbox.run(require("bash"), "-e", "-c", commands(banner))
         assert result.returncode == 0, result.stderr
 
         new, listed, urgent, complete, not_found, deleted, bobs = documents(result.stdout)
@@ -134,44 +134,44 @@ class TestFirstStart:
         assert create_task(bob) not in ids(alice)
         assert not ids(alice) & ids(bob)
 
-    def test_writes_only_to_its_data_directory(self, place: Workplace, service: Service) -> None:
+    def test_writes_only_to_its_data_directory(self, sandbox: Sandbox, service: Service) -> None:
         assert service.health().status_code == 200
-        assert [path.name for path in place.directory.iterdir()] == [".todo"]
-        assert list(place.home.iterdir()) == []
+        assert [path.name for path in sandbox.directory.iterdir()] == [".todo"]
+        assert list(sandbox.home.iterdir()) == []
 
     def test_creates_a_key_that_only_its_owner_can_read(
-        self, place: Workplace, service: Service
+        self, sandbox: Sandbox, service: Service
     ) -> None:
         assert service.health().status_code == 200
-        keys = place.directory.glob(".todo/*/*.pem")
+        keys = sandbox.directory.glob(".todo/*/*.pem")
         assert [key.stat().st_mode & 0o077 for key in keys] == [0]
 
-    def test_can_be_seeded_with_tasks(self, place: Workplace, bob: httpx.Client) -> None:
+    def test_can_be_seeded_with_tasks(self, sandbox: Sandbox, bob: httpx.Client) -> None:
         before = ids(bob)
-        result = place.todo_api("seed", "bob")
+        result = sandbox.todo_api("seed", "bob")
         assert result.returncode == 0, result.stderr
         assert len(ids(bob) - before) > 3
 
-    def test_passes_all_checks_of_the_doctor(self, place: Workplace, service: Service) -> None:
+    def test_passes_all_checks_of_the_doctor(self, sandbox: Sandbox, service: Service) -> None:
         assert service.health().status_code == 200
-        result = place.todo_api("doctor")
+        result = sandbox.todo_api("doctor")
         assert result.returncode == 0, result.stdout
 
     def test_keeps_running_when_a_second_one_starts_on_its_port(
-        self, place: Workplace, service: Service
+        self, sandbox: Sandbox, service: Service
     ) -> None:
-        result = place.todo_api("dev", PORT=str(service.port))
+        result = sandbox.todo_api("dev", PORT=str(service.port))
         assert f"port {service.port} is in use" in refusal(result)
         assert service.health().status_code == 200
 
 
 class TestStart:
-    def test_with_incomplete_auth_settings_is_an_error(self, place: Workplace) -> None:
-        error = refusal(place.todo_api("dev", AUTH_MODE="shared-secret"))
+    def test_with_incomplete_auth_settings_is_an_error(self, sandbox: Sandbox) -> None:
+        error = refusal(sandbox.todo_api("dev", AUTH_MODE="shared-secret"))
         assert error.startswith("BETTER_AUTH_SECRET is missing")
 
     def test_without_an_auth_server_ignores_settings_of_http_clients(
-        self, place: Workplace
+        self, sandbox: Sandbox
     ) -> None:
         variables = {
             "http_proxy": "http://127.0.0.1:1",
@@ -179,12 +179,12 @@ class TestStart:
             "NO_PROXY": "[::1]",
             "SSL_CERT_FILE": "/nonexistent",
         }
-        with place.serving("dev", **variables) as service:
+        with sandbox.serving("dev", **variables) as service:
             assert service.wait_until_it_says(LAST_LINE)
 
-    def test_with_an_auth_server_prints_no_development_tokens(self, place: Workplace) -> None:
+    def test_with_an_auth_server_prints_no_development_tokens(self, sandbox: Sandbox) -> None:
         origin = "http://localhost:3000"
-        with place.serving("dev", BETTER_AUTH_URL=origin) as service:
+        with sandbox.serving("dev", BETTER_AUTH_URL=origin) as service:
             banner = service.wait_until_it_says(LAST_LINE)
         assert origin in banner
         assert commands(banner) == ""
@@ -211,25 +211,25 @@ class TestStop:
     )
     def test_leaves_no_process_and_loses_no_task(
         self,
-        place: Workplace,
+        sandbox: Sandbox,
         alices_token: str,
         acknowledged: set[str],
         stop: Stop,
         exit_code: int,
     ) -> None:
-        with place.serving("dev") as service:
+        with sandbox.serving("dev") as service:
             with service.client(alices_token) as alice:
                 assert acknowledged <= ids(alice)
                 acknowledged |= {create_task(alice) for _ in range(10)}
             stop(service)
             assert service.exit_code() == exit_code
-            assert place.remaining() == {}
+            assert sandbox.remaining() == {}
             assert "Traceback" not in service.stderr + service.stdout
 
     def test_waits_for_the_request_in_flight(
-        self, place: Workplace, alices_token: str, acknowledged: set[str]
+        self, sandbox: Sandbox, alices_token: str, acknowledged: set[str]
     ) -> None:
-        with place.serving("dev") as service:
+        with sandbox.serving("dev") as service:
             with service.client(alices_token) as alice:
                 assert acknowledged <= ids(alice)
             with incomplete_request(service.port, alices_token) as (connection, rest):

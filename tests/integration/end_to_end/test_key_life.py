@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from support import better_auth
 from support.better_auth import PATIENCE, BetterAuth, Session
 from support.jose_tokens import b64, to_json
-from support.service import PROGRAM, Service, Workplace, eventually
+from support.service import PROGRAM, Sandbox, Service, eventually
 from todo_adapters.jose.key_sets import (
     MAX_STALE,
     REFETCH_BURST,
@@ -121,9 +121,9 @@ async def database_url(branch: Callable[[str], Awaitable[DatabaseUrl]]) -> str:
 
 
 @pytest.fixture
-def service(place: Workplace, database_url: str, issuer: BetterAuth) -> Iterator[Service]:
+def service(sandbox: Sandbox, database_url: str, issuer: BetterAuth) -> Iterator[Service]:
     """The service before its first request."""
-    with place.start(
+    with sandbox.start(
         *(PROGRAM, "serve"),
         DATABASE_URL=database_url,
         BETTER_AUTH_URL=issuer.origin,
@@ -470,11 +470,11 @@ async def test_a_slow_fetch_is_ended_by_the_timeout_and_repeated_later(
 
 
 async def test_the_service_works_while_its_issuer_is_down(
-    place: Workplace, database_url: str
+    sandbox: Sandbox, database_url: str
 ) -> None:
     async with better_auth.better_auth() as issuer:
         token = await (await issuer.sign_up()).jwt()
-    with place.serving(
+    with sandbox.serving(
         "serve",
         DATABASE_URL=database_url,
         BETTER_AUTH_URL=issuer.origin,

@@ -14,9 +14,9 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from support.frontend import BELIEVED, as_user
+from support.frontend import AUTH_SETTINGS, as_user
 from support.programs import require
-from support.service import Workplace, workplace
+from support.service import Sandbox, new_sandbox
 
 ROOT: Final = Path(__file__).parents[3]
 PYTHONS: Final = ("3.11", "3.12", "3.13")
@@ -37,16 +37,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=PYTHONS)
-def place(request: pytest.FixtureRequest, wheel: Path) -> Iterator[Workplace]:
+def sandbox(request: pytest.FixtureRequest, wheel: Path) -> Iterator[Sandbox]:
     """A directory whose ``todo-api`` is installed from the wheel."""
     python = sys.executable if request.param == THIS else require(f"python{request.param}")
-    with workplace() as place:
-        environment = place.root / "environment"
+    with new_sandbox() as sandbox:
+        environment = sandbox.root / "environment"
         run(python, "-m", "venv", str(environment))
         install = (str(environment / "bin" / "pip"), "install", "--quiet", "--no-deps")
         run(*install, "--require-hashes", "--requirement", str(ROOT / "requirements.lock"))
         run(*install, str(wheel))
-        yield Workplace(place.root, program=str(environment / "bin" / "todo-api"))
+        yield Sandbox(sandbox.root, program=str(environment / "bin" / "todo-api"))
 
 
 def run(*command: str) -> None:
@@ -66,14 +66,14 @@ def test_the_build_is_reproducible(tmp_path: Path, kind: str) -> None:
     assert len(digests) == 1
 
 
-def test_version_is_that_of_the_wheel(place: Workplace, wheel: Path) -> None:
+def test_version_is_that_of_the_wheel(sandbox: Sandbox, wheel: Path) -> None:
     version = wheel.name.split("-")[1]
-    assert place.todo_api("--version").stdout == f"todo-api {version}\n"
+    assert sandbox.todo_api("--version").stdout == f"todo-api {version}\n"
 
 
-def test_dev_has_database_and_documentation(place: Workplace) -> None:
-    with place.serving("dev") as service, service.client() as alice:
-        token = place.todo_api("token", "alice").stdout.strip()
+def test_dev_has_database_and_documentation(sandbox: Sandbox) -> None:
+    with sandbox.serving("dev") as service, service.client() as alice:
+        token = sandbox.todo_api("token", "alice").stdout.strip()
         alice.headers["Authorization"] = f"Bearer {token}"
         created = alice.post("/api/tasks", json={"title": "Buy milk"})
         assert alice.get("/api/tasks").json() == [created.json()]
@@ -81,13 +81,16 @@ def test_dev_has_database_and_documentation(place: Workplace) -> None:
         assert alice.get("/docs/swagger-ui-bundle.js").is_success
 
 
-async def test_serve_works_on_a_migrated_database(place: Workplace, server_url: str) -> None:
+async def test_serve_works_on_a_migrated_database(sandbox: Sandbox, server_url: str) -> None:
     name = f"packaged_{uuid4().hex}"
     connection = await asyncpg.connect(server_url)
     await connection.execute(f"CREATE DATABASE {name}")
     await connection.close()
-    settings = {"DATABASE_URL": urlsplit(server_url)._replace(path=f"/{name}").geturl(), **BELIEVED}
-    assert place.todo_api("migrate", **settings).returncode == 0
-    with place.serving("serve", **settings) as service, service.client() as ada:
+    settings = {
+        "DATABASE_URL": urlsplit(server_url)._replace(path=f"/{name}").geturl(),
+        **AUTH_SETTINGS,
+    }
+    assert sandbox.todo_api("migrate", **settings).returncode == 0
+    with sandbox.serving("serve", **settings) as service, service.client() as ada:
         response = ada.post("/api/tasks", json={"title": "Buy milk"}, headers=as_user("ada"))
         assert response.status_code == 201

@@ -6,7 +6,7 @@
   own: it has to become ready, and goes on until Ctrl-C ends it, before the next such block or at
   the end of the page.
 - A block after the comment ``<!-- not run: reason -->`` is not run.
-- Blocks in other languages are for reading. Where a page has port 8000, a free one takes its place.
+- Blocks in other languages are for reading. Where a page has port 8000, a free port replaces it.
 """
 
 import json
@@ -24,7 +24,7 @@ import pytest
 
 from support.ports import free_port
 from support.programs import require
-from support.service import Service, Workplace, eventually, workplace
+from support.service import Sandbox, Service, eventually, new_sandbox
 from support.tasks import MEMBERS
 
 ROOT: Final = Path(__file__).parents[3]
@@ -70,14 +70,14 @@ def blocks(page: str) -> Iterator[Block]:
             yield Block(line, commands)
 
 
-def follow(page: str, place: Workplace) -> None:
+def follow(page: str, sandbox: Sandbox) -> None:
     """Run the commands of a page there. Fails at the first that fails, naming its line."""
     port = str(free_port())
-    with ExitStack() as other_terminal, shell(place, port) as terminal:
+    with ExitStack() as other_terminal, shell(sandbox, port) as terminal:
         for block in blocks(page.replace("8000", port)):
             if block.is_service:
                 other_terminal.close()
-                other_terminal.enter_context(service(place, block, port))
+                other_terminal.enter_context(service(sandbox, block, port))
             else:
                 terminal.run(block)
 
@@ -85,9 +85,9 @@ def follow(page: str, place: Workplace) -> None:
 class Shell:
     """A shell that keeps its variables from block to block, and ends with what fails."""
 
-    def __init__(self, process: Popen[str], place: Workplace, output: Path) -> None:
+    def __init__(self, process: Popen[str], sandbox: Sandbox, output: Path) -> None:
         self._process = process
-        self._place = place
+        self._place = sandbox
         self._output = output
 
     def run(self, block: Block) -> None:
@@ -103,14 +103,14 @@ class Shell:
 
 
 @contextmanager
-def shell(place: Workplace, port: str) -> Iterator[Shell]:
-    output = place.root / "shell.out"
+def shell(sandbox: Sandbox, port: str) -> Iterator[Shell]:
+    output = sandbox.root / "shell.out"
     with (
         output.open("wb") as stdout,
         Popen(
             [require("bash"), "-e", "-o", "pipefail"],
-            cwd=place.directory,
-            env=place.environment(PORT=port),
+            cwd=sandbox.directory,
+            env=sandbox.environment(PORT=port),
             stdin=PIPE,
             stdout=stdout,
             stderr=STDOUT,
@@ -118,14 +118,14 @@ def shell(place: Workplace, port: str) -> Iterator[Shell]:
         ) as process,
     ):
         try:
-            yield Shell(process, place, output)
+            yield Shell(process, sandbox, output)
         finally:
             process.kill()
 
 
 @contextmanager
-def service(place: Workplace, block: Block, port: str) -> Iterator[Service]:
-    with place.start(require("bash"), "-e", "-c", block.commands, PORT=port) as service:
+def service(sandbox: Sandbox, block: Block, port: str) -> Iterator[Service]:
+    with sandbox.start(require("bash"), "-e", "-c", block.commands, PORT=port) as service:
         service.wait_until_it_answers()
         assert eventually(lambda: service.health().is_success), f"line {block.line} is never ready"
         yield service
@@ -134,23 +134,23 @@ def service(place: Workplace, block: Block, port: str) -> Iterator[Service]:
 
 
 @pytest.fixture
-def place() -> Iterator[Workplace]:
-    with workplace() as place:
-        yield place
+def sandbox() -> Iterator[Sandbox]:
+    with new_sandbox() as sandbox:
+        yield sandbox
 
 
 @pytest.fixture
-def checkout(place: Workplace) -> Workplace:
-    """A place to work in that is a fresh copy of the checkout, in which make has nothing to do."""
+def checkout(sandbox: Sandbox) -> Sandbox:
+    """A sandbox with a fresh copy of the checkout, in which make has nothing to do."""
     ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
     shutil.copytree(
         ROOT,
-        place.directory,
+        sandbox.directory,
         ignore=shutil.ignore_patterns(".git", *ignored),
         dirs_exist_ok=True,
     )
-    borrow_environment(place.directory / ".venv")
-    return place
+    borrow_environment(sandbox.directory / ".venv")
+    return sandbox
 
 
 def borrow_environment(venv: Path) -> None:
@@ -164,30 +164,30 @@ def borrow_environment(venv: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in PAGES])
-def test_every_command_works(checkout: Workplace, page: str) -> None:
+def test_every_command_works(checkout: Sandbox, page: str) -> None:
     for program in ("make", "curl"):
         require(program)
     follow((checkout.directory / page).read_text(), checkout)
 
 
 class TestConvention:
-    def test_a_command_that_fails_is_found(self, place: Workplace) -> None:
+    def test_a_command_that_fails_is_found(self, sandbox: Sandbox) -> None:
         with pytest.raises(AssertionError, match=r"line-4 fails: .*No such file"):
-            follow("# A page\n\n```sh\ncat /no/such/file | cat\ntrue\n```\n", place)
+            follow("# A page\n\n```sh\ncat /no/such/file | cat\ntrue\n```\n", sandbox)
 
-    def test_variables_last(self, place: Workplace) -> None:
-        follow("```sh\nname=ada\n```\n\nThen\n\n```sh\necho $name > name\n```\n", place)
-        assert (place.directory / "name").read_text() == "ada\n"
+    def test_variables_last(self, sandbox: Sandbox) -> None:
+        follow("```sh\nname=ada\n```\n\nThen\n\n```sh\necho $name > name\n```\n", sandbox)
+        assert (sandbox.directory / "name").read_text() == "ada\n"
 
-    def test_blocks_in_lists_are_run(self, place: Workplace) -> None:
-        follow("1. First\n\n   ```sh\n   cat > text <<'END'\n   words\n   END\n   ```\n", place)
-        assert (place.directory / "text").read_text() == "words\n"
+    def test_blocks_in_lists_are_run(self, sandbox: Sandbox) -> None:
+        follow("1. First\n\n   ```sh\n   cat > text <<'END'\n   words\n   END\n   ```\n", sandbox)
+        assert (sandbox.directory / "text").read_text() == "words\n"
 
-    def test_what_has_an_excuse_is_not_run(self, place: Workplace) -> None:
-        follow("<!-- not run: it is wrong -->\n```sh\nfalse\n```\n", place)
+    def test_what_has_an_excuse_is_not_run(self, sandbox: Sandbox) -> None:
+        follow("<!-- not run: it is wrong -->\n```sh\nfalse\n```\n", sandbox)
 
-    def test_output_is_not_run(self, place: Workplace) -> None:
-        follow("```text\nfalse\n```\n\n```json\n{}\n```\n", place)
+    def test_output_is_not_run(self, sandbox: Sandbox) -> None:
+        follow("```text\nfalse\n```\n\n```json\n{}\n```\n", sandbox)
 
     @pytest.mark.parametrize("language", ["bash", "console", "shell"])
     def test_there_is_one_way_to_write_commands(self, language: str) -> None:

@@ -21,11 +21,11 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from support.faults import Network, Server, error_response, network_to, server_in
-from support.frontend import BELIEVED, as_user
-from support.pgbouncer import Certificate, PgBouncer, operators_url, pgbouncer_before
+from support.frontend import AUTH_SETTINGS, as_user
 from support.ports import own_address
-from support.service import PATIENCE, Service, Workplace
+from support.postgres.faults import Network, Server, error_response, network_to, server_in
+from support.postgres.pgbouncer import Certificate, PgBouncer, operators_url, pgbouncer_before
+from support.service import PATIENCE, Sandbox, Service
 from todo_adapters.postgres.database import Database, Timeouts
 from todo_adapters.postgres.url import parse_database_url
 
@@ -58,7 +58,7 @@ class Version(IntEnum):
 
 
 @dataclass(slots=True)
-class Fate:
+class TaskState:
     """What may have become of a task: the version acknowledged last, and one that may follow."""
 
     number: int
@@ -107,55 +107,57 @@ class User:
     def __init__(self, name: str, service: Service, tell: Callable[[Answer], None]) -> None:
         self.name = name
         self.frontend = client(service, name)
-        self.fates: list[Fate] = []
+        self.states: list[TaskState] = []
         self._tell = tell
 
     async def use_a_task(self) -> None:
-        """Lead one through its life, or leave it alone as soon as its fate is uncertain."""
-        fate = await self.make_a_task()
+        """Lead one through its life, or leave it alone as soon as its state is uncertain."""
+        state = await self.make_a_task()
         steps = [Version.CHANGED, Version.COMPLETED]
-        if fate.number % 3 == 0:
+        if state.number % 3 == 0:
             steps.append(Version.ABSENT)
         for version in steps:
-            await self.read(fate)
-            if not await self.write(fate, version):
+            await self.read(state)
+            if not await self.write(state, version):
                 return
-        await self.read(fate)
+        await self.read(state)
 
-    async def make_a_task(self) -> Fate:
+    async def make_a_task(self) -> TaskState:
         """Try until it is acknowledged: the idempotency key lets it be made only once."""
-        fate = self.new_fate()
-        while not await self.write(fate, Version.CREATED):
+        state = self.new_state()
+        while not await self.write(state, Version.CREATED):
             pass
-        return fate
+        return state
 
-    def new_fate(self) -> Fate:
-        self.fates.append(Fate(len(self.fates)))
-        return self.fates[-1]
+    def new_state(self) -> TaskState:
+        self.states.append(TaskState(len(self.states)))
+        return self.states[-1]
 
-    async def write(self, fate: Fate, version: Version) -> bool:
+    async def write(self, state: TaskState, version: Version) -> bool:
         """Whether the write was acknowledged."""
-        method, url, body = fate.request(version)
-        fate.versions.append(version)
+        method, url, body = state.request(version)
+        state.versions.append(version)
         success = 201 if method == "POST" else 200
-        answer = await self._ask(method, url, success, body=body, key=fate.key)
+        answer = await self._ask(method, url, success, body=body, key=state.key)
         if answer is None:
             return False
-        fate.versions = [version]
-        fate.url = answer.headers.get("location", fate.url)
+        state.versions = [version]
+        state.url = answer.headers.get("location", state.url)
         return True
 
-    async def read(self, fate: Fate) -> None:
+    async def read(self, state: TaskState) -> None:
         """See that the task is as it was acknowledged last."""
-        (version,) = fate.versions
-        answer = await self._ask("GET", fate.url, 200 if version else 404)
+        (version,) = state.versions
+        answer = await self._ask("GET", state.url, 200 if version else 404)
         if answer and version:
-            assert _described(answer.json()) == (version, *content(fate.number, version))
+            assert _described(answer.json()) == (version, *content(state.number, version))
 
-    async def begin(self, fate: Fate, version: Version, *, whole: bool = True) -> StreamWriter:
+    async def begin(
+        self, state: TaskState, version: Version, *, whole: bool = True
+    ) -> StreamWriter:
         """Send the request for a write, or most of it, and have no interest in the answer."""
-        method, url, document = fate.request(version)
-        fate.versions.append(version)
+        method, url, document = state.request(version)
+        state.versions.append(version)
         body = json.dumps(document).encode()
         head = (
             f"{method} {url} HTTP/1.1",
@@ -284,12 +286,12 @@ class Load:
 
     async def _compare(self, user: User) -> None:
         stored = await user.stored()
-        for fate in user.fates:
-            found = stored[fate.number] or [Version.ABSENT]
+        for state in user.states:
+            found = stored[state.number] or [Version.ABSENT]
             if len(found) > 1:
-                self.doubled.append(f"{user.name}: {fate.number} is {found}")
-            elif found[0] not in fate.versions:
-                self.lost.append(f"{user.name}: {fate.number} is {found}, not {fate.versions}")
+                self.doubled.append(f"{user.name}: {state.number} is {found}")
+            elif found[0] not in state.versions:
+                self.lost.append(f"{user.name}: {state.number} is {found}, not {state.versions}")
 
     async def _watch(self) -> None:
         """Ask all the time whether the service lives."""
@@ -406,14 +408,14 @@ def trials(request: pytest.FixtureRequest) -> Iterator[Trials]:
 
 
 @pytest.fixture(scope="module")
-async def server(place: Workplace) -> AsyncIterator[Server]:
-    async with server_in(place.root / "database") as server:
+async def server(sandbox: Sandbox) -> AsyncIterator[Server]:
+    async with server_in(sandbox.root / "database") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def certificate(place: Workplace) -> Certificate:
-    return Certificate.issued(place.root / "tls", own_address())
+def certificate(sandbox: Sandbox) -> Certificate:
+    return Certificate.issued(sandbox.root / "tls", own_address())
 
 
 @pytest.fixture(scope="module")
@@ -437,11 +439,11 @@ def pooler(server: Server, certificate: Certificate) -> Iterator[PgBouncer]:
 
 
 @asynccontextmanager
-async def serving(place: Workplace, database_url: str, **variables: str) -> AsyncIterator[Service]:
+async def serving(sandbox: Sandbox, database_url: str, **variables: str) -> AsyncIterator[Service]:
     """The service, which has ten connections unless told otherwise."""
     running = ExitStack()
-    variables |= BELIEVED | {"DATABASE_URL": database_url, "RATE_LIMIT": "off"}
-    service = place.serving("serve", **variables)
+    variables |= AUTH_SETTINGS | {"DATABASE_URL": database_url, "RATE_LIMIT": "off"}
+    service = sandbox.serving("serve", **variables)
     try:  # not in this thread, which has the network to run
         yield await asyncio.to_thread(running.enter_context, service)
     finally:
@@ -449,14 +451,14 @@ async def serving(place: Workplace, database_url: str, **variables: str) -> Asyn
 
 
 @pytest.fixture(scope="module")
-async def service(place: Workplace, database_url: str) -> AsyncIterator[Service]:
-    async with serving(place, database_url) as service:
+async def service(sandbox: Sandbox, database_url: str) -> AsyncIterator[Service]:
+    async with serving(sandbox, database_url) as service:
         yield service
 
 
 @pytest.fixture(scope="module")
-async def pooled_service(place: Workplace, pooler: PgBouncer) -> AsyncIterator[Service]:
-    async with serving(place, pooler.url) as service:
+async def pooled_service(sandbox: Sandbox, pooler: PgBouncer) -> AsyncIterator[Service]:
+    async with serving(sandbox, pooler.url) as service:
         yield service
 
 
@@ -532,18 +534,18 @@ class TestStatement:
             await refused_for_good(load, server)
 
     async def test_that_holds_the_only_connection_makes_the_others_refused(
-        self, trials: Trials, place: Workplace, database_url: str, server: Server
+        self, trials: Trials, sandbox: Sandbox, database_url: str, server: Server
     ) -> None:
         async with (
-            serving(place, database_url, DATABASE_POOL_SIZE="1") as service,
+            serving(sandbox, database_url, DATABASE_POOL_SIZE="1") as service,
             trials.under_load(service, "pool exhausted") as load,
             load.guest() as guest,
         ):
-            fate = await guest.make_a_task()
-            async with locked(server, fate), asyncio.TaskGroup() as both:
+            state = await guest.make_a_task()
+            async with locked(server, state), asyncio.TaskGroup() as both:
                 everybody_is_refused = both.create_task(load.is_refused())
                 while not everybody_is_refused.done():
-                    assert not await guest.write(fate, Version.CHANGED)
+                    assert not await guest.write(state, Version.CHANGED)
 
 
 class TestClient:
@@ -552,10 +554,10 @@ class TestClient:
     ) -> None:
         async with trials.under_load(service, "clients gone") as load, load.guest() as guest:
             for _ in range(4):  # whose statements are more than there are connections
-                fate = await guest.make_a_task()
-                async with locked(server, fate):
-                    left = [await guest.begin(fate, Version.CHANGED) for _ in range(3)]
-                    left.append(await guest.begin(guest.new_fate(), Version.CREATED, whole=False))
+                state = await guest.make_a_task()
+                async with locked(server, state):
+                    left = [await guest.begin(state, Version.CHANGED) for _ in range(3)]
+                    left.append(await guest.begin(guest.new_state(), Version.CREATED, whole=False))
                     await server.becomes(f"SELECT count(*) = 3 {WAITING_FOR_A_LOCK}")
                     for writer in left:
                         writer.transport.abort()
@@ -648,21 +650,21 @@ class TestConnection:
 
 
 @asynccontextmanager
-async def locked(server: Server, fate: Fate) -> AsyncIterator[None]:
+async def locked(server: Server, state: TaskState) -> AsyncIterator[None]:
     """Somebody else is about to change the task, and takes their time."""
     async with server.session() as session, session.transaction():
-        await session.execute("SELECT FROM todo.tasks WHERE id = $1 FOR UPDATE", fate.task_id)
+        await session.execute("SELECT FROM todo.tasks WHERE id = $1 FOR UPDATE", state.task_id)
         yield
 
 
 async def refused_for_good(load: Load, server: Server) -> None:
     """Have somebody change a task that is locked, and see that nothing is left of that."""
     async with load.guest() as guest:
-        fate = await guest.make_a_task()
-        async with locked(server, fate):
-            assert not await guest.write(fate, Version.CHANGED)
+        state = await guest.make_a_task()
+        async with locked(server, state):
+            assert not await guest.write(state, Version.CHANGED)
             await server.becomes(f"SELECT count(*) = 0 {WAITING_FOR_A_LOCK}")
-        fate.versions = [Version.CREATED]
+        state.versions = [Version.CREATED]
 
 
 async def burst(service: Service, server: Server) -> list[int]:

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from jose import jwt
 
-from support.service import Service, Workplace, eventually, refusal, workplace
+from support.service import Sandbox, Service, eventually, new_sandbox, refusal
 from todo_adapters.embedded_postgres.server import embedded_postgres
 from todo_adapters.postgres.url import DatabaseUrl
 
@@ -31,19 +31,19 @@ SHARED_SECRET: Final = {"AUTH_MODE": "shared-secret", "BETTER_AUTH_SECRET": SECR
 
 
 @pytest.fixture(scope="module")
-def database_url(server_url: str, place: Workplace) -> str:
+def database_url(server_url: str, sandbox: Sandbox) -> str:
     """The URL of a database that ``todo-api migrate`` has migrated."""
     name = f"served_{uuid4().hex}"
     asyncio.run(create_database(server_url, name))
     url = urlsplit(server_url)._replace(path=f"/{name}").geturl()
-    result = place.todo_api("migrate", DATABASE_URL=url)
+    result = sandbox.todo_api("migrate", DATABASE_URL=url)
     assert result.returncode == 0, result.stderr
     return url
 
 
 @pytest.fixture(scope="module")
-def service(place: Workplace, database_url: str) -> Iterator[Service]:
-    with place.serving("serve", DATABASE_URL=database_url, **SHARED_SECRET) as service:
+def service(sandbox: Sandbox, database_url: str) -> Iterator[Service]:
+    with sandbox.serving("serve", DATABASE_URL=database_url, **SHARED_SECRET) as service:
         yield service
 
 
@@ -91,11 +91,11 @@ ERRORS: Final = {
 
 
 @pytest.fixture(scope="module")
-def results(place: Workplace) -> dict[str, CompletedProcess[str]]:
+def results(sandbox: Sandbox) -> dict[str, CompletedProcess[str]]:
     """The result of ``serve`` in each case. Two run at a time to save time."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         settings = [SETTINGS | changed for changed, _ in ERRORS.values()]
-        results = pool.map(lambda variables: place.todo_api("serve", **variables), settings)
+        results = pool.map(lambda variables: sandbox.todo_api("serve", **variables), settings)
         return dict(zip(ERRORS, results, strict=True))
 
 
@@ -109,16 +109,16 @@ class TestConfigurationError:
         assert message in error
         assert PASSWORD not in error
 
-    def test_names_all_missing_settings(self, place: Workplace) -> None:
-        result = place.todo_api("serve")
+    def test_names_all_missing_settings(self, sandbox: Sandbox) -> None:
+        result = sandbox.todo_api("serve")
         assert result.returncode == 1
         assert "DATABASE_URL is missing" in result.stderr
         assert "BETTER_AUTH_URL is missing" in result.stderr
 
-    def test_names_the_port_that_is_in_use(self, place: Workplace) -> None:
+    def test_names_the_port_that_is_in_use(self, sandbox: Sandbox) -> None:
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
-            error = refusal(place.todo_api("serve", **SETTINGS, PORT=str(port)))
+            error = refusal(sandbox.todo_api("serve", **SETTINGS, PORT=str(port)))
         assert f"port {port} is in use" in error
 
 
@@ -133,16 +133,16 @@ class TestService:
             assert eve.get(f"/api/tasks/{task['id']}").status_code == 404
             assert ada.delete(f"/api/tasks/{task['id']}").json() == task
 
-    def test_rejects_unsafe_settings_under_another_server_too(self, place: Workplace) -> None:
+    def test_rejects_unsafe_settings_under_another_server_too(self, sandbox: Sandbox) -> None:
         unsafe = {"DATABASE_URL": "postgresql://ada@db.example.com/todo?sslmode=require"}
-        result = place.run(
+        result = sandbox.run(
             sys.executable, "-c", "import todo_api.main as m; m.app()", **SETTINGS | unsafe
         )
         assert result.returncode == 1
         assert "ConfigurationError: DATABASE_URL" in result.stderr
 
-    def test_rejects_development_tokens(self, place: Workplace, service: Service) -> None:
-        token = place.todo_api("token", "ada").stdout.strip()
+    def test_rejects_development_tokens(self, sandbox: Sandbox, service: Service) -> None:
+        token = sandbox.todo_api("token", "ada").stdout.strip()
         with service.client(token) as impostor:
             response = impostor.get("/api/tasks")
         assert response.status_code == 401
@@ -162,17 +162,17 @@ class TestService:
         for secret in (SECRET, token, "A private title"):
             assert secret not in log
 
-    def test_listens_on_a_host_name(self, place: Workplace) -> None:
-        with place.serving("serve", **SETTINGS, HOST="localhost") as service:
+    def test_listens_on_a_host_name(self, sandbox: Sandbox) -> None:
+        with sandbox.serving("serve", **SETTINGS, HOST="localhost") as service:
             assert service.listens()
 
     def test_starts_the_configured_number_of_workers_and_stops_them_all(
-        self, place: Workplace, service: Service, database_url: str
+        self, sandbox: Sandbox, service: Service, database_url: str
     ) -> None:
         assert service.listens()
         variables = {"DATABASE_URL": database_url, "WORKERS": "2", **SHARED_SECRET}
-        with workplace() as other, other.serving("serve", **variables) as two_workers:
-            assert eventually(lambda: len(other.processes()) > len(place.processes()))
+        with new_sandbox() as other, other.serving("serve", **variables) as two_workers:
+            assert eventually(lambda: len(other.processes()) > len(sandbox.processes()))
             for _ in range(10):
                 with two_workers.client(frontend_token("ada")) as ada:
                     assert ada.get("/api/tasks").status_code == 200
@@ -183,19 +183,19 @@ class TestService:
 
 class TestDatabase:
     def test_without_the_schema_is_an_error(
-        self, place: Workplace, server_url: str, empty_database: DatabaseUrl
+        self, sandbox: Sandbox, server_url: str, empty_database: DatabaseUrl
     ) -> None:
         url = urlsplit(server_url)._replace(path=f"/{empty_database.url.database}").geturl()
-        error = refusal(place.todo_api("serve", DATABASE_URL=url, **SHARED_SECRET))
+        error = refusal(sandbox.todo_api("serve", DATABASE_URL=url, **SHARED_SECRET))
         assert "todo-api migrate" in error
 
-    def test_can_become_unavailable_and_available_at_any_time(self, place: Workplace) -> None:
-        directory = place.root / "database"
+    def test_can_become_unavailable_and_available_at_any_time(self, sandbox: Sandbox) -> None:
+        directory = sandbox.root / "database"
         with embedded_postgres(directory) as url:
-            assert place.todo_api("migrate", DATABASE_URL=url).returncode == 0
+            assert sandbox.todo_api("migrate", DATABASE_URL=url).returncode == 0
 
         with (
-            place.serving("serve", DATABASE_URL=url, **SHARED_SECRET) as service,
+            sandbox.serving("serve", DATABASE_URL=url, **SHARED_SECRET) as service,
             service.client(frontend_token("ada")) as ada,
         ):
             assert_unavailable(ada)

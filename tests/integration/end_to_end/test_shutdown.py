@@ -23,10 +23,10 @@ import asyncpg
 import httpx
 import pytest
 
-from support.faults import network_to
-from support.frontend import BELIEVED, as_user
+from support.frontend import AUTH_SETTINGS, as_user
 from support.ports import free_port
-from support.service import PATIENCE, Service, Workplace, eventually, workplace
+from support.postgres.faults import network_to
+from support.service import PATIENCE, Sandbox, Service, eventually, new_sandbox
 from todo_adapters.postgres.url import DatabaseUrl
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
@@ -55,7 +55,7 @@ async def database_url(server_url: str, branch: Callable[[str], Awaitable[Databa
 
 @pytest.fixture(scope="module")
 def variables(database_url: str) -> Settings:
-    return {"DATABASE_URL": database_url, "RATE_LIMIT": "off", **BELIEVED}
+    return {"DATABASE_URL": database_url, "RATE_LIMIT": "off", **AUTH_SETTINGS}
 
 
 @pytest.fixture
@@ -67,10 +67,10 @@ async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @asynccontextmanager
-async def serving(place: Workplace, variables: Settings, **more: str) -> AsyncIterator[Service]:
+async def serving(sandbox: Sandbox, variables: Settings, **more: str) -> AsyncIterator[Service]:
     """The service, started and stopped without blocking the event loop."""
     running = ExitStack()
-    service = place.serving("serve", **variables, **more)
+    service = sandbox.serving("serve", **variables, **more)
     try:
         yield await asyncio.to_thread(running.enter_context, service)
     finally:
@@ -129,10 +129,10 @@ async def wait_for_lock_waiters(database: asyncpg.Connection, number: int) -> No
 
 class TestSigterm:
     async def test_finishes_accepted_requests_and_accepts_no_more(
-        self, place: Workplace, variables: Settings, database: asyncpg.Connection
+        self, sandbox: Sandbox, variables: Settings, database: asyncpg.Connection
     ) -> None:
         user = f"stopped {uuid4().hex}"
-        async with serving(place, variables) as service, client(service.url, user) as frontend:
+        async with serving(sandbox, variables) as service, client(service.url, user) as frontend:
             created = await frontend.post("/api/tasks", json={"title": "new"})
             address = created.headers["location"]
             sent = [
@@ -163,13 +163,13 @@ class TestSigterm:
     async def test_stops_although_a_client_never_finishes_its_request(
         self, variables: Settings
     ) -> None:
-        with workplace() as place:
-            async with serving(place, variables) as service:
+        with new_sandbox() as sandbox:
+            async with serving(sandbox, variables) as service:
                 request = await IncompleteRequest.start(service, "ada", "never sent")
                 service.send(signal.SIGTERM)
                 assert await asyncio.to_thread(service.exit_code) == 0
                 request.abandon()
-            assert place.remaining() == {}
+            assert sandbox.remaining() == {}
 
 
 def client(url: str, user: str) -> httpx.AsyncClient:
@@ -288,13 +288,13 @@ async def stop_service(service: Service) -> int:
 
 class TestRenewal:
     async def test_of_one_service_after_the_other_loses_no_request(
-        self, place: Workplace, variables: Settings, database: asyncpg.Connection
+        self, sandbox: Sandbox, variables: Settings, database: asyncpg.Connection
     ) -> None:
         ports = free_port(), free_port()
         balancer, public = Balancer(*ports), free_port()
         async with AsyncExitStack() as running:
             old = [
-                await running.enter_async_context(serving(place, variables, PORT=str(port)))
+                await running.enter_async_context(serving(sandbox, variables, PORT=str(port)))
                 for port in ports
             ]
             await running.enter_async_context(network_to(balancer.connect, HOST, public))
@@ -302,7 +302,7 @@ class TestRenewal:
                 for service in old:
                     assert await stop_service(service) == 0
                     await load.progress()
-                    again = serving(place, variables, PORT=str(service.port))
+                    again = serving(sandbox, variables, PORT=str(service.port))
                     await running.enter_async_context(again)
                     await load.progress()
         assert not balancer.has_failed
@@ -311,20 +311,20 @@ class TestRenewal:
     async def test_of_workers_by_sighup_loses_no_request(
         self, variables: Settings, database: asyncpg.Connection
     ) -> None:
-        with workplace() as place:
-            async with serving(place, variables, WORKERS="2") as service:
+        with new_sandbox() as sandbox:
+            async with serving(sandbox, variables, WORKERS="2") as service:
                 async with load_on(service.url) as load:
-                    before = workers(place)
+                    before = workers(sandbox)
                     service.send(signal.SIGHUP)
-                    while before & workers(place):
+                    while before & workers(sandbox):
                         await load.progress()
-                    assert len(workers(place)) == len(before) == 2
+                    assert len(workers(sandbox)) == len(before) == 2
                 assert await stop_service(service) == 0
                 assert await load.stored(database) == load.acknowledged()
 
 
-def workers(place: Workplace) -> set[int]:
-    return {pid for pid, command in place.processes().items() if "spawn_main" in command}
+def workers(sandbox: Sandbox) -> set[int]:
+    return {pid for pid, command in sandbox.processes().items() if "spawn_main" in command}
 
 
 # --- Long use -----------------------------------------------------------------------------------
@@ -387,14 +387,16 @@ def work(service: Service, requests: int) -> None:
         list(pool.map(visit_repeatedly, range(CONNECTIONS)))
 
 
-def resident_memory(place: Workplace) -> float:
+def resident_memory(sandbox: Sandbox) -> float:
     """The resident memory of the service's processes in MiB."""
-    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in place.processes())
+    pages = sum(
+        int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in sandbox.processes()
+    )
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def open_files(place: Workplace) -> int:
-    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in place.processes())
+def open_files(sandbox: Sandbox) -> int:
+    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in sandbox.processes())
 
 
 def test_long_use_leaks_no_memory_and_no_file_descriptors(
@@ -402,12 +404,12 @@ def test_long_use_leaks_no_memory_and_no_file_descriptors(
 ) -> None:
     limits = {"RATE_LIMIT": "1000000/minute", "RATE_LIMIT_AUTH_FAILURES": "1000000/minute"}
     pool = {"DATABASE_POOL_SIZE": str(POOL)}
-    with workplace() as place, place.serving("serve", **variables | limits | pool) as service:
-        files = open_files(place)
+    with new_sandbox() as sandbox, sandbox.serving("serve", **variables | limits | pool) as service:
+        files = open_files(sandbox)
         work(service, WARM_UP)
-        before = resident_memory(place)
+        before = resident_memory(sandbox)
         work(service, REQUESTS)
-        after = resident_memory(place)
+        after = resident_memory(sandbox)
         record_property("resident memory, MiB", f"{before:.1f} to {after:.1f}")
         assert after - before < GROWTH
-        assert eventually(lambda: open_files(place) <= files + POOL)
+        assert eventually(lambda: open_files(sandbox) <= files + POOL)

@@ -10,7 +10,7 @@ from typing import Final
 import httpx
 import pytest
 
-from support.service import workplace
+from support.service import new_sandbox
 
 DOCS: Final = Path(__file__).parents[3] / "docs"
 TOUR: Final = (DOCS / "tour.http").read_text()
@@ -98,8 +98,8 @@ class Client:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    with workplace() as place, place.serving("dev") as service, service.client() as http:
-        token = place.todo_api("token", "alice").stdout.strip()
+    with new_sandbox() as sandbox, sandbox.serving("dev") as service, service.client() as http:
+        token = sandbox.todo_api("token", "alice").stdout.strip()
         given = {"api": service.url, "token": token}
         assert dict(_VARIABLE.findall(TOUR)).keys() == given.keys()
         yield Client(http, given)

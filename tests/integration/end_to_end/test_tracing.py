@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from support.frontend import BELIEVED, as_user
-from support.service import workplace
+from support.frontend import AUTH_SETTINGS, as_user
+from support.service import new_sandbox
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_api.tracing import ENDPOINTS, telemetry
 
@@ -51,10 +51,12 @@ async def exported(server_url: str, branch: Callable[[str], Awaitable[DatabaseUr
     """What the service exports for four requests of a user."""
     await branch("traced")
     database_url = urlsplit(server_url)._replace(path="/traced").geturl()
-    with collector() as (address, received), workplace() as place:
+    with collector() as (address, received), new_sandbox() as sandbox:
         traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": address}
         with (
-            place.serving("serve", DATABASE_URL=database_url, **BELIEVED, **traced) as service,
+            sandbox.serving(
+                "serve", DATABASE_URL=database_url, **AUTH_SETTINGS, **traced
+            ) as service,
             service.client() as ada,
         ):
             ada.headers.update(as_user("ada@example.com"))

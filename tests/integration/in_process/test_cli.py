@@ -19,7 +19,7 @@ import structlog
 import typer
 from typer.testing import CliRunner
 
-from support.service import Workplace, eventually, refusal
+from support.service import Sandbox, eventually, refusal
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_api.cli.commands import app
 from todo_api.server.settings import Settings
@@ -121,13 +121,13 @@ class TestHelp:
 class TestImports:
     @pytest.mark.parametrize("arguments", ["--version", "--help", "migrate --help", "token ada"])
     def test_exclude_web_and_database_if_the_command_needs_neither(
-        self, place: Workplace, arguments: str
+        self, sandbox: Sandbox, arguments: str
     ) -> None:
         program = (
             "import sys; from todo_api.cli.commands import app;"
             "app(sys.argv[1:], standalone_mode=False); print(*sys.modules, sep='\\n')"
         )
-        result = place.run(sys.executable, "-c", program, *arguments.split())
+        result = sandbox.run(sys.executable, "-c", program, *arguments.split())
         assert result.returncode == 0, result.stderr
         modules = set(result.stdout.splitlines())
         assert "todo_api.cli.commands" in modules

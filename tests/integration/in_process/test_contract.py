@@ -20,8 +20,8 @@ from http_contract import *  # noqa: F403 - its suites, for pytest to collect
 from support.frontend import token_of
 from support.http_client import AppOptions, client, served
 from support.jose_tokens import SECRET, seconds
-from support.round_trips import PostgresProxy, proxy_before
-from support.tasks import HOSTILE_TEXTS, UNSAID
+from support.postgres.round_trips import PostgresProxy, proxy_before
+from support.tasks import HOSTILE_TEXTS, OPTIONAL_MEMBERS
 from todo_adapters.jose.development import DevelopmentIssuer
 from todo_adapters.jose.key_sets import RemoteKeySet
 from todo_adapters.jose.verifiers import JwksTokenVerifier, SharedSecretTokenVerifier
@@ -392,7 +392,7 @@ class TestPrinciples:
         self, ada: httpx.AsyncClient, nasty: str
     ) -> None:
         task = await created(ada)
-        members = ("title", *UNSAID, nasty)
+        members = ("title", *OPTIONAL_MEMBERS, nasty)
         bodies = [
             json.dumps({**MILK, member: value})
             for member in members

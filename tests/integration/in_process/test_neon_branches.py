@@ -9,7 +9,7 @@ import pytest
 
 from support.fake_neon import PROJECT, FakeNeon, error
 from support.neon import LIFETIME, PAUSES, NeonError, neon_branch, neon_client
-from support.round_trips import proxy_before
+from support.postgres.round_trips import proxy_before
 from support.tasks import a_task
 from todo_adapters.postgres.database import Database
 from todo_adapters.postgres.schema import migrate

@@ -18,10 +18,10 @@ from uuid import uuid4
 
 import pytest
 
-from support.faults import Network, Server, network_to, server_in
-from support.pgbouncer import PORT, Certificate, operators_url, pgbouncer_before
 from support.ports import own_address
-from support.service import PATIENCE, Workplace
+from support.postgres.faults import Network, Server, network_to, server_in
+from support.postgres.pgbouncer import PORT, Certificate, operators_url, pgbouncer_before
+from support.service import PATIENCE, Sandbox
 from support.tasks import LATER, a_task
 from todo_adapters.postgres.database import Database
 from todo_adapters.postgres.tasks import PostgresTaskRepository
@@ -126,15 +126,15 @@ class Route:
 
 
 @pytest.fixture(scope="module")
-async def server(place: Workplace) -> AsyncIterator[Server]:
-    async with server_in(place.root / "database") as server:
+async def server(sandbox: Sandbox) -> AsyncIterator[Server]:
+    async with server_in(sandbox.root / "database") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-async def direct(server: Server, place: Workplace) -> AsyncIterator[Route]:
+async def direct(server: Server, sandbox: Sandbox) -> AsyncIterator[Route]:
     """The server itself; the network terminates TLS."""
-    certificate = Certificate.issued(place.root / "direct", own_address())
+    certificate = Certificate.issued(sandbox.root / "direct", own_address())
     url = operators_url(certificate, 5432)
     connect = partial(asyncio.open_unix_connection, server.socket)
     async with network_to(connect, certificate.host, 5432, certificate.context()) as network:
@@ -142,9 +142,9 @@ async def direct(server: Server, place: Workplace) -> AsyncIterator[Route]:
 
 
 @pytest.fixture(scope="module")
-async def via_pooler(server: Server, place: Workplace) -> AsyncIterator[Route]:
+async def via_pooler(server: Server, sandbox: Sandbox) -> AsyncIterator[Route]:
     """PgBouncer; TLS passes through the network unchanged."""
-    certificate = Certificate.issued(place.root / "pooler", own_address())
+    certificate = Certificate.issued(sandbox.root / "pooler", own_address())
     connect = partial(asyncio.open_connection, certificate.host, PORT)
     with pgbouncer_before(server, certificate) as pooler:
         async with network_to(connect, certificate.host, OTHER_POOLER_PORT) as network:

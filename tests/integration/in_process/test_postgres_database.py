@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from support.round_trips import PostgresProxy, proxy_before
+from support.postgres.round_trips import PostgresProxy, proxy_before
 from support.tasks import LATER, a_task
 from todo_adapters.postgres.database import Database, Statement, Timeouts
 from todo_adapters.postgres.tasks import PostgresTaskRepository

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from contracts import TaskRepositoryContract
-from support.round_trips import proxy_before
+from support.postgres.round_trips import proxy_before
 from support.tasks import NOW, a_task
 from todo_adapters.postgres.database import Database, Statement
 from todo_adapters.postgres.schema import migrate, rls_problem

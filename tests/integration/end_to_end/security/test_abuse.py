@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from support.frontend import BELIEVED, as_user
-from support.service import PATIENCE, Service, Workplace, eventually
+from support.frontend import AUTH_SETTINGS, as_user
+from support.service import PATIENCE, Sandbox, Service, eventually
 from support.tasks import HOSTILE_TEXTS
 from todo_adapters.postgres.url import DatabaseUrl
 
@@ -59,7 +59,12 @@ async def settings(
 ) -> dict[str, str]:
     await branch("abused")
     url = urlsplit(server_url)._replace(path="/abused").geturl()
-    return {"DATABASE_URL": url, **BELIEVED, "RATE_LIMIT": "off", "RATE_LIMIT_AUTH_FAILURES": "off"}
+    return {
+        "DATABASE_URL": url,
+        **AUTH_SETTINGS,
+        "RATE_LIMIT": "off",
+        "RATE_LIMIT_AUTH_FAILURES": "off",
+    }
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,9 +77,9 @@ def many_files() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def service(place: Workplace, settings: dict[str, str], many_files: None) -> Iterator[Service]:
+def service(sandbox: Sandbox, settings: dict[str, str], many_files: None) -> Iterator[Service]:
     del many_files
-    with place.serving("serve", **settings) as service:
+    with sandbox.serving("serve", **settings) as service:
         yield service
     assert '"status":5' not in service.stdout
     assert "internal_error" not in service.stdout
@@ -326,11 +331,11 @@ class TestBounds:
 
 class TestConcurrency:
     def test_beyond_the_bound_is_shed_while_health_answers(
-        self, place: Workplace, settings: dict[str, str]
+        self, sandbox: Sandbox, settings: dict[str, str]
     ) -> None:
         bound = {"MAX_CONCURRENT_REQUESTS": str(CONCURRENCY)}
         with (
-            place.serving("serve", **settings | bound) as service,
+            sandbox.serving("serve", **settings | bound) as service,
             service.client() as ada,
             ExitStack() as opened,
         ):
@@ -350,9 +355,9 @@ class TestConcurrency:
             opened.close()
             assert eventually(lambda: ada.get("/api/me").status_code == 200)
 
-    def test_is_not_taken_up_by_strangers(self, place: Workplace, settings: dict[str, str]) -> None:
+    def test_is_not_taken_up_by_strangers(self, sandbox: Sandbox, settings: dict[str, str]) -> None:
         with (
-            place.serving("serve", **settings | {"MAX_CONCURRENT_REQUESTS": "1"}) as service,
+            sandbox.serving("serve", **settings | {"MAX_CONCURRENT_REQUESTS": "1"}) as service,
             connected(service) as stranger,
         ):
             stranger.sendall(post(LENGTH, MILK[:-1], token=b"x"))

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from support.frontend import BELIEVED, as_user
-from support.service import Service, workplace
+from support.frontend import AUTH_SETTINGS, as_user
+from support.service import Service, new_sandbox
 from todo_adapters.postgres.url import DatabaseUrl
 
 SCHEMATHESIS: Final = str(Path(sys.executable).with_name("st"))
@@ -34,8 +34,10 @@ async def database_url(server_url: str, branch: Callable[[str], Awaitable[Databa
 @pytest.fixture
 def service(database_url: str) -> Iterator[Service]:
     with (
-        workplace() as place,
-        place.serving("serve", DATABASE_URL=database_url, **BELIEVED, **UNLIMITED) as service,
+        new_sandbox() as sandbox,
+        sandbox.serving(
+            "serve", DATABASE_URL=database_url, **AUTH_SETTINGS, **UNLIMITED
+        ) as service,
     ):
         yield service
 

@@ -24,9 +24,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from support.frontend import BELIEVED, token_of
-from support.service import Service, workplace
-from support.tasks import UNSAID
+from support.frontend import AUTH_SETTINGS, token_of
+from support.service import Service, new_sandbox
+from support.tasks import OPTIONAL_MEMBERS
 from todo_adapters.postgres.url import DatabaseUrl
 
 Json = dict[str, Any]
@@ -113,7 +113,7 @@ class User:
 def created(sent: Json, owner: str, received: Json) -> Json:
     """The expected new task, with the id and time that the service chose."""
     now = received["created_at"]
-    task = {"id": received["id"], "user_id": owner, **UNSAID, **sent, "version": 1}
+    task = {"id": received["id"], "user_id": owner, **OPTIONAL_MEMBERS, **sent, "version": 1}
     completed_at = now if task["completed"] else None
     return task | {"created_at": now, "updated_at": now, "completed_at": completed_at}
 
@@ -178,7 +178,7 @@ optional: Final = {
     "due_date": st.sampled_from((None, "2026-01-20", "2026-01-20T09:30:00.000000Z")),
     "tags": tag_lists,
 }
-assert optional.keys() == UNSAID.keys(), "every member of a task is generated"
+assert optional.keys() == OPTIONAL_MEMBERS.keys(), "every member of a task is generated"
 contents = st.fixed_dictionaries({"title": words}, optional=optional)
 changes = st.fixed_dictionaries({}, optional={"title": words, **optional}).filter(bool)
 # Every operation on one task.
@@ -261,7 +261,7 @@ class Histories(RuleBasedStateMachine):
         response = self.send(user, Operation("POST", body=content), path_of(user), **headers)
         if key in user.created_by:
             first, task = user.created_by[key]
-            if UNSAID | first == UNSAID | content:
+            if OPTIONAL_MEMBERS | first == OPTIONAL_MEMBERS | content:
                 assert response.json() == task
             else:
                 assert response.json()["code"] == "idempotency_key_reused"
@@ -400,8 +400,10 @@ async def database_url(server_url: str, branch: Callable[[str], Awaitable[Databa
 @pytest.fixture(scope="module")
 def service(database_url: str) -> Iterator[Service]:
     with (
-        workplace() as place,
-        place.serving("serve", DATABASE_URL=database_url, **BELIEVED, **UNLIMITED) as service,
+        new_sandbox() as sandbox,
+        sandbox.serving(
+            "serve", DATABASE_URL=database_url, **AUTH_SETTINGS, **UNLIMITED
+        ) as service,
     ):
         yield service
         assert '"status":5' not in service.stdout

@@ -22,7 +22,6 @@ from urllib.parse import quote, quote_plus
 import httpx
 import pytest
 
-from support.faults import USER, Server, server_in
 from support.jose_tokens import (
     ABSENT,
     ORIGIN,
@@ -39,7 +38,8 @@ from support.jose_tokens import (
     to_json,
 )
 from support.ports import free_port
-from support.service import PATIENCE, Service, Workplace, eventually
+from support.postgres.faults import USER, Server, server_in
+from support.service import PATIENCE, Sandbox, Service, eventually
 from support.tasks import a_task
 from todo_adapters.jose.key_sets import RemoteKeySet
 from todo_adapters.jose.verifiers import SharedSecretTokenVerifier
@@ -244,9 +244,9 @@ def disclosed(response: httpx.Response) -> str:
 
 
 @pytest.fixture(scope="module")
-async def server(place: Workplace) -> AsyncIterator[Server]:
+async def server(sandbox: Sandbox) -> AsyncIterator[Server]:
     """A database with a password, in which some changes fail with a bug or a lost update."""
-    async with server_in(place.root / "database") as server:
+    async with server_in(sandbox.root / "database") as server:
         for statement in PREPARATIONS:
             await server.fetch(statement)
         yield server
@@ -270,7 +270,7 @@ def redis_url() -> str:
 
 
 @pytest.fixture(scope="module")
-async def tour(place: Workplace, server: Server) -> Tour:
+async def tour(sandbox: Sandbox, server: Server) -> Tour:
     """The tour, complete before the first test starts."""
     tour = Tour()
     shared_secret = {
@@ -282,7 +282,7 @@ async def tour(place: Workplace, server: Server) -> Tour:
         "MAX_CONCURRENT_REQUESTS": str(CONCURRENT),
         "LOG_LEVEL": "debug",
     }
-    with place.serving("serve", **shared_secret) as service:
+    with sandbox.serving("serve", **shared_secret) as service:
         with tour.visitor(service, ADA) as ada, tour.visitor(service, EVE) as eve:
             with overloaded(tour, service, ada):
                 visit_tasks(ada, eve)
@@ -301,8 +301,8 @@ async def tour(place: Workplace, server: Server) -> Tour:
         "LOG_LEVEL": "debug",
     }
     with (
-        issuer(place) as (url, keys),
-        place.serving("serve", **jwks, AUTH_JWKS_URL=url) as service,
+        issuer(sandbox) as (url, keys),
+        sandbox.serving("serve", **jwks, AUTH_JWKS_URL=url) as service,
     ):
         visit_issuer(tour, service, keys)
         tour.record_log("key set", service)
@@ -317,7 +317,7 @@ async def tour(place: Workplace, server: Server) -> Tour:
         "LOG_FORMAT": "console",
         "LOG_LEVEL": "debug",
     }
-    with place.serving("serve", **unreachable) as service:
+    with sandbox.serving("serve", **unreachable) as service:
         with tour.visitor(service, BOB) as bob:
             visit_outage(bob)
         tour.record_log("outage", service)
@@ -461,12 +461,12 @@ def visit_outage(visitor: httpx.Client) -> None:
 
 
 @contextmanager
-def issuer(place: Workplace) -> Iterator[tuple[str, Path]]:
+def issuer(sandbox: Sandbox) -> Iterator[tuple[str, Path]]:
     """The URL of a key set and the file with its content."""
-    port, keys = str(free_port()), place.root / "issuer" / "jwks"
+    port, keys = str(free_port()), sandbox.root / "issuer" / "jwks"
     keys.parent.mkdir()
     command = (sys.executable, "-m", "http.server", "--bind", "127.0.0.1", port)
-    with place.start(*command, "--directory", str(keys.parent), PORT=port) as server:
+    with sandbox.start(*command, "--directory", str(keys.parent), PORT=port) as server:
         assert eventually(server.listens)
         yield f"{server.url}/{keys.name}", keys
 
@@ -514,13 +514,13 @@ COMMANDS: Final[Mapping[str, tuple[Sequence[str], Mapping[str, str]]]] = {
 
 
 @pytest.fixture(scope="module")
-def outputs(place: Workplace, server: Server) -> dict[str, str]:
+def outputs(sandbox: Sandbox, server: Server) -> dict[str, str]:
     """The output of each failing command. Two run at a time to save time."""
     wrong = {"DATABASE_URL": database_url(server, Secret.WRONG_PASSWORD)}
 
     def fail(command: tuple[Sequence[str], Mapping[str, str]]) -> str:
         arguments, variables = command
-        result = place.todo_api(*arguments, **wrong | dict(variables))
+        result = sandbox.todo_api(*arguments, **wrong | dict(variables))
         assert result.returncode == 1, (arguments, result)
         return result.stdout + result.stderr
 
@@ -547,9 +547,9 @@ class TestSearch:
         innocent = {name: kind.detail for name, kind in PROBLEM_TYPES.items()}
         assert leaks(json.dumps(innocent) + (MARK * 9)) == set()
 
-    def test_finds_a_secret_in_the_log_of_a_service(self, place: Workplace, server: Server) -> None:
+    def test_finds_a_secret_in_the_log_of_a_service(self, sandbox: Sandbox, server: Server) -> None:
         settings = SHARED_SECRET | {"DATABASE_URL": database_url(server)}
-        with place.serving("serve", **settings) as service, service.client(ADA) as ada:
+        with sandbox.serving("serve", **settings) as service, service.client(ADA) as ada:
             ada.get("/api/me", headers={"X-Request-ID": Secret.TITLE.word})
             assert eventually(lambda: "/api/me" in service.stdout)
             assert leaks(service.stdout) == {"TITLE"}

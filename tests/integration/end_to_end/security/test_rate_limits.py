@@ -15,9 +15,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from support.frontend import BELIEVED, as_user
+from support.frontend import AUTH_SETTINGS, as_user
 from support.redis_server import RedisServer, redis_server
-from support.service import Service, Workplace, eventually
+from support.service import Sandbox, Service, eventually
 from todo_adapters.postgres.url import DatabaseUrl
 
 QUOTA: Final = 10
@@ -39,7 +39,7 @@ async def settings(
     await branch("limited")
     return {
         "DATABASE_URL": urlsplit(server_url)._replace(path="/limited").geturl(),
-        **BELIEVED,
+        **AUTH_SETTINGS,
         **LIMITS,
     }
 
@@ -51,21 +51,21 @@ def redis() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
-def alone(place: Workplace, settings: dict[str, str]) -> Iterator[Service]:
+def alone(sandbox: Sandbox, settings: dict[str, str]) -> Iterator[Service]:
     """One process that counts for itself."""
-    with place.serving("serve", **settings) as service:
+    with sandbox.serving("serve", **settings) as service:
         yield service
 
 
 @pytest.fixture(scope="module")
 def together(
-    place: Workplace, settings: dict[str, str], redis: RedisServer
+    sandbox: Sandbox, settings: dict[str, str], redis: RedisServer
 ) -> Iterator[list[Service]]:
     """Two services, one of them with two workers, that count in Redis."""
     shared = settings | {"REDIS_URL": redis.url}
     with ExitStack() as running:
         yield [
-            running.enter_context(place.serving("serve", **shared, WORKERS=workers))
+            running.enter_context(sandbox.serving("serve", **shared, WORKERS=workers))
             for workers in ("2", "1")
         ]
 
@@ -153,10 +153,10 @@ class TestAddress:
         assert ask(alone, stranger).status_code == 429
 
     def test_is_the_peers_where_no_proxy_is_believed(
-        self, place: Workplace, settings: dict[str, str]
+        self, sandbox: Sandbox, settings: dict[str, str]
     ) -> None:
         claims = itertools.cycle(["X-Forwarded-For", "X-Real-IP", "Forwarded", "Client-IP"])
-        with place.serving("serve", **settings | {"FORWARDED_ALLOW_IPS": ""}) as service:
+        with sandbox.serving("serve", **settings | {"FORWARDED_ALLOW_IPS": ""}) as service:
             spoofed = [ask(service, {next(claims): f"192.0.2.{n}"}) for n in range(QUOTA + 1)]
             assert [answer.status_code for answer in spoofed] == [*[401] * QUOTA, 429]
             assert {line["client"] for line in events(service, "request")} == {"127.0.0.1"}
@@ -164,11 +164,11 @@ class TestAddress:
 
 class TestRedis:
     def test_may_go_and_come_back_while_the_service_goes_on(
-        self, place: Workplace, settings: dict[str, str]
+        self, sandbox: Sandbox, settings: dict[str, str]
     ) -> None:
         with (
             redis_server() as redis,
-            place.serving("serve", **settings, REDIS_URL=redis.url) as service,
+            sandbox.serving("serve", **settings, REDIS_URL=redis.url) as service,
         ):
             assert ask(service, as_user("before")).status_code == 200
             assert redis.keys() == 1
@@ -195,10 +195,10 @@ class TestRedis:
         ["redis://127.0.0.1:port", "redis://127.0.0.1?no_such=option", "memcached://127.0.0.1"],
     )
     def test_whose_url_cannot_be_meant_keeps_the_service_from_starting(
-        self, place: Workplace, settings: dict[str, str], alone: Service, url: str
+        self, sandbox: Sandbox, settings: dict[str, str], alone: Service, url: str
     ) -> None:
         taken = {"PORT": str(alone.port)}  # so that it does not start either way
-        result = place.todo_api("serve", **settings, **taken, REDIS_URL=url)
+        result = sandbox.todo_api("serve", **settings, **taken, REDIS_URL=url)
         assert result.returncode == 1
         assert "REDIS_URL" in result.stderr
         assert "Traceback" not in result.stderr

@@ -22,7 +22,7 @@ import asyncpg
 import httpx
 import pytest
 
-from support.frontend import BELIEVED, token_of
+from support.frontend import AUTH_SETTINGS, token_of
 from support.jose_tokens import (
     ABSENT,
     MINUTES_15,
@@ -37,7 +37,7 @@ from support.jose_tokens import (
     signer,
 )
 from support.ports import free_port
-from support.service import PATIENCE, Service, Workplace, eventually
+from support.service import PATIENCE, Sandbox, Service, eventually
 from todo_adapters.embedded_postgres.server import embedded_postgres
 from todo_adapters.jose.rejections import RejectionReason
 from todo_adapters.postgres.url import DatabaseUrl
@@ -122,12 +122,12 @@ def documented_events() -> set[str]:
 
 
 @contextmanager
-def issuer(place: Workplace, keys: Path) -> Iterator[str]:
+def issuer(sandbox: Sandbox, keys: Path) -> Iterator[str]:
     """The URL of a key set: the content of the file, or 404 while the file does not exist."""
     port = str(free_port())
     command = (sys.executable, "-m", "http.server", "--bind", "127.0.0.1", port)
     keys.parent.mkdir()
-    with place.start(*command, "--directory", str(keys.parent), PORT=port) as server:
+    with sandbox.start(*command, "--directory", str(keys.parent), PORT=port) as server:
         assert eventually(server.listens)
         yield f"{server.url}/{keys.name}"
 
@@ -151,11 +151,11 @@ def settings(database_url: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def service(place: Workplace, settings: dict[str, str]) -> Iterator[Service]:
-    keys = place.root / "issuer" / "jwks"
-    with issuer(place, keys) as url:
+def service(sandbox: Sandbox, settings: dict[str, str]) -> Iterator[Service]:
+    keys = sandbox.root / "issuer" / "jwks"
+    with issuer(sandbox, keys) as url:
         keys.write_bytes(key_set(signer().jwk()))
-        with place.serving("serve", **settings, AUTH_JWKS_URL=url) as service:
+        with sandbox.serving("serve", **settings, AUTH_JWKS_URL=url) as service:
             yield service
         lines(service)
 
@@ -523,12 +523,12 @@ class TestEveryEvent:
 
 class TestKeySet:
     def test_failure_and_success_of_a_fetch_are_logged(
-        self, place: Workplace, settings: dict[str, str]
+        self, sandbox: Sandbox, settings: dict[str, str]
     ) -> None:
-        keys = place.root / "unreliable-issuer" / "jwks"
+        keys = sandbox.root / "unreliable-issuer" / "jwks"
         with (
-            issuer(place, keys) as url,
-            place.serving(
+            issuer(sandbox, keys) as url,
+            sandbox.serving(
                 "serve", **settings | {"RATE_LIMIT": "off"}, AUTH_JWKS_URL=url
             ) as service,
             service.client(token_with_claims()) as client,
@@ -547,12 +547,12 @@ class TestKeySet:
 
 
 class TestDatabase:
-    def test_outage_and_recovery_are_each_logged_once(self, place: Workplace) -> None:
-        directory = place.root / "away"
+    def test_outage_and_recovery_are_each_logged_once(self, sandbox: Sandbox) -> None:
+        directory = sandbox.root / "away"
         with embedded_postgres(directory) as url:
             pass
         with (
-            place.serving("serve", DATABASE_URL=url, **BELIEVED) as service,
+            sandbox.serving("serve", DATABASE_URL=url, **AUTH_SETTINGS) as service,
             service.client(token_of("ada")) as ada,
         ):
             assert "starting anyway" in service.stderr
@@ -577,10 +577,10 @@ class TestDatabase:
 
 
 @pytest.fixture(scope="module")
-def shared_secret_service(place: Workplace, settings: dict[str, str]) -> Iterator[Service]:
+def shared_secret_service(sandbox: Sandbox, settings: dict[str, str]) -> Iterator[Service]:
     """A service with a shared secret and an unreachable Redis."""
-    with place.serving(
-        "serve", **settings, **BELIEVED, REDIS_URL=f"redis://{UNREACHABLE}"
+    with sandbox.serving(
+        "serve", **settings, **AUTH_SETTINGS, REDIS_URL=f"redis://{UNREACHABLE}"
     ) as service:
         yield service
 
@@ -605,10 +605,10 @@ class TestWithASharedSecretAndRedis:
 class TestUnsafeConfiguration:
     @pytest.mark.parametrize("workers", ["1", "2"])
     def test_is_logged_if_development_tokens_are_accepted(
-        self, place: Workplace, database_url: str, workers: str
+        self, sandbox: Sandbox, database_url: str, workers: str
     ) -> None:
         mode = {"DATABASE_URL": database_url, "WORKERS": workers}
-        with place.serving("dev", **mode) as service:
+        with sandbox.serving("dev", **mode) as service:
             written = [parse_line(line) for line in service.stdout.splitlines()]
             unsafe = [line for line in written if line["event"] == "config.unsafe"]
             assert {line["level"] for line in unsafe} == {"warning"}
@@ -617,10 +617,10 @@ class TestUnsafeConfiguration:
             }
 
     def test_that_prevents_the_start_is_reported_on_stderr(
-        self, place: Workplace, settings: dict[str, str]
+        self, sandbox: Sandbox, settings: dict[str, str]
     ) -> None:
         weak = {"AUTH_MODE": "shared-secret", "BETTER_AUTH_SECRET": "secret"}
-        result = place.todo_api("serve", **settings | weak)
+        result = sandbox.todo_api("serve", **settings | weak)
         assert result.returncode == 1
         assert result.stdout == ""
         assert "BETTER_AUTH_SECRET of at least 32 bytes" in result.stderr
@@ -661,10 +661,10 @@ class TestForgery:
         assert_no_forged_line(service, raw(fields=value), raw(b"/nowhere", value))
 
     def test_fails_by_the_address_that_a_trusted_proxy_forwards(
-        self, place: Workplace, settings: dict[str, str]
+        self, sandbox: Sandbox, settings: dict[str, str]
     ) -> None:
         forwarded = raw(fields=b"X-Forwarded-For: %s\r\n" % HOSTILE_VALUE)
-        with place.serving("serve", **settings) as service:
+        with sandbox.serving("serve", **settings) as service:
             assert_no_forged_line(service, forwarded)
 
     @pytest.mark.parametrize("name", [b"X-Request-ID", b"Authorization", b"X-Forwarded-For"])

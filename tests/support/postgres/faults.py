@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from support.clusters import copy_cluster
+from support.postgres.clusters import copy_cluster
 from support.service import PATIENCE
 from todo_adapters.embedded_postgres.server import embedded_postgres
 from todo_adapters.postgres.schema import migrate

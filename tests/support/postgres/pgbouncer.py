@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from support.faults import PASSWORD, USER, Server
+from support.postgres.faults import PASSWORD, USER, Server
 from support.programs import require
 from support.service import STOPS_WITHIN, eventually
 
