@@ -88,10 +88,10 @@ def migrate() -> None:
 
 @app.command()
 def resync() -> None:
-    """Have every client read all tasks again, after you restored a backup of the database.
+    """Make all clients read all tasks again. Run it after you restore a backup.
 
-    Clients that keep a copy of the tasks may have changes that the backup does not have. Their next
-    request for changes gets 410, and they start over.
+    Clients that keep a copy of the tasks can have changes that the backup does not contain. Their
+    next request for changes gets 410, and they start over.
     """
     with _command_settings() as settings:
         from todo_api.cli import database
