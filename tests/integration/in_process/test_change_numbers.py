@@ -139,9 +139,11 @@ class TestLockOrder:
     async def test_concurrent_writes_of_one_user_never_deadlock(self, database: Database) -> None:
         """A deadlock would raise DatabaseUnavailable, which no writer suppresses."""
         tasks = PostgresTaskRepository(database)
-        stored = [await tasks.add(a_task()) for _ in range(6)]
+        stored = [await tasks.add(a_task()) for _ in range(3)]
         await tasks.delete("ada", stored[0].id, now=NOW - 2 * RETENTION)  # for the purge
-        await asyncio.gather(*(every_write(tasks, stored, seed) for seed in range(40)))
+        async with asyncio.TaskGroup() as writers:
+            for seed in range(20):
+                writers.create_task(every_write(tasks, stored, seed))
 
 
 class TestUnchangedList:
@@ -286,9 +288,9 @@ async def last_change(tasks: TaskRepository) -> int:
 
 
 async def every_write(tasks: TaskRepository, stored: Sequence[Task], seed: int) -> None:
-    """Make twelve writes of every kind to Ada's tasks in an order of their own."""
+    """Make forty writes of every kind to Ada's tasks in an order of their own."""
     random = Random(seed)  # noqa: S311 - repeatable on purpose
-    for number in range(12):
+    for number in range(40):
         task = random.choice(stored)
         expired = a_task(created_at=NOW - 2 * KEY_LIFETIME)
         writes: list[Callable[[], Awaitable[object]]] = [
@@ -302,7 +304,8 @@ async def every_write(tasks: TaskRepository, stored: Sequence[Task], seed: int) 
             partial(tasks.delete, "ada", task.id, now=LATER),
             partial(tasks.delete, "ada", task.id, now=LATER, version=2),
             partial(tasks.delete, "ada", task.id, now=LATER - 2 * RETENTION),
-            partial(tasks.restore, "ada", task.id, now=LATER),
+            # As often as the deletes, so that there are tasks to write.
+            *[partial(tasks.restore, "ada", task.id, now=LATER)] * 4,
             partial(tasks.delete_completed, "ada", now=LATER),
         ]
         with suppress(*LOST_RACE):
