@@ -31,17 +31,18 @@ _LIST: Final = (
 )
 _POST: Final = (
     "INSERT INTO todo.tasks"
-    " (id, user_id, title, due_all_day, tags, created_at, updated_at, version)"
-    f" VALUES ($1, $2, $3, false, '{{}}', now(), now(), 1) RETURNING {_COLUMNS}"
+    " (id, user_id, title, due_all_day, tags, created_at, updated_at, version, change)"
+    f" VALUES ($1, $2, $3, false, '{{}}', now(), now(), 1, 1) RETURNING {_COLUMNS}"
 )
 _PATCH: Final = (
-    "UPDATE todo.tasks SET title = $3, updated_at = now(), version = version + 1"
+    "UPDATE todo.tasks SET title = $3, updated_at = now(),"
+    " version = version + 1, change = change + 1"
     f" WHERE user_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING {_COLUMNS}"
 )
 _COMPLETE: Final = (
     "UPDATE todo.tasks SET completed_at = CASE WHEN $3 THEN now() END, updated_at = now(),"
-    f" version = version + 1 WHERE user_id = $1 AND id = $2 AND deleted_at IS NULL"
-    f" RETURNING {_COLUMNS}"
+    " version = version + 1, change = change + 1"
+    f" WHERE user_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING {_COLUMNS}"
 )
 _PRIORITIES: Final = (None, "low", "medium", "high")
 _COLLECTION: Final = "/api/tasks"
