@@ -1,6 +1,7 @@
 """The commands of README.md and docs/*.md, executed as a reader would.
 
-- Each ``sh`` block is run, in order, in one shell and one fresh copy of the checkout for each page.
+- Each ``sh`` block is run, in order, in one shell and one fresh copy of the checkout for each page:
+  once in bash and once in zsh.
   Every command has to succeed.
 - A block that ends in ``make run``, ``todo-api dev`` or ``todo-api serve`` is for a terminal of its
   own: it has to become ready, and goes on until Ctrl-C ends it, before the next such block or at
@@ -35,10 +36,12 @@ _BLOCK: Final = re.compile(
     r"^(?P<indent> *)```(?P<language>\w+)\n(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
+_COMMENT: Final = re.compile(r"(?:^|\s)#", re.MULTILINE)
 _SERVICE: Final = re.compile(r"\b(?:make run|todo-api (?:dev|serve))\s*\Z")
 _TESTS: Final = re.compile(r"\b(?:make test|pytest)\b|\.ci/run\b")
 _OTHER_SHELLS: Final = frozenset({"bash", "console", "shell", "zsh"})
 _STAMPS: Final = ("run", "dev")  # of the Makefile in .venv
+_CREATED: Final = "created"  # has the path of the checkout
 
 
 _JSON: Final = re.compile(r"^```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -70,14 +73,14 @@ def blocks(page: str) -> Iterator[Block]:
             yield Block(line, commands)
 
 
-def follow(page: str, sandbox: Sandbox) -> None:
+def follow(page: str, sandbox: Sandbox, program: str = "bash") -> None:
     """Run the commands of a page there. Fails at the first that fails, naming its line."""
     port = str(free_port())
-    with ExitStack() as other_terminal, shell(sandbox, port) as terminal:
+    with ExitStack() as other_terminal, shell(sandbox, port, program) as terminal:
         for block in blocks(page.replace("8000", port)):
             if block.is_service:
                 other_terminal.close()
-                other_terminal.enter_context(service(sandbox, block, port))
+                other_terminal.enter_context(service(sandbox, block, port, program))
             else:
                 terminal.run(block)
 
@@ -103,12 +106,12 @@ class Shell:
 
 
 @contextmanager
-def shell(sandbox: Sandbox, port: str) -> Iterator[Shell]:
+def shell(sandbox: Sandbox, port: str, program: str) -> Iterator[Shell]:
     output = sandbox.root / "shell.out"
     with (
         output.open("wb") as stdout,
         Popen(
-            [require("bash"), "-e", "-o", "pipefail"],
+            [require(program), "-e", "-o", "pipefail"],
             cwd=sandbox.directory,
             env=sandbox.environment(PORT=port),
             stdin=PIPE,
@@ -124,8 +127,8 @@ def shell(sandbox: Sandbox, port: str) -> Iterator[Shell]:
 
 
 @contextmanager
-def service(sandbox: Sandbox, block: Block, port: str) -> Iterator[Service]:
-    with sandbox.start(require("bash"), "-e", "-c", block.commands, PORT=port) as service:
+def service(sandbox: Sandbox, block: Block, port: str, program: str) -> Iterator[Service]:
+    with sandbox.start(require(program), "-e", "-c", block.commands, PORT=port) as service:
         service.wait_until_it_answers()
         assert eventually(lambda: service.health().is_success), f"line {block.line} is never ready"
         yield service
@@ -157,17 +160,30 @@ def borrow_environment(venv: Path) -> None:
     """Make a virtual environment of the parts of this one, with stamps that are up to date."""
     venv.mkdir()
     for part in Path(sys.prefix).iterdir():
-        if part.name not in _STAMPS:
+        if part.name not in {*_STAMPS, _CREATED}:
             (venv / part.name).symlink_to(part)
+    (venv / _CREATED).write_text(f"{venv.parent}\n")
     for stamp in _STAMPS:
         (venv / stamp).touch()
 
 
-@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in PAGES])
-def test_every_command_works(checkout: Sandbox, page: str) -> None:
-    for program in ("make", "curl"):
-        require(program)
-    follow((checkout.directory / page).read_text(), checkout)
+WITH_COMMANDS: Final = [page for page in PAGES if list(blocks(page.read_text()))]
+
+
+@pytest.mark.parametrize("program", ["bash", "zsh"])
+@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in WITH_COMMANDS])
+def test_every_command_works(checkout: Sandbox, page: str, program: str) -> None:
+    for needed in ("make", "curl"):
+        require(needed)
+    follow((checkout.directory / page).read_text(), checkout, program)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_command_has_a_comment(page: Path) -> None:
+    """An interactive zsh takes ``#`` for a command's argument, and a quote in it never ends."""
+    for match in _BLOCK.finditer(page.read_text()):
+        if match["language"] == "sh":
+            assert not _COMMENT.search(match["text"]), match["text"]
 
 
 class TestConvention:
