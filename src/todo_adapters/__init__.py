@@ -1,1 +1,1 @@
-"""What the ports of the domain are made of: one package for each technology."""
+"""Implementations of the ports: one package or module for each technology."""

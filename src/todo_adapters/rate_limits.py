@@ -40,8 +40,8 @@ class QuotaStatus(NamedTuple):
 class LimitsRateLimiter:
     """Counts hits by policy and key.
 
-    While Redis is unavailable, hits are counted in this process, starting from its own counts: for
-    that time the limits are less strict, but the service does not depend on Redis.
+    While Redis is unavailable, each process counts its own hits. The limits are less strict then,
+    but requests do not fail.
     """
 
     def __init__(self, policies: Mapping[str, str], redis_url: str | None = None) -> None:

@@ -63,7 +63,7 @@ def create_app(
                 "timeouts": timeouts,
             }
 
-    # The feed's path would also match that of a task.
+    # sync before tasks: the path of the feed also matches the path of a task.
     routers = [sync.router, tasks.router, me.router, health.router, docs.router]
     if shows_metrics:
         routers.append(metrics.router)

@@ -41,7 +41,7 @@ def app() -> ASGIApp:
 
 
 def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
-    """The app for these settings. Only with ``development`` it accepts development tokens.
+    """The app for these settings. It accepts development tokens only with ``development``.
 
     Raises ConfigurationError.
     """

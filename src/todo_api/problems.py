@@ -123,9 +123,9 @@ PROBLEM_TYPES: Final[dict[str, ProblemType]] = {
         500, "Internal error", "this is a bug in the service: report it with the request_id"
     ),
     "database_unavailable": _unavailable(
-        "Database unavailable", "the database does not answer in time: try again", 2
+        "Database unavailable", "the database does not respond in time: try again", 2
     ),
-    "not_ready": _unavailable("Not ready", "a part of the service does not answer", 2),
+    "not_ready": _unavailable("Not ready", "a part of the service does not respond", 2),
     "auth_keys_unavailable": _unavailable(
         "Auth keys unavailable", "the keys of the auth server cannot be fetched: try again", 5
     ),

@@ -1,4 +1,4 @@
-"""What middleware, routes and log events know about the current request, in one typed object."""
+"""The state of the current request, which middleware, routes and log events share."""
 
 import re
 from collections.abc import Sequence

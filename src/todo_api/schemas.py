@@ -44,7 +44,7 @@ def parse_priority(text: str) -> domain.Priority:
 
 
 def limit_tags(tags: object) -> object:
-    """The tags; null is no tags. Raises InvalidValue for too many, before each is validated."""
+    """The tags; null means no tags. Raises InvalidValue for too many, before each is validated."""
     if isinstance(tags, list) and len(tags) > TAGS_SENT_MAX:
         raise InvalidValue("too_many", f"must be at most {domain.TAGS_MAX} tags")
     return [] if tags is None else tags

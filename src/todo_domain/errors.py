@@ -52,7 +52,7 @@ class IdempotencyKeyReused(TodoError):
 
 
 class TaskIdTaken(TodoError):
-    """The user has a task with the id of a new one, or had it and can still restore it."""
+    """Another task of the user, live or restorable, has the id of the new task."""
 
 
 class SyncExpired(TodoError):
@@ -64,7 +64,7 @@ class UserMismatch(TodoError):
 
 
 class EditConflict(TodoError):
-    """Concurrent edits won against every attempt of this edit. Nothing was written."""
+    """Every attempt of this edit met a concurrent edit. Nothing was written."""
 
 
 class TokenErrorCode(StrEnum):
@@ -91,8 +91,8 @@ class AuthKeysUnavailable(TodoError):
 
 
 class DatabaseUnavailable(TodoError):
-    """The database cannot be reached or does not answer in time."""
+    """The database cannot be reached or does not respond in time."""
 
 
 class Overloaded(TodoError):
-    """Too many requests are waiting. This one was refused before it changed anything."""
+    """Too many requests are waiting. This request was refused before it changed anything."""

@@ -22,9 +22,9 @@ class TaskRepository(Protocol):
     A call reads and changes only the tasks of the owner that it names. Every call may raise
     DatabaseUnavailable, or Overloaded if it was refused before it changed anything.
 
-    Every write that alters tasks takes the owner's next change number, and gives it to the tasks.
-    A write that alters nothing takes none. When number n + 1 can be read, everything up to n can be
-    read: no reader of ``changes`` misses a change, whatever runs at the same time.
+    A write that alters tasks takes the owner's next change number and stores it in the tasks. A
+    write that alters nothing takes no number. When change n + 1 can be read, every change up to n
+    can be read. Therefore ``changes`` skips no change, whatever writes run concurrently.
     """
 
     async def add(self, task: Task, *, key: str | None = None) -> Task:
@@ -35,8 +35,8 @@ class TaskRepository(Protocol):
 
         An idempotency ``key`` is valid for its owner and for KEY_LIFETIME. A second call with the
         same key stores nothing: it returns the task that the first call returned, or raises
-        IdempotencyKeyReused if the ``content`` of the two tasks differs. Of concurrent calls with
-        one key exactly one stores its task.
+        IdempotencyKeyReused if the ``content`` of the two tasks differs. Exactly one of several
+        concurrent calls with the same key stores its task.
         """
 
     async def get(self, owner: str, task_id: UUID) -> Task:
@@ -51,8 +51,8 @@ class TaskRepository(Protocol):
     async def save(self, task: Task) -> None:
         """Replace the stored task if its version is the one before this task's version.
 
-        Raises StaleVersion otherwise, also if the task is missing or deleted. Of concurrent calls
-        for one version exactly one succeeds.
+        Raises StaleVersion otherwise, also if the task is missing or deleted. Exactly one of
+        several concurrent calls for one version succeeds.
         """
 
     async def change(
@@ -88,8 +88,9 @@ class TaskRepository(Protocol):
     ) -> FeedPage:
         """Return the entries of the owner's tasks whose last change follows ``after``.
 
-        At most ``limit`` of them, in the order of their positions. Deleted tasks are included if
-        their change number is above ``floor``; None means never. They are kept for RETENTION.
+        The page has at most ``limit`` entries, in the order of their positions. A deleted task is
+        included if its change number is above ``floor``, and never if ``floor`` is None. Deletions
+        stay in the feed for RETENTION.
         """
 
     async def count(self, owner: str) -> TaskCounts:

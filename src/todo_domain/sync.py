@@ -38,7 +38,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class ChangeState:
-    """How far the changes of a user have come: equal states mean equal tasks."""
+    """The state of a user's changes. Equal states mean equal tasks."""
 
     epoch: Epoch
     last: int
@@ -76,7 +76,7 @@ class FeedPage:
 
 @dataclass(frozen=True, slots=True)
 class SyncToken:
-    """What a client has: every change up to ``position``, as read on the day ``issued_on``.
+    """How far a client has read the feed, and ``issued_on``, the day from which its age counts.
 
     The client started with the live tasks when ``floor`` was the last change number, so it needs no
     earlier deletions.
@@ -90,8 +90,8 @@ class SyncToken:
     def require_valid(self, state: ChangeState, now: datetime, retention: timedelta) -> None:
         """Raise SyncExpired if the feed cannot continue from this token.
 
-        It cannot after a restore of the database, which may have taken changes back, and when
-        deletions since then may have been purged already.
+        The feed cannot continue after a restore of the database, which may have undone changes,
+        or when deletions that the client has not read may have been purged.
         """
         is_ahead = self.position.change > state.last
         is_behind = self.position.change < state.last
@@ -106,6 +106,6 @@ def next_token(token: SyncToken | None, page: FeedPage, now: datetime) -> SyncTo
         page.entries[-1].position if page.has_more else FeedPosition(page.state.last, _LAST_ID)
     )
     floor = page.state.last if token is None else token.floor
-    # A client that still reads its first pages must not outlive the purge of what it has not read.
+    # A later page keeps the day of the first: deletions since that day may not have been read yet.
     issued_on = now.date() if token is None or not page.has_more else token.issued_on
     return SyncToken(page.state.epoch, position, floor, issued_on)

@@ -30,7 +30,7 @@ Versions = Collection[int] | None
 
 
 class Created(NamedTuple):
-    """The result of creating a task. ``is_new`` is false if the same task was there already."""
+    """The result of creating a task. ``is_new`` is false if the same task existed already."""
 
     task: Task
     is_new: bool
@@ -51,12 +51,12 @@ async def create_task(
     *,
     now: datetime,
     key: str | None = None,
-    is_own_id: bool = False,
+    is_client_id: bool = False,
     **members: Unpack[TaskChanges],
 ) -> Created:
     """Create a task. A repeated idempotency key returns the task of the first call.
 
-    ``is_own_id`` says that the client chose the id. Then repeating the call with equal members
+    ``is_client_id`` is true if the client chose the id. Repeating the call with equal members then
     returns the task as it is now. Raises InvalidTask, IdempotencyKeyReused and TaskIdTaken.
     """
     task = Task.new(task_id, actor.user_id, now, **members)
@@ -64,7 +64,7 @@ async def create_task(
         created = Created(await tasks.add(task, key=key), is_new=True)
     except TaskIdTaken:
         created = Created(await _get_equal(tasks, task), is_new=False)
-    if is_own_id and created.task.id != task_id:
+    if is_client_id and created.task.id != task_id:
         raise IdempotencyKeyReused
     require_owner(actor, created.task)
     return created
@@ -78,7 +78,7 @@ async def create_task_with_id(
     now: datetime,
     **members: Unpack[TaskChanges],
 ) -> Task:
-    """Create a task with an id of the client's, only if there is no such task.
+    """Create a task with the id that the client chose, unless a task with this id exists.
 
     Raises InvalidTask, StaleVersion if the task exists, and TaskIdTaken if it is deleted and can
     still be restored.
@@ -87,12 +87,12 @@ async def create_task_with_id(
     try:
         return require_owner(actor, await tasks.add(task))
     except TaskIdTaken:
-        if await _is_there(tasks, task):
+        if await _exists(tasks, task):
             raise StaleVersion from None
         raise
 
 
-async def _is_there(tasks: TaskRepository, task: Task) -> bool:
+async def _exists(tasks: TaskRepository, task: Task) -> bool:
     try:
         await tasks.get(task.owner, task.id)
     except TaskNotFound:
@@ -131,7 +131,7 @@ async def change_task(
     EditConflict if concurrent edits win every attempt.
     """
     if versions is not None:
-        return await _edit(
+        return await _edit_with_retry(
             tasks, actor, task_id, versions, lambda task: task.changed(now, **changes)
         )
     return require_owner(actor, await tasks.change(actor.user_id, task_id, now=now, **changes))
@@ -149,7 +149,7 @@ async def toggle_task(
 
     Raises TaskNotFound, StaleVersion, and EditConflict if concurrent edits win every attempt.
     """
-    return await _edit(tasks, actor, task_id, versions, lambda task: task.toggled(now))
+    return await _edit_with_retry(tasks, actor, task_id, versions, lambda task: task.toggled(now))
 
 
 async def complete_task(
@@ -185,7 +185,7 @@ async def delete_task(
 async def delete_completed(
     tasks: TaskRepository, actor: Principal, *, now: datetime
 ) -> tuple[UUID, ...]:
-    """Delete all completed tasks of the actor; return how many."""
+    """Delete all completed tasks of the actor; return their ids."""
     return await tasks.delete_completed(actor.user_id, now=now)
 
 
@@ -205,9 +205,10 @@ async def list_changes(
     now: datetime,
     retention: timedelta = RETENTION,
 ) -> tuple[FeedPage, SyncToken]:
-    """Return what has changed since the token, and the token that follows.
+    """Return the changes since the token, and the next token.
 
-    Without a token these are the live tasks. Raises SyncExpired if the client must start over.
+    Without a token the changes are all live tasks. Raises SyncExpired if the client must start
+    over.
     """
     page = await tasks.changes(
         actor.user_id,
@@ -228,14 +229,14 @@ async def count_tasks(tasks: TaskRepository, actor: Principal) -> TaskCounts:
     return await tasks.count(actor.user_id)
 
 
-async def _edit(
+async def _edit_with_retry(
     tasks: TaskRepository,
     actor: Principal,
     task_id: UUID,
     versions: Versions,
     transition: Callable[[Task], Task],
 ) -> Task:
-    """Read, apply and save the task; start again if it was changed in between."""
+    """Read the task, apply the transition and save; start again if the task has changed since."""
     for _ in range(EDIT_ATTEMPTS):
         task = _require_version(await get_task(tasks, actor, task_id), versions)
         edited = transition(task)

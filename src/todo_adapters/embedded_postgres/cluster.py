@@ -42,7 +42,7 @@ class Postmaster(NamedTuple):
 
 
 def create_cluster(directory: Path, binaries: Path, launcher: Launcher) -> None:
-    """Create the cluster and its database, completely or not at all: the last step renames it."""
+    """Create the cluster and its database. The last step renames the directory to DATA."""
     new = directory.absolute() / _NEW_DATA
     # As at Neon, ILIKE knows every letter. The builtin C.UTF-8 needs PostgreSQL 17 (the wheel).
     builtin = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C")
@@ -65,7 +65,7 @@ def server_options(directory: Path, ids: tuple[int, int] | None) -> tuple[str | 
 
 
 def _socket_directory(home: Path, ids: tuple[int, int] | None) -> Path:
-    """The directory itself, or behind a link a private one with a short and plain path."""
+    """The socket's directory: ``home``, or a private one if the path of ``home`` is unsuitable."""
     if _PLAIN_PATH.fullmatch(str(home)) and len(os.fsencode(home / _SOCKET)) <= _SOCKET_PATH_MAX:
         return home
     private = Path(mkdtemp(prefix="todo-postgres-"))
@@ -90,10 +90,14 @@ def find_postmaster(directory: Path) -> Postmaster | None:
             return None
 
 
-def hand_over(directory: Path, uid: int, gid: int) -> None:
-    """Give the directory to a user: all of it, or what was created since the user has got it."""
+def change_owner(directory: Path, uid: int, gid: int) -> None:
+    """Make a user the owner of the directory and of everything in it.
+
+    If the user owns the directory already, only its direct entries are changed.
+    """
     pattern = "*" if directory.stat().st_uid == uid else "**/*"
-    for path in (*directory.glob(pattern), directory):  # last, because its owner is the mark
+    # The directory is the last, because its owner shows that its entries have been changed.
+    for path in (*directory.glob(pattern), directory):
         os.chown(path, uid, gid, follow_symlinks=False)
 
 

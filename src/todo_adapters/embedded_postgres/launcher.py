@@ -20,9 +20,9 @@ _STOP_SIGNALS: Final[Sequence[tuple[signal.Signals, float | None]]] = (  # with 
     (signal.SIGKILL, None),
 )
 
-# Becomes the program in its arguments, as the user in its arguments. SIGINT is reset because a
-# shell's "&" makes children ignore it. The parent is checked at the end because it may have died
-# before prctl(2) was called.
+# Changes to the user in its arguments and executes the program in its arguments. SIGINT is reset
+# because a shell's "&" makes children ignore it. The parent is checked at the end because it may
+# have died before prctl(2) was called.
 _CHILD: Final = """
 import ctypes, os, signal, sys
 parent, ids, *command = sys.argv[1:]
@@ -41,7 +41,7 @@ if os.getppid() == int(parent):
 
 
 class EmbeddedPostgresError(Exception):
-    """Says in a sentence why there is no embedded database and what to do."""
+    """There is no embedded database. The message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def _major_version(binaries: Path) -> str:
 
 
 def find_launcher(directory: Path, binaries: Path, lock: BinaryIO, log: BinaryIO) -> Launcher:
-    """The best launcher that can use both directories, not as root, whom PostgreSQL refuses."""
+    """The first launcher that can use both directories, never as root: PostgreSQL refuses root."""
     if os.geteuid() != 0:
         return Launcher(lock, log)
     for launcher in _unprivileged_launchers(directory, lock, log):
@@ -121,7 +121,7 @@ def find_launcher(directory: Path, binaries: Path, lock: BinaryIO, log: BinaryIO
 
 
 def _unprivileged_launchers(directory: Path, lock: BinaryIO, log: BinaryIO) -> Iterator[Launcher]:
-    """The owner of the directory. If that is root: root without privileges, otherwise nobody.
+    """Launchers as the directory's owner; if that is root, without privileges and as ``nobody``.
 
     A user namespace takes root's privileges and leaves root its files. Some kernels forbid it.
     """

@@ -44,7 +44,7 @@ def embedded_postgres(
 
     If another process runs a server there, that server is shared and not stopped. ``report`` gets a
     sentence for each step that takes more than a second; ``timeout`` limits each step. The calling
-    thread has to outlive the block: Linux stops the server with that thread. Raises
+    thread must not end before the block: Linux stops the server with that thread. Raises
     EmbeddedPostgresError.
     """
     supervisor = _Supervisor(directory, report, timeout)
@@ -122,7 +122,7 @@ class _Supervisor:
         binaries = launcher.find_binaries()
         programs = launcher.find_launcher(self.directory, binaries, lock, log)
         if programs.ids:
-            cluster.hand_over(self.directory, *programs.ids)
+            cluster.change_owner(self.directory, *programs.ids)
         if not (self.directory / cluster.DATA).exists():
             self.report(f"Creating a new database in {self.directory}.")
             cluster.create_cluster(self.directory, binaries, programs)

@@ -31,7 +31,7 @@ _UNAVAILABLE_ERRORS: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,  # class 28: wrong credentials in DATABASE_URL
     asyncpg.InvalidCatalogNameError,  # 3D000: no such database
     asyncpg.DeadlockDetectedError,  # 40P01: nothing was written, and a retry can succeed
-    asyncpg.ReadOnlySQLTransactionError,  # 25006: a standby answers during a failover
+    asyncpg.ReadOnlySQLTransactionError,  # 25006: the host is a standby during a failover
     asyncpg.UndefinedTableError,  # 42P01: not migrated
     asyncpg.InvalidSchemaNameError,  # 3F000: not migrated
 )
@@ -91,7 +91,7 @@ class _Connection:
 
     driver: Any
     opened_at: float = field(default_factory=monotonic)
-    answered_at: float = field(default_factory=monotonic)
+    responded_at: float = field(default_factory=monotonic)
     prepared: dict[str, Any] = field(default_factory=dict)
 
 
@@ -148,7 +148,7 @@ class Database:
         return self._in_use
 
     async def close(self) -> None:
-        """Close the idle connections, in bounded time even if the server does not answer."""
+        """Close the idle connections, in bounded time even if the server does not respond."""
         await asyncio.gather(*self._closing)
         while self._idle:
             self._idle.pop().driver.terminate()
@@ -199,7 +199,7 @@ class Database:
         except BaseException:
             self._discard(connection)
             raise
-        connection.answered_at = monotonic()
+        connection.responded_at = monotonic()
         self._idle.append(connection)
         return rows
 
@@ -213,20 +213,22 @@ class Database:
         return await self._connect()
 
     async def _is_usable(self, connection: _Connection) -> bool:
-        """Whether the connection is open, not too old, and answers.
+        """Whether the connection is open, not too old, and the server responds.
 
-        It is probed only if its last answer is old, or if another connection broke since then.
+        It is probed only if the last response is old, or if another connection broke since then.
         """
         now = monotonic()
         is_expired = connection.opened_at < now - self._timeouts.connection_lifetime
         if is_expired or connection.driver.is_closed():
             return False
-        if connection.answered_at > max(self._suspect_since, now - self._timeouts.probe_after_idle):
+        if connection.responded_at > max(
+            self._suspect_since, now - self._timeouts.probe_after_idle
+        ):
             return True
         return await self._probe(connection)
 
     async def _probe(self, connection: _Connection) -> bool:
-        """Whether the server answers on this connection in time."""
+        """Whether the server responds on this connection in time."""
         try:
             await connection.driver.execute(_PROBE.sql, timeout=self._timeouts.probe)
         except (*_CONNECTION_ERRORS, asyncpg.PostgresError):

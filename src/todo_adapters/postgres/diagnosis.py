@@ -1,4 +1,4 @@
-"""Inspects a database, and explains in a sentence why a database cannot be used."""
+"""Inspects a database, and explains to an operator why the database cannot be used."""
 
 import socket
 import ssl
@@ -37,7 +37,7 @@ _EXPLANATIONS: Final[tuple[tuple[type[BaseException], str], ...]] = (  # subclas
     (ssl.SSLError, "TLS with the server fails: check sslmode in DATABASE_URL"),
     (ConnectionRefusedError, "nothing listens at the host and port of DATABASE_URL"),
     (FileNotFoundError, "there is no server at the socket of DATABASE_URL"),
-    (TimeoutError, "the server at the host of DATABASE_URL does not answer in time"),
+    (TimeoutError, "the server at the host of DATABASE_URL does not respond in time"),
     (OSError, "the server at the host of DATABASE_URL cannot be reached"),
     (asyncpg.InterfaceError, "the server closed the connection"),
 )
@@ -50,7 +50,7 @@ _INSPECTION: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class DatabaseReport:
-    """The properties of a database that answers."""
+    """The properties of a database that responds."""
 
     version: str
     role: str
@@ -106,7 +106,7 @@ def explain(failure: BaseException) -> str:
                 return explanation
     root = causes[-1]
     state = getattr(root, "sqlstate", None)
-    return f"the server answers with an error ({type(root).__name__}, SQLSTATE {state})"
+    return f"the server returns an error ({type(root).__name__}, SQLSTATE {state})"
 
 
 def _causes(failure: BaseException | None) -> Iterator[BaseException]:

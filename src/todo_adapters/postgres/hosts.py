@@ -1,6 +1,6 @@
 """Classifies the host of a database: on this machine, in a private network or public.
 
-Nothing is looked up: the answer must not depend on a name server. An unknown name is public.
+Nothing is looked up: the result must not depend on a name server. An unknown name is public.
 """
 
 import re

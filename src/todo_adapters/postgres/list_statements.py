@@ -144,7 +144,7 @@ def _sort_keys(sort: Sort, columns: Any) -> tuple[ColumnElement[Any], ...]:  # n
             return _folded("title", columns).collate("C"), columns["id"]
         case SortBy.DUE_DATE:
             due = columns["due_at"]
-            # A null sorts last. No instant stands for it: due dates can be any of them.
+            # A null sorts last. No instant can replace it, because a due date can be any instant.
             is_first = due.is_not(None) if sort.descending else due.is_(None)
             return (
                 is_first,

@@ -74,7 +74,7 @@ async def current_revision(database_url: DatabaseUrl) -> str | None:
 async def start_epoch(database_url: DatabaseUrl) -> None:
     """Start a new history of changes: every client of the feed has to start over.
 
-    Needed after a restore of the database, which may have taken changes back.
+    Needed after a restore of the database, which may have undone changes.
     """
     await _with_connection(
         database_url, lambda connection: connection.execute(update(SYNC).values(epoch=uuid4()))
@@ -89,7 +89,7 @@ async def rls_problem(database_url: DatabaseUrl, *, rls_enabled: bool) -> str | 
 
 
 async def _lock_migrations(driver: Any) -> None:  # noqa: ANN401 - asyncpg has no types
-    """Begin a transaction that holds the lock of migrations until the connection is closed.
+    """Start a transaction that holds the lock of migrations until the connection is closed.
 
     A lock of the migrating connection would end with its first migration, and a lock of a session
     could outlive it behind a pooler. CREATE INDEX CONCURRENTLY waits for every older snapshot, so

@@ -115,7 +115,7 @@ class ChangeCounterRow(SQLModel, table=True):
 
 
 class SyncRow(SQLModel, table=True):
-    """The only row identifies this history of changes: ``todo-api resync`` begins another one."""
+    """One row that identifies this history of changes. ``todo-api resync`` starts a new one."""
 
     metadata = metadata
     __tablename__ = "sync"

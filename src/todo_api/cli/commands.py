@@ -64,9 +64,9 @@ def dev() -> None:
 def serve() -> None:
     """Run in production.
 
-    Needs DATABASE_URL, and BETTER_AUTH_URL or another way to verify tokens. Does not start if a
-    setting is missing or unsafe, and says which. SIGTERM stops it when the accepted requests are
-    finished; SIGHUP replaces the workers one by one.
+    Needs DATABASE_URL, and BETTER_AUTH_URL or another way to verify tokens. If a setting is missing
+    or unsafe, it names the setting and does not start. SIGTERM stops it when the accepted requests
+    are finished; SIGHUP replaces the workers one by one.
     """
     with _command_settings() as settings:
         from todo_api.cli.serve import run_serve

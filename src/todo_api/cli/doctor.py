@@ -76,7 +76,7 @@ async def _database(settings: Settings) -> str:
     path = "through a transaction pooler" if url.via_pooler else "directly"
     milliseconds = found.round_trip / timedelta(milliseconds=1)
     return (
-        f"{url.display_name} answers {path} as {found.role}: PostgreSQL {found.version}, "
+        f"connected to {url.display_name} {path} as {found.role}: PostgreSQL {found.version}, "
         f"TLS {url.tls}, {milliseconds:.1f} ms per round trip (most requests need one)"
     )
 

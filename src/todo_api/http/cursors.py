@@ -83,7 +83,7 @@ def _encode(key: bytes, values: list[object]) -> str:
 
 
 def _decode(text: str) -> Any:  # noqa: ANN401 - anything that JSON can be
-    """The values, of which nothing is checked. Raises ValueError."""
+    """The values, not checked in any way. Raises ValueError."""
     data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
     return orjson.loads(data[_CHECKSUM_SIZE:])
 

@@ -64,10 +64,10 @@ _HTTP_CODES: Final = {400: "bad_request", 404: "not_found", 405: "method_not_all
 
 
 def problem_response(error: Exception, request: Request) -> Response:
-    """The problem document for an exception. Logs what operators may look for."""
+    """The problem document for an exception. Logs security-relevant errors."""
     try:
         return _problem_response(error, request)
-    except Exception as bug:  # noqa: BLE001 - the last resort
+    except Exception as bug:  # noqa: BLE001 - every bug becomes a 500
         _log.error("internal_error", exc_info=bug)
         return problem(request, "internal_error")
 
@@ -75,13 +75,13 @@ def problem_response(error: Exception, request: Request) -> Response:
 def _problem_response(error: Exception, request: Request) -> Response:
     match error:
         case ProblemError():
-            return _refusal(request, error)
+            return _problem_error(request, error)
         case TodoError():
             return _todo_error(request, error)
         case HTTPException():
             return _http_exception(request, error)
         case RequestValidationError():
-            return _refusal(request, _validation_failed(error))
+            return _problem_error(request, _validation_failed(error))
         case _ if "adapters" not in request.scope.get("state", {}):
             return _not_started(request)
         case _:
@@ -94,7 +94,7 @@ def _not_started(request: Request) -> Response:
     return problem(request, "not_ready", _NO_LIFESPAN)
 
 
-def _refusal(request: Request, error: ProblemError) -> Response:
+def _problem_error(request: Request, error: ProblemError) -> Response:
     if PROBLEM_TYPES[error.code].status in _LOGGED_STATUSES:
         codes = [field_error["code"] for field_error in error.errors[:5]]
         _log.info("input.rejected", code=error.code, errors=codes)

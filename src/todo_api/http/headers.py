@@ -60,14 +60,14 @@ def version_etag(version: int) -> str:
 def list_etag(query: str, state: ChangeState) -> str:
     """The entity tag of the list that the query selects in this state of the user's tasks.
 
-    ``query`` identifies everything of the request that decides the response.
+    ``query`` identifies everything in the request that the response depends on.
     """
     epoch = blake2b(repr(state.epoch).encode(), digest_size=_DIGEST_SIZE).hexdigest()
     return f'"{state.last}-{_query_digest(query)}-{epoch}"'
 
 
 def known_change(query: str, if_none_match: str | None) -> int | None:
-    """The change number in the entity tag of this list that If-None-Match has, if it has one."""
+    """The change number in If-None-Match, if the field has an entity tag of this list."""
     for tag in _TAG.findall(if_none_match or ""):
         number, _, rest = tag.partition("-")
         if _CHANGE.fullmatch(number) and rest.startswith(f"{_query_digest(query)}-"):
@@ -105,7 +105,7 @@ def prefers(prefer: str | None, preference: str) -> bool:
 
 
 def parse_idempotency_key(key: str | None) -> str | None:
-    """The key without the quotes that the IETF draft has around it. Raises ProblemError."""
+    """The key without the quotes that the IETF draft puts around it. Raises ProblemError."""
     if key is None:
         return None
     bare = key[1:-1] if len(key) > 1 and key[0] == key[-1] == '"' else key

@@ -17,7 +17,7 @@ _UNIONS: Final = (Union, UnionType)
 
 
 class QueryModel:
-    """Reads the query of an endpoint. Of a repeated parameter that is no list, the last counts."""
+    """Reads the query of an endpoint. The last value of a repeated single parameter counts."""
 
     def __init__(self, model: type[BaseModel]) -> None:
         self._model = model

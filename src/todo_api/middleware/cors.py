@@ -33,7 +33,7 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 class CorsMiddleware(CORSMiddleware):
-    """Starlette answers preflight requests; this class adds the fields to all other responses.
+    """Adds the CORS fields to responses. Starlette's class responds to preflight requests.
 
     Credentials are allowed because fetch wrappers of frontends send them. RequestLogMiddleware
     sets ``Vary``.

@@ -41,10 +41,10 @@ async def live() -> Response:
     "/ready", operation_id="isReady", response_model=Health, responses=responses(_OK, "not_ready")
 )
 async def ready(request: Request) -> Response:
-    """The database and the token keys are available. A 503 names the parts that are not."""
+    """The database and the token keys are available. A 503 names the unavailable parts."""
     readiness: Readiness = request.scope["state"]["readiness"]
     errors = [
-        FieldError(field=part, code="unavailable", message="does not answer")
+        FieldError(field=part, code="unavailable", message="does not respond")
         for part in await readiness.failing()
     ]
     if errors:

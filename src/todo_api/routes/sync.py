@@ -41,10 +41,10 @@ class Changes(TypedDict):
 
     changes: Annotated[
         list[Task | DeletedTask],
-        Field(description="Each task that has changed, as it is now, or that it was deleted."),
+        Field(description="Each changed task as it is now, or the id of a deleted task."),
     ]
     next: Annotated[str, Field(description="The token for `since` in the next request.")]
-    more: Annotated[bool, Field(description="Whether there is another page already.")]
+    more: Annotated[bool, Field(description="Whether another page is ready.")]
 
 
 _EXAMPLE: Final[Changes] = {
@@ -67,7 +67,7 @@ async def list_changes(
     retention: Retention,
     query: Annotated[ChangesQuery, Query()],
 ) -> Response:
-    """List what has changed since the token of the previous response.
+    """List the changes since the token of the previous response.
 
     Without a token the feed starts with all tasks. No change that was acknowledged is missing.
     410 `sync_expired`: drop the copy and start over without `since`.

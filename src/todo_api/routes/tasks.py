@@ -79,7 +79,7 @@ async def list_tasks(
     page = await use_cases.list_tasks(tasks, actor, replace(query, unless_change=known))
     headers = {"ETag": list_etag(text, page.state)}
     if page.state.last == known and not matches_if_none_match(headers["ETag"], if_none_match):
-        # The number is that of another history: the database was restored.
+        # The known number belongs to another history: the database was restored.
         page = await use_cases.list_tasks(tasks, actor, query)
         headers = {"ETag": list_etag(text, page.state)}
     if page.has_more:
@@ -132,10 +132,16 @@ async def create_task(
     An `id` that is not a UUID is ignored, or 422 with `Prefer: handling=strict`.
     """
     key = parse_idempotency_key(idempotency_key)
-    own_id = _own_id(new, prefer)
+    client_id = _client_id(new, prefer)
     members = cast("TaskChanges", {name: value for name, value in new.items() if name != "id"})
     task, is_new = await use_cases.create_task(
-        tasks, actor, own_id or task_id, now=now, key=key, is_own_id=own_id is not None, **members
+        tasks,
+        actor,
+        client_id or task_id,
+        now=now,
+        key=key,
+        is_client_id=client_id is not None,
+        **members,
     )
     location = f"{original_path(request.scope).rstrip('/')}/{task.id}"
     return changed_task_response(task, prefer, 201 if is_new else 200, {"Location": location})
@@ -279,13 +285,13 @@ async def delete_completed_tasks(
     return json_response({"deleted": len(ids), "ids": [str(task_id) for task_id in ids]})
 
 
-def _own_id(new: NewTask, prefer: str | None) -> UUID | None:
-    """The id that the client chose. Raises ProblemError if it is invalid and must not be."""
-    own_id = new.get("id")
-    if "id" in new and own_id is None and prefers(prefer, "handling=strict"):
+def _client_id(new: NewTask, prefer: str | None) -> UUID | None:
+    """The id that the client chose. Raises ProblemError for an invalid id with strict handling."""
+    client_id = new.get("id")
+    if "id" in new and client_id is None and prefers(prefer, "handling=strict"):
         error = FieldError(field="id", pointer="/id", code="bad_id", message="must be a UUID")
         raise ProblemError("validation_failed", errors=[error])
-    return own_id
+    return client_id
 
 
 def _task_query(listing: ListQuery, owner: str, prefer: str | None) -> TaskQuery:

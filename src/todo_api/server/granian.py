@@ -123,7 +123,7 @@ class _AppLoader:
             os.kill(os.getpid(), signal.SIGKILL)
         app = self._load_app()
         gc.collect()
-        gc.freeze()  # the app lives as long as the worker: collections need not scan it
+        gc.freeze()  # the app lives as long as the worker: garbage collections need not scan it
         gc.set_threshold(GC_THRESHOLD)
         return app
 

@@ -110,7 +110,7 @@ class Settings(BaseSettings):
 
     @field_validator("better_auth_url")
     @classmethod
-    def _normalize_origin(cls, value: str | None) -> str | None:
+    def _normalize_auth_origin(cls, value: str | None) -> str | None:
         """The origin as Better Auth writes it into tokens: lower case, without the default port."""
         if value is None:
             return None
@@ -121,7 +121,7 @@ class Settings(BaseSettings):
 
     @field_validator("cors_origins")
     @classmethod
-    def _normalize_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+    def _normalize_cors_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         """The origins as browsers and native shells send them in ``Origin``."""
         with suppress(ValueError):  # of AnyUrl
             if all(map(_ORIGIN.fullmatch, origins)):

@@ -84,7 +84,7 @@ class TestReady:
         failing = [part for part, failure in failures.items() if failure]
         assert [error["field"] for error in response.json()["errors"]] == failing
         assert response.json()["detail"] == "; ".join(
-            f"{part}: does not answer" for part in failing
+            f"{part}: does not respond" for part in failing
         )
 
     async def test_the_reason_of_a_failed_check_is_in_the_log_only(

@@ -1,4 +1,4 @@
-"""Change numbers and folded texts: columns, counters, and triggers for the version before.
+"""Change numbers and folded texts: columns, counters, and triggers for version 0.1.
 
 Version 0.1 keeps writing during a rolling deployment and knows nothing of the new columns. The
 triggers take a change number for its writes and fold its texts, which are null for ASCII texts.
