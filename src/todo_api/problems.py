@@ -19,7 +19,7 @@ _NAME_MAX: Final = 100  # characters of a client's own name in an error
 _ERRORS_MAX: Final = 100  # a small request must not cause a huge response
 
 MEDIA_TYPE: Final = "application/problem+json"
-_BEARER: Final = 'Bearer realm="todo-api"'
+_WWW_AUTHENTICATE: Final = 'Bearer realm="todo-api"'
 _GET_A_JWT: Final = (
     "send the JWT that your auth server returns at /api/auth/token (authClient.token())"
 )
@@ -35,8 +35,8 @@ class ProblemType:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def _invalid_token(detail: str) -> ProblemType:
-    challenge = f'{_BEARER}, error="invalid_token", error_description="{detail}"'
+def _unauthorized(detail: str) -> ProblemType:
+    challenge = f'{_WWW_AUTHENTICATE}, error="invalid_token", error_description="{detail}"'
     return ProblemType(
         401,
         "Not authenticated",
@@ -64,14 +64,14 @@ PROBLEM_TYPES: Final[dict[str, ProblemType]] = {
         401,
         "Not authenticated",
         f"the Authorization header with a bearer token is missing: {_GET_A_JWT}",
-        {"WWW-Authenticate": _BEARER, "Cache-Control": "no-store"},
+        {"WWW-Authenticate": _WWW_AUTHENTICATE, "Cache-Control": "no-store"},
     ),
-    TokenErrorCode.MALFORMED: _invalid_token(f"the bearer token is not a JWT: {_GET_A_JWT}"),
-    TokenErrorCode.NOT_JWT: _invalid_token(f"this is a session token, not a JWT: {_GET_A_JWT}"),
-    TokenErrorCode.EXPIRED: _invalid_token(
+    TokenErrorCode.MALFORMED: _unauthorized(f"the bearer token is not a JWT: {_GET_A_JWT}"),
+    TokenErrorCode.NOT_JWT: _unauthorized(f"this is a session token, not a JWT: {_GET_A_JWT}"),
+    TokenErrorCode.EXPIRED: _unauthorized(
         "the token has expired: fetch a new one from /api/auth/token"
     ),
-    TokenErrorCode.INVALID: _invalid_token(f"the token is not valid here: {_GET_A_JWT}"),
+    TokenErrorCode.INVALID: _unauthorized(f"the token is not valid here: {_GET_A_JWT}"),
     "user_mismatch": ProblemType(
         403, "Wrong user", "the user id in the path is not the user id of the token"
     ),

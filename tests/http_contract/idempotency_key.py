@@ -29,7 +29,7 @@ async def everything(tasks: TaskRepository, owner: str = "ada") -> tuple[Task, .
 
 
 class TestARepeatedRequest:
-    async def test_gets_the_first_answer_again_and_creates_nothing(
+    async def test_gets_the_first_response_again_and_creates_nothing(
         self, ada: httpx.AsyncClient, tasks: TaskRepository
     ) -> None:
         first, again = await create(ada, "k"), await create(ada, "k")
@@ -48,7 +48,7 @@ class TestARepeatedRequest:
         ],
         ids=["changed", "completed", "deleted"],
     )
-    async def test_gets_the_first_answer_whatever_became_of_the_task(
+    async def test_gets_the_first_response_after_the_task_was_changed_or_deleted(
         self, ada: httpx.AsyncClient, method: str, suffix: str, body: dict[str, object] | None
     ) -> None:
         first = await create(ada, "k")
@@ -121,7 +121,7 @@ class TestAKey:
         assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
         assert [str(task.id) for task in await everything(tasks)] == [first.json()["id"]]
 
-    async def test_is_its_users_alone(
+    async def test_is_valid_for_its_user_only(
         self, ada: httpx.AsyncClient, eve: httpx.AsyncClient, tasks: TaskRepository
     ) -> None:
         adas, eves = await create(ada, "k"), await create(eve, "k", {"title": "Buy oat milk"})
@@ -134,7 +134,7 @@ class TestAKey:
         created = await create(ada, "k")
         assert (created.status_code, created.json()["title"]) == (201, "Buy milk")
 
-    async def test_that_is_another_creates_another_task(
+    async def test_that_is_new_creates_another_task(
         self, ada: httpx.AsyncClient, tasks: TaskRepository
     ) -> None:
         for key in ("one", "two", "ONE"):
@@ -146,7 +146,7 @@ class TestAKey:
             await ada.post("/api/tasks", json=MILK)
         assert len(await everything(tasks)) == 2
 
-    async def test_says_nothing_to_what_creates_nothing(self, ada: httpx.AsyncClient) -> None:
+    async def test_is_ignored_by_routes_that_create_nothing(self, ada: httpx.AsyncClient) -> None:
         task = (await create(ada, "k")).json()
         ada.headers["Idempotency-Key"] = "k"
         path = f"/api/tasks/{task['id']}"

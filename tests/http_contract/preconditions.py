@@ -118,7 +118,7 @@ class TestIfMatch:
     async def test_is_not_needed(self, ada: httpx.AsyncClient, task: Task, edit: Edit) -> None:
         assert (await edit.of(task, ada)).status_code == 200
 
-    async def test_of_what_was_just_answered_names_the_version(
+    async def test_with_the_entity_tag_of_the_last_response_matches(
         self, ada: httpx.AsyncClient, task: Task, edit: Edit
     ) -> None:
         read = await ada.get(f"/api/tasks/{task.id}")
@@ -137,7 +137,7 @@ class TestIfMatch:
             assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
         assert await tasks.get("eve", foreign.id) == foreign
 
-    async def test_of_rivals_lets_exactly_one_edit_happen(
+    async def test_of_concurrent_edits_lets_exactly_one_succeed(
         self, ada: httpx.AsyncClient, task: Task, edit: Edit
     ) -> None:
         answers = await asyncio.gather(*(edit.of(task, ada, '"3"') for _ in range(10)))
@@ -147,19 +147,19 @@ class TestIfMatch:
 
 
 class TestIfMatchOfAnEdit:
-    async def test_that_would_alter_nothing_is_stale_all_the_same(
+    async def test_that_would_alter_nothing_is_stale_too(
         self, ada: httpx.AsyncClient, task: Task
     ) -> None:
         answer = await Edit("PATCH", body={"title": task.title}).of(task, ada, '"2"')
         assert answer.status_code == 412
 
-    async def test_that_is_invalid_is_not_looked_at(
+    async def test_that_is_invalid_is_422_whatever_the_version(
         self, ada: httpx.AsyncClient, task: Task
     ) -> None:
         answer = await Edit("PATCH", body={"title": ""}).of(task, ada, '"2"')
         assert answer.json()["code"] == "validation_failed"
 
-    async def test_of_creating_and_restoring_says_nothing(
+    async def test_is_ignored_for_create_and_restore(
         self, ada: httpx.AsyncClient, task: Task
     ) -> None:
         fields = {"If-Match": '"9"'}
@@ -194,7 +194,7 @@ class TestIfNoneMatchOfATask:
     @pytest.mark.parametrize(
         "value", ['"2"', '"33"', "3", '"3', "W/3", '""', '"*"', "anything", b"\xff"], ids=repr
     )
-    async def test_that_is_another_gets_the_task(
+    async def test_of_another_version_gets_the_task(
         self, ada: httpx.AsyncClient, task: Task, value: str | bytes
     ) -> None:
         field = value if isinstance(value, bytes) else value.encode()
@@ -211,13 +211,11 @@ class TestIfNoneMatchOfATask:
         assert (answer.status_code, answer.headers["ETag"]) == (200, '"4"')
 
     @pytest.mark.parametrize("value", ["*", '"1"'])
-    async def test_of_a_task_that_is_not_there_is_404(
-        self, ada: httpx.AsyncClient, value: str
-    ) -> None:
+    async def test_of_a_missing_task_is_404(self, ada: httpx.AsyncClient, value: str) -> None:
         answer = await ada.get(f"/api/tasks/{uuid4()}", headers={"If-None-Match": value})
         assert answer.status_code == 404
 
-    async def test_of_a_stranger_is_401(self, stranger: httpx.AsyncClient, task: Task) -> None:
+    async def test_without_a_token_is_401(self, stranger: httpx.AsyncClient, task: Task) -> None:
         for path in ("/api/tasks", f"/api/tasks/{task.id}"):
             answer = await stranger.get(path, headers={"If-None-Match": "*"})
             assert answer.status_code == 401

@@ -116,7 +116,7 @@ class TestChanges:
         response = await ada.get(f"{FEED}?limit={limit}")
         assert refusal(response) == (422, "validation_failed")
 
-    async def test_are_there_under_the_user_id_too(self, ada: httpx.AsyncClient) -> None:
+    async def test_can_be_read_at_the_path_with_the_user_id(self, ada: httpx.AsyncClient) -> None:
         assert (await ada.get("/api/ada/tasks/changes")).status_code == 200
 
 

@@ -60,7 +60,7 @@ async def task(tasks: TaskRepository) -> Task:
 
 
 class TestCreate:
-    async def test_answers_201_with_the_task_as_the_contract_shows_it(
+    async def test_returns_201_with_the_task_as_the_contract_shows_it(
         self, ada: httpx.AsyncClient
     ) -> None:
         answer = await ada.post("/api/tasks", json={"title": " Buy milk "})
@@ -98,12 +98,14 @@ class TestCreate:
             "completed_at": created["created_at"],
         }
 
-    async def test_takes_camel_case_and_answers_snake_case(self, ada: httpx.AsyncClient) -> None:
+    async def test_accepts_camel_case_and_returns_snake_case(self, ada: httpx.AsyncClient) -> None:
         sent = {"title": "Buy milk", "dueDate": "2026-01-31"}
         created = (await ada.post("/api/tasks", json=sent)).json()
         assert (created["due_date"], "dueDate" in created) == ("2026-01-31", False)
 
-    async def test_tells_where_the_task_is_and_its_entity_tag(self, ada: httpx.AsyncClient) -> None:
+    async def test_returns_the_location_and_entity_tag_of_the_task(
+        self, ada: httpx.AsyncClient
+    ) -> None:
         answer = await ada.post("/api/tasks", json={"title": "Buy milk"})
         assert answer.headers["Location"] == f"/api/tasks/{answer.json()['id']}"
         assert answer.headers["ETag"] == '"1"'
@@ -148,16 +150,14 @@ class TestCreate:
         assert "colour" not in created
 
     @pytest.mark.parametrize("text", HOSTILE_TEXTS)
-    async def test_gives_any_text_back_to_the_letter(
-        self, ada: httpx.AsyncClient, text: str
-    ) -> None:
+    async def test_returns_any_text_unchanged(self, ada: httpx.AsyncClient, text: str) -> None:
         sent = {"title": text, "description": f" {text}\n", "tags": [text[:50]]}
         created = (await ada.post("/api/tasks", json=sent)).json()
         (listed,) = (await ada.get("/api/tasks")).json()
         assert created == listed == {**created, **sent}
 
     @pytest.mark.parametrize("body", [{}, {"title": " "}, {"title": "x", "completed": "yes"}, []])
-    async def test_of_what_is_invalid_stores_nothing(
+    async def test_with_an_invalid_body_stores_nothing(
         self, ada: httpx.AsyncClient, tasks: TaskRepository, body: Json
     ) -> None:
         answer = await ada.post("/api/tasks", json=body)
@@ -166,7 +166,7 @@ class TestCreate:
 
 
 class TestGet:
-    async def test_answers_the_task_to_the_byte(
+    async def test_returns_exactly_the_bytes_of_the_task(
         self, tasks: TaskRepository, ada: httpx.AsyncClient
     ) -> None:
         task = a_task(id=UUID("0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b"))
@@ -180,17 +180,17 @@ class TestGet:
             b'"updated_at":"2026-01-18T09:30:00.000000Z","completed_at":null,"version":1}'
         )
 
-    async def test_tells_the_quoted_version_as_entity_tag(
+    async def test_returns_the_quoted_version_as_entity_tag(
         self, ada: httpx.AsyncClient, task: Task
     ) -> None:
         assert (await ada.get(at(task))).headers["ETag"] == '"3"'
 
-    async def test_takes_an_id_in_capitals(self, ada: httpx.AsyncClient, task: Task) -> None:
+    async def test_accepts_an_id_in_capitals(self, ada: httpx.AsyncClient, task: Task) -> None:
         # RFC 9562, section 4: UUIDs are read without regard to case.
         assert (await ada.get(f"/api/tasks/{str(task.id).upper()}")).status_code == 200
 
     @pytest.mark.parametrize("user_id", ["1", "a@b.example", str(UUID(int=1)), "x" * 255])
-    async def test_tells_the_user_id_as_the_token_has_it(
+    async def test_returns_the_user_id_as_the_token_has_it(
         self, tasks: TaskRepository, user_id: str
     ) -> None:
         async with served(tasks, FakeTokenVerifier(user_id)) as app, client(app, user_id) as user:
@@ -200,7 +200,7 @@ class TestGet:
 
 @either_edit
 class TestEdit:
-    async def test_answers_the_changed_task_with_its_new_entity_tag(
+    async def test_returns_the_changed_task_with_its_new_entity_tag(
         self, ada: httpx.AsyncClient, task: Task, method: str
     ) -> None:
         answer = await ada.request(method, at(task), json={"title": "Buy oat milk"})
@@ -242,7 +242,7 @@ class TestEdit:
             assert after[other] == before[other]
 
     @pytest.mark.parametrize(("sent", "kept"), [("2026-02-01", "2026-02-01"), (None, None)])
-    async def test_takes_camel_case_and_answers_snake_case(
+    async def test_accepts_camel_case_and_returns_snake_case(
         self, ada: httpx.AsyncClient, task: Task, method: str, sent: Json, kept: Json
     ) -> None:
         changed = (await ada.request(method, at(task), json={"dueDate": sent})).json()
@@ -259,7 +259,7 @@ class TestEdit:
             {"version": 99, "user_id": "eve", "id": "x", "created_at": None, "colour": "red"},
         ],
     )
-    async def test_that_alters_nothing_leaves_version_and_time_alone(
+    async def test_that_alters_nothing_keeps_version_and_time(
         self, ada: httpx.AsyncClient, task: Task, method: str, idle: Json
     ) -> None:
         before = await ada.get(at(task))
@@ -285,7 +285,7 @@ class TestEdit:
             {"tags": [None]},
         ],
     )
-    async def test_with_anything_invalid_changes_nothing_at_all(
+    async def test_with_an_invalid_member_changes_nothing(
         self, ada: httpx.AsyncClient, task: Task, method: str, invalid: Json
     ) -> None:
         before = await ada.get(at(task))
@@ -294,7 +294,7 @@ class TestEdit:
         assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
         assert (await ada.get(at(task))).content == before.content
 
-    async def test_never_reverts_what_others_changed_meanwhile(
+    async def test_keeps_concurrent_changes_of_other_members(
         self, ada: httpx.AsyncClient, task: Task, method: str
     ) -> None:
         changes = [{"title": "Buy oat milk"}, {"priority": "low"}, {"tags": ["work"]}]
@@ -324,7 +324,7 @@ class TestComplete:
         ],
         ids=["nothing", "empty", "empty JSON", "empty text", "{}", "unknown members"],
     )
-    async def test_toggles_when_it_does_not_say_what_to(
+    async def test_toggles_without_the_member_completed(
         self, ada: httpx.AsyncClient, task: Task, suffix: str, form: Mapping[str, Any]
     ) -> None:
         answers = [await ada.patch(at(task, f"/{suffix}"), **form) for _ in range(3)]
@@ -333,7 +333,7 @@ class TestComplete:
         assert [answer.headers["ETag"] for answer in answers] == ['"4"', '"5"', '"6"']
 
     @pytest.mark.parametrize("completed", [True, False])
-    async def test_sets_what_is_sent_whatever_it_was(
+    async def test_sets_the_completion_that_is_sent(
         self, ada: httpx.AsyncClient, task: Task, suffix: str, *, completed: bool
     ) -> None:
         for _ in range(2):
@@ -342,7 +342,7 @@ class TestComplete:
             assert list(answer.json()) == MEMBERS
         assert (await ada.get(at(task))).content == answer.content
 
-    async def test_notes_when_and_forgets_it_again(
+    async def test_sets_completed_at_and_clears_it_when_reopened(
         self, ada: httpx.AsyncClient, task: Task, suffix: str
     ) -> None:
         completed = (await ada.patch(at(task, f"/{suffix}"))).json()
@@ -350,7 +350,7 @@ class TestComplete:
         assert completed["completed_at"] == completed["updated_at"]
         assert (await ada.patch(at(task, f"/{suffix}"))).json()["completed_at"] is None
 
-    async def test_again_keeps_the_first_time_and_the_version(
+    async def test_of_a_completed_task_keeps_the_first_time_and_the_version(
         self, ada: httpx.AsyncClient, task: Task, suffix: str
     ) -> None:
         first, again = [
@@ -359,7 +359,7 @@ class TestComplete:
         assert again.content == first.content
 
     @pytest.mark.parametrize("value", [None, "true", 1, {}])
-    async def test_takes_true_and_false_alone(
+    async def test_accepts_only_true_and_false(
         self, ada: httpx.AsyncClient, task: Task, suffix: str, value: Json
     ) -> None:
         answer = await ada.patch(at(task, f"/{suffix}"), json={"completed": value})
@@ -390,7 +390,7 @@ class TestComplete:
         assert answer.status_code == status
         assert await everything(tasks) == (task,)
 
-    async def test_counts_every_one_of_several_toggles_at_once(
+    async def test_applies_every_one_of_several_concurrent_toggles(
         self, ada: httpx.AsyncClient, task: Task, suffix: str
     ) -> None:
         answers = await asyncio.gather(*(ada.patch(at(task, f"/{suffix}")) for _ in range(4)))
@@ -398,12 +398,12 @@ class TestComplete:
 
 
 class TestDelete:
-    async def test_answers_the_task_as_it_was(self, ada: httpx.AsyncClient, task: Task) -> None:
+    async def test_returns_the_task_as_it_was(self, ada: httpx.AsyncClient, task: Task) -> None:
         before = await ada.get(at(task))
         answer = await ada.delete(at(task))
         assert (answer.status_code, answer.content) == (200, before.content)
 
-    async def test_leaves_nothing_to_get_to_list_or_to_delete(
+    async def test_makes_the_task_missing_for_get_list_and_delete(
         self, ada: httpx.AsyncClient, task: Task
     ) -> None:
         await ada.delete(at(task))
@@ -411,7 +411,7 @@ class TestDelete:
         assert (await ada.get("/api/tasks")).json() == []
         assert (await ada.delete(at(task))).status_code == 404
 
-    async def test_touches_no_other_task(
+    async def test_changes_no_other_task(
         self, ada: httpx.AsyncClient, tasks: TaskRepository, task: Task
     ) -> None:
         other = a_task()
@@ -421,7 +421,7 @@ class TestDelete:
 
 
 class TestClearCompleted:
-    async def test_deletes_all_that_is_completed_and_tells_how_many(
+    async def test_deletes_all_completed_tasks_and_returns_their_number(
         self, ada: httpx.AsyncClient, tasks: TaskRepository
     ) -> None:
         pending, eves = a_task(), a_task(owner="eve", completed_at=NOW)
@@ -457,7 +457,7 @@ class TestClearCompleted:
         assert await everything(tasks) == (task,)
 
     @pytest.mark.parametrize("narrower", ["tag=home", "priority=low", "q=oat", "limit=1"])
-    async def test_with_a_filter_beside_it_that_it_does_not_know_is_400_and_deletes_nothing(
+    async def test_with_an_unknown_second_filter_is_400_and_deletes_nothing(
         self, ada: httpx.AsyncClient, tasks: TaskRepository, narrower: str
     ) -> None:
         task = await tasks.add(a_task(completed_at=NOW))
@@ -475,7 +475,7 @@ class TestClearCompleted:
 
 
 class TestRestore:
-    async def test_answers_the_task_as_it_was_before_it_was_deleted(
+    async def test_returns_the_task_as_it_was_before_it_was_deleted(
         self, ada: httpx.AsyncClient, task: Task
     ) -> None:
         before = await ada.get(at(task))
@@ -484,7 +484,7 @@ class TestRestore:
         assert (answer.status_code, answer.content) == (200, before.content)
         assert answer.headers["ETag"] == before.headers["ETag"]
 
-    async def test_brings_the_task_back_to_where_it_was(
+    async def test_returns_the_task_to_its_position_in_the_list(
         self, ada: httpx.AsyncClient, task: Task
     ) -> None:
         listed = await ada.get("/api/tasks")
@@ -499,19 +499,19 @@ class TestRestore:
         answer = await ada.post(at(task, "/restore"))
         assert (answer.status_code, answer.json()["code"]) == (409, "not_deleted")
 
-    async def test_happens_once(self, ada: httpx.AsyncClient, task: Task) -> None:
+    async def test_of_a_restored_task_is_409(self, ada: httpx.AsyncClient, task: Task) -> None:
         await ada.delete(at(task))
         statuses = [(await ada.post(at(task, "/restore"))).status_code for _ in range(2)]
         assert statuses == [200, 409]
 
-    async def test_is_over_once_the_retention_has_ended(
+    async def test_is_404_after_the_retention_time(
         self, ada: httpx.AsyncClient, tasks: TaskRepository, task: Task
     ) -> None:
         await tasks.delete("ada", task.id, now=datetime.now(UTC) - RETENTION)
         answer = await ada.post(at(task, "/restore"))
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
-    async def test_of_somebody_elses_deleted_task_is_404_and_restores_nothing(
+    async def test_of_another_users_deleted_task_is_404_and_restores_nothing(
         self, ada: httpx.AsyncClient, eve: httpx.AsyncClient, task: Task
     ) -> None:
         await ada.delete(at(task))
@@ -530,7 +530,7 @@ class TestRestore:
 
 class TestWhatIsNotThere:
     @every_route_of_one
-    async def test_is_404_in_the_same_bytes_unknown_foreign_or_malformed(
+    async def test_is_404_with_the_same_bytes_for_every_reason(
         self, ada: httpx.AsyncClient, tasks: TaskRepository, method: str, suffix: str
     ) -> None:
         foreign, deleted = a_task(owner="eve"), a_task()
@@ -552,7 +552,7 @@ class TestWhatIsNotThere:
         assert len(seen) == 1
 
     @every_route_of_one
-    async def test_stays_as_it_was_if_it_is_somebody_elses(
+    async def test_stays_unchanged_if_it_is_another_users_task(
         self, eve: httpx.AsyncClient, tasks: TaskRepository, method: str, suffix: str
     ) -> None:
         task = a_task()
@@ -561,7 +561,7 @@ class TestWhatIsNotThere:
         assert (await eve.request(method, at(task, suffix), json=body)).status_code == 404
         assert await everything(tasks) == (task,)
 
-    async def test_is_in_nobody_elses_list(
+    async def test_is_not_in_another_users_list(
         self, ada: httpx.AsyncClient, eve: httpx.AsyncClient
     ) -> None:
         created = (await ada.post("/api/tasks", json={"title": "Buy milk"})).json()
@@ -683,12 +683,14 @@ class TestList:
             ("_=1768728600&colour=red&page=2", "dcba"),
         ],
     )
-    async def test_is_what_the_query_asks_for(
+    async def test_has_the_tasks_that_the_query_selects(
         self, ada: httpx.AsyncClient, query: str, expected: str
     ) -> None:
         assert initials(await ada.get(f"/api/tasks?{query}")) == expected
 
-    async def test_under_two_filters_holds_what_both_match(self, ada: httpx.AsyncClient) -> None:
+    async def test_with_two_filters_has_the_tasks_that_match_both(
+        self, ada: httpx.AsyncClient
+    ) -> None:
         for (one, matching_one), (two, matching_two) in combinations(FILTERS, 2):
             names = [{part.partition("=")[0] for part in q.split("&")} for q in (one, two)]
             if names[0] & names[1] or {"status", "completed"} <= names[0] | names[1]:
@@ -761,13 +763,13 @@ class TestTotal:
     @pytest.mark.parametrize(
         ("query", "total"), [("", "4"), ("limit=4", "4"), ("status=pending", "2"), ("q=none", "0")]
     )
-    async def test_is_told_when_the_answer_holds_every_match(
+    async def test_is_sent_when_the_response_has_every_match(
         self, ada: httpx.AsyncClient, query: str, total: str
     ) -> None:
         assert (await ada.get(f"/api/tasks?{query}")).headers["X-Total-Count"] == total
 
     @pytest.mark.parametrize("prefer", ["", "return=minimal", "count=planned", "count", "exact"])
-    async def test_is_not_told_when_it_does_not_and_nobody_asked(
+    async def test_is_not_sent_with_an_incomplete_page_by_default(
         self, ada: httpx.AsyncClient, prefer: str
     ) -> None:
         answer = await ada.get("/api/tasks?limit=3", headers={"Prefer": prefer})
@@ -783,7 +785,7 @@ class TestTotal:
             ["return=minimal", "count=exact"],
         ],
     )
-    async def test_is_told_when_asked_for(self, ada: httpx.AsyncClient, fields: list[str]) -> None:
+    async def test_is_sent_on_request(self, ada: httpx.AsyncClient, fields: list[str]) -> None:
         headers = [("Prefer", field) for field in fields]
         answer = await ada.get("/api/tasks?limit=1&status=completed", headers=headers)
         assert answer.headers["X-Total-Count"] == "2"
@@ -833,19 +835,17 @@ class TestPages:
             assert url.params.remove("cursor") == httpx.QueryParams(query)
 
     @pytest.mark.parametrize("path", ["/api/tasks", "/api/tasks/", "/api/ada/tasks"])
-    async def test_are_linked_by_a_relative_reference_to_the_path_that_was_asked(
+    async def test_are_linked_by_a_relative_reference_to_the_requested_path(
         self, ada: httpx.AsyncClient, path: str
     ) -> None:
         link = (await ada.get(f"{path}?limit=1")).headers["Link"]
         assert re.fullmatch(rf'<{path}\?limit=1&cursor=[\w-]+>; rel="next"', link)
 
     @pytest.mark.parametrize("query", ["", "limit=30", "limit=1000", "q=nothing&limit=1"])
-    async def test_have_no_link_where_nothing_follows(
-        self, ada: httpx.AsyncClient, query: str
-    ) -> None:
+    async def test_have_no_link_on_the_last_page(self, ada: httpx.AsyncClient, query: str) -> None:
         assert "Link" not in (await ada.get(f"/api/tasks?{query}")).headers
 
-    async def test_tell_the_total_on_each_when_asked_for(self, ada: httpx.AsyncClient) -> None:
+    async def test_have_the_total_on_each_page_on_request(self, ada: httpx.AsyncClient) -> None:
         ada.headers["Prefer"] = "count=exact"
         found = [page async for page in pages(ada, "/api/tasks?limit=10")]
         assert [page.headers["X-Total-Count"] for page in found] == ["30", "30", "30"]
@@ -860,14 +860,14 @@ class TestPages:
     @pytest.mark.parametrize(
         "other", ["sort=title", "order=asc", "status=pending", "q=milk", "tag=home"]
     )
-    async def test_of_one_list_do_not_lead_into_another(
+    async def test_of_one_list_reject_the_cursor_of_another_list(
         self, ada: httpx.AsyncClient, other: str
     ) -> None:
         link = (await ada.get("/api/tasks?limit=2")).links["next"]["url"]
         answer = await ada.get(f"{link}&{other}")
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_cursor")
 
-    async def test_of_one_user_do_not_lead_into_anothers(
+    async def test_of_one_user_reject_the_cursor_of_another_user(
         self, ada: httpx.AsyncClient, eve: httpx.AsyncClient
     ) -> None:
         link = (await ada.get("/api/tasks?limit=2")).links["next"]["url"]

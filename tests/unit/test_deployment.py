@@ -195,7 +195,7 @@ def test_every_command_that_is_run_is_one_of_the_program() -> None:
 
 
 @pytest.mark.parametrize(("status", "exit_code"), [(200, 0), (503, 1)])
-def test_the_images_health_check_says_whether_the_service_answers(
+def test_the_images_health_check_passes_only_if_the_service_is_healthy(
     status: int, exit_code: int
 ) -> None:
     class Service(BaseHTTPRequestHandler):
