@@ -1,6 +1,6 @@
 """Reads the query string into the Pydantic model that an endpoint declares."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from types import UnionType
 from typing import Any, Final, Union, get_args, get_origin
 from urllib.parse import parse_qsl
@@ -73,5 +73,7 @@ def _is_list(annotation: object) -> bool:
     if origin in _UNIONS:
         return any(_is_list(member) for member in get_args(annotation))
     return (
-        isinstance(origin, type) and issubclass(origin, Collection) and origin not in {str, bytes}
+        isinstance(origin, type)
+        and issubclass(origin, Collection)
+        and not issubclass(origin, str | bytes | Mapping)
     )

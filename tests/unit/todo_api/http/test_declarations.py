@@ -60,6 +60,7 @@ class Thing(BaseModel):
 class Search(BaseModel):
     limit: Annotated[int, Field(ge=1, le=10)] = 5
     colours: Annotated[list[Colour] | None, Field(alias="colour")] = None
+    favourite: Colour | None = None
     since: date | None = None
 
 
@@ -181,7 +182,8 @@ WORKING: Final[dict[Declare, list[dict[str, Any]]]] = {
     query_of_a_model: [
         {},
         {"params": {"limit": 7, "colour": ["red", "blue"], "since": "2026-01-31"}},
-        {"params": {"limit": [1, 2]}},
+        {"params": {"limit": [1, 2], "favourite": "blue"}},
+        {"params": {"favourite": ["red", "green"]}},
         {"params": {"limit": 11}},
         {"params": {"limit": "x", "colour": ["red", "green"], "since": ""}},
     ],
