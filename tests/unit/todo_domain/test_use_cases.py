@@ -1,4 +1,3 @@
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import FrozenInstanceError, fields
 from datetime import datetime
@@ -18,15 +17,13 @@ from todo_domain.errors import (
 )
 from todo_domain.ownership import Principal
 from todo_domain.ports import KEY_LIFETIME, RETENTION, TaskRepository
-from todo_domain.queries import TaskCounts, TaskFilter, TaskQuery
-from todo_domain.task import Priority, Task, TaskChanges
+from todo_domain.queries import TaskQuery
+from todo_domain.task import Task, TaskChanges
 from todo_domain.use_cases import (
     EDIT_ATTEMPTS,
     change_task,
     complete_task,
-    count_tasks,
     create_task,
-    delete_completed,
     delete_task,
     get_task,
     list_tasks,
@@ -61,9 +58,6 @@ ON_THE_FIRST_VERSION: Final[dict[str, OnTask]] = {
     ),
 }
 ON_ONE_TASK: Final = ON_ANY_VERSION | ON_THE_FIRST_VERSION
-on_the_first_version = pytest.mark.parametrize(
-    "use_case", ON_THE_FIRST_VERSION.values(), ids=ON_THE_FIRST_VERSION
-)
 on_one_task = pytest.mark.parametrize("use_case", ON_ONE_TASK.values(), ids=ON_ONE_TASK)
 
 
@@ -127,36 +121,10 @@ def test_a_principal_is_immutable_and_its_repr_has_no_display_text() -> None:
             setattr(actor, member.name, None)
 
 
-async def test_a_created_task_is_owned_by_the_actor_and_stored(
-    tasks: InMemoryTaskRepository,
-) -> None:
-    created, _ = await create_task(tasks, ADA, uuid4(), now=NOW, title="Buy milk", tags=["home"])
-    assert (created.owner, created.tags) == ("ada", ("home",))
-    assert await get_task(tasks, ADA, created.id) == created
-
-
 async def test_an_invalid_task_is_not_stored(tasks: InMemoryTaskRepository) -> None:
     with pytest.raises(InvalidTask):
         await create_task(tasks, ADA, uuid4(), now=NOW, title=" ")
     assert (await list_tasks(tasks, ADA, TaskQuery())).tasks == ()
-
-
-async def test_a_list_has_the_actors_tasks_that_match_the_query(
-    tasks: InMemoryTaskRepository,
-) -> None:
-    pending, completed, eves = a_task(), a_task(completed_at=NOW), a_task(owner="eve")
-    for task in (pending, completed, eves):
-        await tasks.add(task)
-    page = await list_tasks(tasks, ADA, TaskQuery(TaskFilter(completed=False)))
-    assert (page.tasks, page.has_more, page.total) == ((pending,), False, 1)
-
-
-async def test_a_change_is_stored_and_returned(tasks: InMemoryTaskRepository) -> None:
-    task = a_task()
-    await tasks.add(task)
-    changed = await change_task(tasks, ADA, task.id, now=LATER, priority=Priority.HIGH)
-    assert changed == task.changed(LATER, priority=Priority.HIGH)
-    assert await get_task(tasks, ADA, task.id) == changed
 
 
 @pytest.mark.parametrize("versions", [None, {1}], ids=["any version", "this version"])
@@ -225,64 +193,6 @@ async def test_an_edit_that_loses_every_attempt_is_a_conflict_and_writes_nothing
     assert (stored.title, stored.completed) == (task.title, task.completed)
 
 
-async def test_concurrent_toggles_are_all_applied(tasks: InMemoryTaskRepository) -> None:
-    task = a_task()
-    await tasks.add(task)
-    toggles = (toggle_task(tasks, ADA, task.id, now=LATER) for _ in range(EDIT_ATTEMPTS))
-    toggled = await asyncio.gather(*toggles)
-    assert sorted(each.version for each in toggled) == list(range(2, EDIT_ATTEMPTS + 2))
-
-
-async def test_completion_can_be_set_repeatedly(tasks: InMemoryTaskRepository) -> None:
-    task = a_task()
-    await tasks.add(task)
-    for completed in (True, True, False, False):
-        stored = await complete_task(tasks, ADA, task.id, completed=completed, now=LATER)
-        assert stored.completed == completed
-    assert stored.version == 3
-
-
-async def test_a_deleted_task_is_returned_as_it_was_and_is_missing_then(
-    tasks: InMemoryTaskRepository,
-) -> None:
-    task = a_task()
-    await tasks.add(task)
-    assert await delete_task(tasks, ADA, task.id, now=LATER) == task
-    with pytest.raises(TaskNotFound):
-        await get_task(tasks, ADA, task.id)
-
-
-async def test_a_restored_task_is_as_it_was(tasks: InMemoryTaskRepository) -> None:
-    task = a_task()
-    await tasks.add(task)
-    await delete_task(tasks, ADA, task.id, now=LATER)
-    assert await restore_task(tasks, ADA, task.id, now=LATER) == task
-    assert await get_task(tasks, ADA, task.id) == task
-
-
-async def test_all_completed_tasks_of_the_actor_are_deleted_and_counted(
-    tasks: InMemoryTaskRepository,
-) -> None:
-    pending = a_task()
-    for task in (pending, *(a_task(completed_at=NOW, owner=o) for o in ("ada", "ada", "eve"))):
-        await tasks.add(task)
-    assert len(await delete_completed(tasks, ADA, now=LATER)) == 2
-    assert (await list_tasks(tasks, ADA, TaskQuery())).tasks == (pending,)
-    assert await count_tasks(tasks, ADA) == TaskCounts(pending=1, completed=0)
-    assert await count_tasks(tasks, EVE) == TaskCounts(pending=0, completed=1)
-
-
-async def test_a_repeated_key_returns_the_first_task_and_stores_nothing(
-    tasks: InMemoryTaskRepository,
-) -> None:
-    first, second = [
-        await create_task(tasks, ADA, uuid4(), now=now, key="k", title="Buy milk")
-        for now in (NOW, LATER)
-    ]
-    assert second == first
-    assert (await list_tasks(tasks, ADA, TaskQuery())).tasks == (first.task,)
-
-
 async def test_an_invalid_task_does_not_use_up_its_key(
     tasks: InMemoryTaskRepository,
 ) -> None:
@@ -292,28 +202,6 @@ async def test_an_invalid_task_does_not_use_up_its_key(
     with pytest.raises(IdempotencyKeyReused):
         await create_task(tasks, ADA, uuid4(), now=NOW, key="k", title="Buy oat milk")
     assert (await list_tasks(tasks, ADA, TaskQuery())).tasks == (created,)
-
-
-@on_the_first_version
-@pytest.mark.parametrize("version", [2, 3])
-async def test_an_edit_for_another_version_is_stale_and_changes_nothing(
-    tasks: InMemoryTaskRepository, use_case: OnTask, version: int
-) -> None:
-    task = a_task(version=version)
-    await tasks.add(task)
-    with pytest.raises(StaleVersion):
-        await use_case(tasks, ADA, task.id)
-    assert await get_task(tasks, ADA, task.id) == task
-
-
-@pytest.mark.parametrize("versions", [{1}, {3, 1, 2}], ids=str)
-async def test_a_change_for_the_stored_version_is_applied(
-    tasks: InMemoryTaskRepository, versions: set[int]
-) -> None:
-    task = a_task()
-    await tasks.add(task)
-    changed = await change_task(tasks, ADA, task.id, now=LATER, versions=versions, title="x")
-    assert changed == task.changed(LATER, title="x")
 
 
 @pytest.mark.parametrize("completed", [False, True])
@@ -352,23 +240,6 @@ async def test_an_unconditional_delete_succeeds_after_a_concurrent_change() -> N
     await tasks.add(task)
     deleted = await delete_task(tasks, ADA, task.id, now=LATER)
     assert deleted == task.changed(LATER, description="other 1")
-
-
-@on_one_task
-async def test_a_missing_task_is_not_found(tasks: InMemoryTaskRepository, use_case: OnTask) -> None:
-    with pytest.raises(TaskNotFound):
-        await use_case(tasks, ADA, uuid4())
-
-
-@on_one_task
-async def test_a_task_of_another_user_is_not_found_and_stays_as_it_was(
-    tasks: InMemoryTaskRepository, use_case: OnTask
-) -> None:
-    task = a_task()
-    await tasks.add(task)
-    with pytest.raises(TaskNotFound):
-        await use_case(tasks, EVE, task.id)
-    assert await get_task(tasks, ADA, task.id) == task
 
 
 @on_one_task
