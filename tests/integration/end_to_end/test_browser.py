@@ -247,7 +247,7 @@ class TestAPageOfAnAllowedOrigin:
 
         page.see("PATCH", f"{path}/complete")
         cleared = page.see("DELETE", "/api/tasks?status=completed")
-        assert (cleared.status, cleared.body) == (200, {"deleted": 1})
+        assert (cleared.status, cleared.body) == (200, {"deleted": 1, "ids": [new.body["id"]]})
 
         me = page.see("GET", "/api/me")
         assert (me.status, me.body["user_id"]) == (200, "ada")

@@ -109,9 +109,12 @@ class User:
         self.frontend = client(service, name)
         self.states: list[TaskState] = []
         self._tell = tell
+        self._copy: dict[str, Any] = {}  # of the tasks, kept by the feed of changes
+        self._since = ""
 
     async def use_a_task(self) -> None:
         """Lead one through its life, or leave it alone as soon as its state is uncertain."""
+        await self.pull()
         state = await self.make_a_task()
         steps = [Version.CHANGED, Version.COMPLETED]
         if state.number % 3 == 0:
@@ -152,6 +155,21 @@ class User:
         if answer and version:
             assert _described(answer.json()) == (version, *content(state.number, version))
 
+    async def pull(self) -> None:
+        """Bring the copy up to date. A page that fails is requested again by the next call."""
+        has_more = True
+        while has_more:
+            answer = await self._ask("GET", f"/api/tasks/changes?since={self._since}", 200)
+            if answer is None:
+                return
+            page = answer.json()
+            for change in page["changes"]:
+                if change.get("deleted"):
+                    self._copy.pop(change["id"], None)
+                else:
+                    self._copy[change["id"]] = change
+            self._since, has_more = page["next"], page["more"]
+
     async def begin(
         self, state: TaskState, version: Version, *, whole: bool = True
     ) -> StreamWriter:
@@ -172,14 +190,23 @@ class User:
         return writer
 
     async def stored(self) -> dict[int, list[int]]:
-        """The versions at which the tasks of each number are there."""
+        """The versions at which the tasks of each number are there, in the list and in the copy."""
         stored: dict[int, list[int]] = defaultdict(list)
-        answer = await self.frontend.get("/api/tasks")
-        for task in answer.raise_for_status().json():
+        listed, before = await self._listed(), None
+        while listed != before:  # a request that nobody waits for may still be changing a task
+            await self.pull()
+            listed, before = await self._listed(), listed
+        assert self._copy == {task["id"]: task for task in listed}
+        for task in listed:
             number, (version, *found) = int(task["description"]), _described(task)
             assert (*found,) == content(number, version)
             stored[number].append(version)
         return stored
+
+    async def _listed(self) -> list[dict[str, Any]]:
+        answer = await self.frontend.get("/api/tasks")
+        tasks: list[dict[str, Any]] = answer.raise_for_status().json()
+        return tasks
 
     async def _ask(
         self,

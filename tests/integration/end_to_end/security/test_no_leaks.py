@@ -13,7 +13,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -47,10 +47,12 @@ from todo_adapters.postgres.database import Database
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl, parse_database_url
 from todo_adapters.rate_limits import LimitsRateLimiter
+from todo_api.http.cursors import encode_sync_token
 from todo_api.problems import MEDIA_TYPE, PROBLEM_TYPES
 from todo_api.server.settings import ConfigurationError, Settings
 from todo_domain.errors import TodoError
 from todo_domain.ownership import Principal
+from todo_domain.sync import Epoch, FeedPosition, SyncToken
 
 CONCURRENT: Final = 3
 AUTH_FAILURES: Final = 40  # allowed for one address
@@ -367,6 +369,10 @@ def read_response(connection: socket.socket) -> httpx.Response:
     )
 
 
+# Of a database that was restored.
+FOREIGN_TOKEN: Final = encode_sync_token(
+    "ada", SyncToken(Epoch("restored", None), FeedPosition(0), 0, date(2026, 1, 18))
+)
 TASK: Final[Members] = {
     "title": Secret.TITLE,
     "description": Secret.DESCRIPTION,
@@ -388,6 +394,10 @@ def visit_tasks(ada: httpx.Client, eve: httpx.Client) -> None:
     eve.get("/api/tasks", params=listed | {"cursor": cursor})
     for method in ("GET", "PUT", "DELETE"):
         eve.request(method, task, json=TASK)
+    ada.post("/api/tasks", json=TASK | {"id": task.rpartition("/")[2], "title": Secret.SEARCH})
+    ada.get("/api/tasks/changes", params={"since": FOREIGN_TOKEN})
+    ada.get("/api/tasks/changes", params={"since": Secret.CURSOR})
+    ada.get("/api/tasks/changes")
     ada.get(f"/api/{quote(Secret.EMAIL)}/tasks")
     ada.get("/api/me")
     ada.delete(task)
