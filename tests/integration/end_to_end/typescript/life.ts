@@ -80,7 +80,10 @@ assert.equal(succeeded(restoration).id, task.id);
 
 await client.PATCH("/api/tasks/{task_id}/complete", { params: one });
 const clearing = await client.DELETE("/api/tasks", { params: { query: { status: "completed" } } });
-assert.deepEqual(succeeded(clearing), { deleted: 1 });
+assert.deepEqual(succeeded(clearing), { deleted: 1, ids: [task.id] });
+
+const feed = succeeded(await client.GET("/api/tasks/changes"));
+assert.deepEqual([feed.changes, feed.more], [[], false]);
 
 const me = succeeded(await client.GET("/api/me"));
 assert.deepEqual(me.tasks, { total: 0, pending: 0, completed: 0 });
