@@ -129,8 +129,11 @@ def parse_client_id(value: object) -> UUID | None:
 ClientId = Annotated[
     UUID | None,
     PlainValidator(parse_client_id),
-    WithJsonSchema({"type": "string", "format": "uuid"}),
-    Field(description="Chosen by the client. Repeating the request is then safe."),
+    WithJsonSchema({"examples": ["0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b"]}),
+    Field(
+        description="A UUID that the client chose; repeating the request is then safe. Any other "
+        "value is ignored, or 422 with `Prefer: handling=strict`."
+    ),
 ]
 
 

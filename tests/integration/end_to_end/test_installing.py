@@ -305,7 +305,7 @@ class TestUnusableEnvironment:
 class TestInterruptedSetUp:
     def test_of_the_environment_is_repeated(self, checkout: Checkout) -> None:
         checkout.use_python(INTERRUPTED_PYTHON)
-        assert checkout.make("run").returncode == -signal.SIGINT
+        assert checkout.make("run").returncode != 0
         assert checkout.environment.exists()
         checkout.use_python(PYTHON)
         checkout.run()

@@ -285,7 +285,7 @@ class Histories(RuleBasedStateMachine):
         user = self.users[owner]
         completed = {name: task for name, task in user.live.items() if task["completed"]}
         response = self.send(user, Operation("DELETE", "?status=completed"), path_of(user))
-        assert response.json() == {"deleted": len(completed)}
+        assert response.json()["deleted"] == len(response.json()["ids"]) == len(completed)
         user.deleted |= completed
         user.live = {name: user.live[name] for name in user.live.keys() - completed}
 
