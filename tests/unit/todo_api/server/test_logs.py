@@ -13,15 +13,17 @@ PROGRAM: Final = """
 import asyncio, os, structlog, sys
 from todo_api.server.logs import configure_logs
 
+TEXT = ("text", "of", "a", "user")  # apart, because Python 3.13 shows the source in tracebacks
+
 async def run():
     log = structlog.get_logger()
     for number in range(3):
         log.info("counted", number=number)
     try:
         try:
-            raise KeyError("text of a user")
+            raise KeyError(" ".join(TEXT))
         except KeyError as error:
-            raise ValueError("text of a user") from error
+            raise ValueError(" ".join(TEXT)) from error
     except ValueError:
         log.exception("failed")
     os._exit(0)
