@@ -124,8 +124,8 @@ def is_owned(node: Json, columns: Mapping[str, Sequence[str]]) -> bool:
             return True  # its rows were read by another node
         case _:
             column = OWNER_COLUMNS[node["Relation Name"]]
-            by_owner = re.compile(rf"\(\w+\.{column} = '{re.escape(OWNER)}'::text\)")
-            return any(by_owner.fullmatch(condition) for condition in conditions(node))
+            kinds = ("Index Cond", "Recheck Cond", "Filter")
+            return any(is_by_owner(node.get(kind, ""), column) for kind in kinds)
 
 
 def inserts_owner(node: Json, columns: Sequence[str]) -> bool:
@@ -139,26 +139,27 @@ def inserts_owner(node: Json, columns: Sequence[str]) -> bool:
     return bool(value == f"'{OWNER}'::text")
 
 
-def conditions(node: Json) -> Iterator[str]:
-    """The conditions that every row of the node meets."""
-    for kind in ("Index Cond", "Recheck Cond", "Filter"):
-        yield from conjuncts(node.get(kind, ""))
+def is_by_owner(condition: str, column: str) -> bool:
+    """Whether every row that meets the condition is the owner's."""
+    if len(alternatives := operands(condition, " OR ")) > 1:
+        return all(is_by_owner(each, column) for each in alternatives)
+    if len(parts := operands(condition, " AND ")) > 1:
+        return any(is_by_owner(each, column) for each in parts)
+    return bool(re.fullmatch(rf"\(\w+\.{column} = '{re.escape(OWNER)}'::text\)", condition))
 
 
-def conjuncts(condition: str) -> list[str]:
-    """The parts of a conjunction such as ``((a) AND (b OR c))``; another condition is one part."""
-    depth, parts = 0, [""]
-    for token in re.split(r"([()]| AND | OR )", condition):
+def operands(condition: str, operator: str) -> list[str]:
+    """The operands of a condition such as ``((a) AND (b))``; of another operator, the condition."""
+    depth, found = 0, [""]
+    for token in re.split(rf"([()]|{operator})", condition):
         depth += {"(": 1, ")": -1}.get(token, 0)
-        if token == " OR " and depth == 1:
-            return [condition]
-        if token == " AND " and depth == 1:
-            parts.append("")
+        if token == operator and depth == 1:
+            found.append("")
         else:
-            parts[-1] += token
-    if len(parts) == 1:
-        return parts
-    return [parts[0][1:], *parts[1:-1], parts[-1][:-1]]
+            found[-1] += token
+    if len(found) == 1:
+        return found
+    return [found[0][1:], *found[1:-1], found[-1][:-1]]
 
 
 @pytest.fixture
@@ -211,6 +212,20 @@ class TestStatements:
     ) -> None:
         statement = Statement(sql, ("owner",) if "$1" in sql else ())
         assert await unowned_tables(recording, statement, {"owner": OWNER}) == ["tasks"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("(({0}) AND (t.version = 1))", True),
+        ("((({0}) AND (t.version = 1)) OR (({0}) AND (t.version = 2)))", True),
+        ("((({0}) AND (t.version = 1)) OR (t.version = 2))", False),
+        ("((NOT ({0})) AND (t.version = 1))", False),
+        ("", False),
+    ],
+)
+def test_a_condition_is_by_owner_if_every_alternative_is(condition: str, *, expected: bool) -> None:
+    assert is_by_owner(condition.format(f"t.user_id = '{OWNER}'::text"), "user_id") == expected
 
 
 def lines_with_fetch(source: str) -> set[int]:
