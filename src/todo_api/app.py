@@ -32,7 +32,7 @@ _DEFAULT_TIMEOUTS: Final = Timeouts()
 
 
 class _App(DocumentedApp):
-    """FastAPI without its own middleware, which costs 40,000 instructions: 7 % of a GET."""
+    """FastAPI without its own middleware, which costs 5 % of a GET."""
 
     def build_middleware_stack(self) -> ASGIApp:
         app: ASGIApp = self.router
@@ -72,7 +72,7 @@ def create_app(
         version=version("todo-api"),
         license_info={"name": "MIT", "identifier": "MIT"},
         description=_DESCRIPTION,
-        # include_router would match each request twice: 133,000 instructions, 25 % of a GET.
+        # include_router would match each request twice, which costs 17 % of a GET.
         routes=[route for router in routers for route in router.routes],
         lifespan=lifespan,
         docs_url=None,

@@ -305,7 +305,8 @@ class TestUnusableEnvironment:
 class TestInterruptedSetUp:
     def test_of_the_environment_is_repeated(self, checkout: Checkout) -> None:
         checkout.use_python(INTERRUPTED_PYTHON)
-        assert checkout.make("run").returncode != 0
+        # 2: make lost the race for its interrupted child ("wait: No child processes").
+        assert checkout.make("run").returncode in {-signal.SIGINT, 2}
         assert checkout.environment.exists()
         checkout.use_python(PYTHON)
         checkout.run()
