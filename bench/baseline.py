@@ -19,7 +19,7 @@ from todo_api.server import granian as server
 from todo_api.server.settings import Settings
 
 _COLUMNS: Final = (
-    "id, user_id, title, description, priority, due_at, tags,"
+    "id, user_id, title, description, priority, due_at, tags, position,"
     " created_at, updated_at, completed_at, version"
 )
 _GET: Final = (
@@ -139,6 +139,7 @@ def _document(row: Any) -> dict[str, Any]:  # noqa: ANN401 - asyncpg's record
         "priority": _PRIORITIES[row["priority"] or 0],
         "due_date": row["due_at"],
         "tags": row["tags"],
+        "position": row["position"],
         "created_at": row["created_at"],
         "updated_at": row["updated_at"],
         "completed_at": row["completed_at"],

@@ -86,6 +86,7 @@ CONTENT: Final[Members] = {
     "priority": Priority.LOW,
     "due_date": date(2026, 1, 20),
     "tags": ("home", "food"),
+    "position": "a1",
     "completed_at": NOW,
 }
 OTHER_CONTENT: Final[dict[str, Members]] = {
@@ -96,6 +97,8 @@ OTHER_CONTENT: Final[dict[str, Members]] = {
     "due date": {"due_date": None},
     "due time": {"due_date": MIDNIGHT},
     "tags": {"tags": ("food", "home")},
+    "position": {"position": "A1"},
+    "no position": {"position": None},
     "completion": {"completed_at": None},
 }
 
@@ -119,6 +122,9 @@ EVERY_CHANGE: Final[list[TaskChanges]] = [
     {"tags": ["home", "food"]},
     {"tags": [" food ", "home", "food"]},
     {"tags": []},
+    {"position": "a1"},
+    {"position": "A1"},
+    {"position": None},
     {"title": "Buy milk", "completed": True},
     {"title": "x", "completed": False},
     {
@@ -128,6 +134,7 @@ EVERY_CHANGE: Final[list[TaskChanges]] = [
         "priority": Priority.HIGH,
         "due_date": MIDNIGHT + INSTANT,
         "tags": ["z"],
+        "position": "z",
     },
 ]
 
@@ -168,6 +175,7 @@ class TaskRepositoryContract:
             priority=Priority.HIGH,
             due_date=date(2026, 1, 20),
             tags=("work", "home"),
+            position="a1",
             created_at=NOW + INSTANT,
             updated_at=NOW + 2 * INSTANT,
             completed_at=NOW + 3 * INSTANT,
@@ -177,7 +185,7 @@ class TaskRepositoryContract:
         assert await tasks.get("ada", task.id) == task
 
     async def test_members_that_are_not_set_stay_unset(self, tasks: TaskRepository) -> None:
-        task = a_task(description=None, priority=None, due_date=None, tags=(), completed_at=None)
+        task = a_task(description=None, priority=None, due_date=None, tags=(), position=None)
         await tasks.add(task)
         assert await tasks.get("ada", task.id) == task
 
@@ -318,6 +326,16 @@ class TaskRepositoryContract:
         page = await tasks.find("ada", TaskQuery(sort=Sort(SortBy.TITLE, descending)))
         assert list(page.tasks) == (expected[::-1] if descending else expected)
 
+    @pytest.mark.parametrize("descending", [False, True])
+    async def test_positions_are_ordered_by_their_bytes_and_tasks_without_one_are_last(
+        self, tasks: TaskRepository, *, descending: bool
+    ) -> None:
+        expected = [a_task(position=position) for position in ("1", "Z", "a", "a1", "aA", "b")]
+        (unplaced,) = await all_added(tasks, [a_task()])
+        await all_added(tasks, expected[::-1])
+        page = await tasks.find("ada", TaskQuery(sort=Sort(SortBy.POSITION, descending)))
+        assert list(page.tasks) == [*(expected[::-1] if descending else expected), unplaced]
+
     @every_sort
     async def test_a_page_can_start_at_a_position_without_a_task(
         self, tasks: TaskRepository, sort: Sort
@@ -424,6 +442,7 @@ class TaskRepositoryContract:
             priority=None,
             due_date=date(2026, 1, 21),
             tags=["b", "a"],
+            position="Z",
         )
         await tasks.save(changed)
         assert await tasks.get("ada", task.id) == changed
@@ -520,6 +539,7 @@ class TaskRepositoryContract:
             {"completed": True},
             {"priority": Priority.HIGH},
             {"due_date": MIDNIGHT},
+            {"position": "a"},
         ]
         results = await asyncio.gather(
             *(tasks.change("ada", task.id, now=LATER, **each) for each in changes)

@@ -22,6 +22,7 @@ TASK: Final[Task] = {
     "priority": "high",
     "due_date": "2026-01-31",
     "tags": ["home"],
+    "position": None,
     "created_at": "2026-01-18T09:30:00.000000Z",
     "updated_at": "2026-01-18T09:30:00.000000Z",
     "completed_at": None,

@@ -116,6 +116,16 @@ Tags = Annotated[
         }
     ),
 ]
+Position = Annotated[
+    str,
+    *_text(
+        domain.clean_position,
+        pattern=f"^{domain.POSITION_FORM.pattern}$",
+        minLength=1,
+        maxLength=domain.POSITION_MAX,
+    ),
+    Field(description="A key of the order by hand: `sort=position` compares it byte by byte."),
+]
 
 # Requests may have either spelling, responses have the first.
 _DUE_DATE_SPELLINGS: Final = Field(validation_alias=AliasChoices("due_date", "dueDate"))
@@ -148,6 +158,7 @@ class NewTask(TypedDict, total=False):
     priority: Priority | None
     due_date: Annotated[DueDate | None, _DUE_DATE_SPELLINGS]
     tags: Tags
+    position: Position | None
 
 
 @with_config(strict=True)
@@ -160,6 +171,7 @@ class TaskChanges(TypedDict, total=False):
     priority: Priority | None
     due_date: Annotated[DueDate | None, _DUE_DATE_SPELLINGS]
     tags: Tags
+    position: Position | None
 
 
 @with_config(strict=True)
@@ -184,6 +196,7 @@ class Task(TypedDict):
     priority: Annotated[str, Field(json_schema_extra=_PRIORITY)] | None
     due_date: Annotated[str | None, Field(description="A date, or a date-time in UTC.")]
     tags: list[str]
+    position: str | None
     created_at: Time
     updated_at: Time
     completed_at: Time | None

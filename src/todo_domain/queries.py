@@ -22,6 +22,7 @@ class SortBy(StrEnum):
     TITLE = "title"
     DUE_DATE = "due_date"
     PRIORITY = "priority"
+    POSITION = "position"
 
 
 SortValue = datetime | str | int | None
@@ -61,12 +62,17 @@ class Sort:
                 )
             case SortBy.PRIORITY:
                 return SeekPosition(task.priority and task.priority.rank, task.id)
+            case SortBy.POSITION:
+                return SeekPosition(task.position, task.id)
+
+    def comparable(self, value: SortValue) -> SortValue:
+        """The value as it is compared in this order."""
+        return fold(value) if self.by is SortBy.TITLE and isinstance(value, str) else value
 
     def key(self, position: SeekPosition) -> tuple[bool, SortValue, UUID]:
         """The sort key of a position. With ``descending``, sort the keys in reverse."""
         value = position.value
-        comparable = fold(value) if isinstance(value, str) else value
-        return ((value is None) != self.descending, comparable, position.id)
+        return ((value is None) != self.descending, self.comparable(value), position.id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ A ``Task`` is a value: every change returns a new one. A change that alters noth
 task, so that its version and times stay as they are.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time
@@ -18,6 +19,8 @@ TITLE_MAX: Final = 200
 DESCRIPTION_MAX: Final = 2000
 TAG_MAX: Final = 50
 TAGS_MAX: Final = 20
+POSITION_MAX: Final = 64
+POSITION_FORM: Final = re.compile(rf"[0-9A-Za-z]{{0,{POSITION_MAX - 1}}}[1-9A-Za-z]", re.ASCII)
 
 
 class Priority(StrEnum):
@@ -117,6 +120,18 @@ def normalize_tag(tag: str) -> str:
     return tag if tag.isascii() else normalize("NFC", tag)
 
 
+def clean_position(position: str) -> str:
+    """A key of the order by hand, as it is. Raises InvalidValue.
+
+    Keys are compared byte by byte. None ends in 0, because no key fits between a key and the same
+    key with a 0 at its end.
+    """
+    if POSITION_FORM.fullmatch(position) is None:
+        message = f"must be 1 to {POSITION_MAX} characters of 0-9, A-Z and a-z, not ending in 0"
+        raise InvalidValue("bad_position", message)
+    return position
+
+
 def clean_due_date(due: date | datetime) -> date | datetime:
     """A date as it is, a date-time in UTC. Raises InvalidValue."""
     return in_utc(due) if isinstance(due, datetime) else due
@@ -156,6 +171,7 @@ class TaskChanges(TypedDict, total=False):
     priority: Priority | None
     due_date: date | datetime | None
     tags: Iterable[str]
+    position: str | None
 
 
 _VALIDATORS: Final[dict[str, Callable[[Any], object]]] = {
@@ -163,6 +179,7 @@ _VALIDATORS: Final[dict[str, Callable[[Any], object]]] = {
     "description": lambda text: None if text is None else Description(text),
     "due_date": lambda due: None if due is None else clean_due_date(due),
     "tags": clean_tags,
+    "position": lambda position: None if position is None else clean_position(position),
 }
 
 
@@ -198,6 +215,7 @@ class Task:
     priority: Priority | None = None
     due_date: date | datetime | None = None
     tags: tuple[str, ...] = field(default=(), repr=False)
+    position: str | None = field(default=None, repr=False)
     created_at: datetime
     updated_at: datetime
     completed_at: datetime | None = None

@@ -53,6 +53,7 @@ async def task(tasks: TaskRepository) -> Task:
         priority=Priority.HIGH,
         due_date=date(2026, 1, 31),
         tags=("home", "food"),
+        position="a",
         version=3,
     )
     await tasks.add(task)
@@ -87,6 +88,7 @@ class TestCreate:
             "priority": "HIGH",
             "due_date": "2026-01-31T11:30:00+02:00",
             "tags": ["home", " food", "home"],
+            "position": "a1",
         }
         created = (await ada.post("/api/tasks", json=sent)).json()
         assert created == {
@@ -176,7 +178,7 @@ class TestGet:
         assert answer.content == (
             b'{"id":"0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b","user_id":"ada","title":"Buy milk",'
             b'"description":null,"completed":false,"priority":null,"due_date":null,"tags":[],'
-            b'"created_at":"2026-01-18T09:30:00.000000Z",'
+            b'"position":null,"created_at":"2026-01-18T09:30:00.000000Z",'
             b'"updated_at":"2026-01-18T09:30:00.000000Z","completed_at":null,"version":1}'
         )
 
@@ -226,6 +228,8 @@ class TestEdit:
             ({"tags": ["work"]}, ["work"]),
             ({"tags": []}, []),
             ({"tags": None}, []),
+            ({"position": "a1"}, "a1"),
+            ({"position": None}, None),
         ],
     )
     async def test_changes_the_member_that_is_sent_and_keeps_the_absent_ones(
@@ -283,6 +287,7 @@ class TestEdit:
             {"priority": "urgent"},
             {"due_date": ""},
             {"tags": [None]},
+            {"position": "a0"},
         ],
     )
     async def test_with_an_invalid_member_changes_nothing(
@@ -577,10 +582,12 @@ LISTED: Final = (
         priority=Priority.LOW,
         due_date=date(2026, 1, 19),
         tags=("home",),
+        position="b",
         created_at=NOW,
         updated_at=LATER,
     ),
     a_task(
+        id=UUID(int=1),
         title="banana",
         priority=Priority.HIGH,
         due_date=datetime(2026, 1, 20, 12, tzinfo=UTC),
@@ -590,6 +597,7 @@ LISTED: Final = (
         completed_at=LATER,
     ),
     a_task(
+        id=UUID(int=2),
         title="Cherry 100%",
         description="with MILK",
         created_at=NOW + timedelta(seconds=2),
@@ -600,6 +608,7 @@ LISTED: Final = (
         priority=Priority.MEDIUM,
         due_date=date(2026, 1, 21),
         tags=("work",),
+        position="Z",
         created_at=NOW + timedelta(seconds=3),
         updated_at=LATER + timedelta(seconds=1),
         completed_at=LATER,
@@ -669,6 +678,8 @@ class TestList:
             ("sort=-due_date", "dbac"),
             ("sort=priority", "adbc"),
             ("sort=-priority", "bdac"),
+            ("sort=position", "dabc"),
+            ("sort=-position", "adcb"),
             ("order=asc", "abcd"),
             ("order=desc", "dcba"),
             ("sort=title&order=desc", "dcba"),

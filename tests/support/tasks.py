@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final, TypedDict, Unpack
 from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
-from todo_domain.task import Priority, Task
+from todo_domain.task import POSITION_MAX, Priority, Task
 
 # The members of a task that clients may omit, with their values in JSON then.
 OPTIONAL_MEMBERS: Final[dict[str, object]] = {
@@ -14,11 +14,12 @@ OPTIONAL_MEMBERS: Final[dict[str, object]] = {
     "priority": None,
     "due_date": None,
     "tags": [],
+    "position": None,
 }
 # The members of a task in JSON, in this order.
 MEMBERS: Final = [
     *("id", "user_id", "title", "description", "completed", "priority", "due_date", "tags"),
-    *("created_at", "updated_at", "completed_at", "version"),
+    *("position", "created_at", "updated_at", "completed_at", "version"),
 ]
 
 NOW: Final = datetime(2026, 1, 18, 9, 30, tzinfo=UTC)
@@ -46,6 +47,7 @@ class Members(TypedDict, total=False):
     priority: Priority | None
     due_date: date | datetime | None
     tags: tuple[str, ...]
+    position: str | None
     created_at: datetime
     updated_at: datetime
     completed_at: datetime | None
@@ -73,6 +75,7 @@ def _mixed(owner: str, number: int) -> Task:
         priority=_PRIORITIES[number % len(_PRIORITIES)],
         due_date=_DUE_DATES[number % len(_DUE_DATES)],
         tags=_TAGS[number % len(_TAGS)],
+        position=_POSITIONS[number % len(_POSITIONS)],
         created_at=created_at,
         updated_at=created_at + timedelta(seconds=number * 5 % 13),
         completed_at=LATER if number % 9 < 4 else None,
@@ -99,3 +102,5 @@ _DUE_DATES: Final = (
     date(2026, 1, 19),
 )
 _TAGS: Final[tuple[tuple[str, ...], ...]] = ((), ("home",), ("work", "home"))
+# In the order of their bytes, which is not that of any language.
+_POSITIONS: Final = (None, "1", "Zz", "a", "a1", "z", None, "z" * POSITION_MAX)

@@ -9,7 +9,7 @@ from typing import Final, Unpack
 from uuid import UUID
 
 from todo_adapters.postgres.database import Database, Statement
-from todo_adapters.postgres.rows import row_from_task, task_from_row
+from todo_adapters.postgres.rows import TASK_COLUMNS, row_from_task, task_from_row
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_domain.errors import TaskNotDeleted, TaskNotFound
 from todo_domain.ports import RETENTION
@@ -19,6 +19,7 @@ _COLUMNS: Final = (
     "id, user_id, title, description, priority, due_at, due_all_day, tags,"
     " created_at, updated_at, completed_at, version"
 )
+_RETURNED: Final = ", ".join(column.name for column in TASK_COLUMNS)  # with later columns
 _IS_TASK: Final = "tasks.user_id = $1::varchar AND tasks.id = $2::uuid"
 _PURGE: Final = """
 WITH purged AS (DELETE FROM todo.tasks WHERE user_id = $1::varchar AND id IN (
@@ -49,7 +50,7 @@ UPDATE todo.tasks SET title = $3::varchar,
   updated_at = CASE WHEN tasks.title IS NOT DISTINCT FROM $3::varchar THEN tasks.updated_at
     ELSE greatest(tasks.updated_at, $4::timestamptz) END,
   version = tasks.version + CASE WHEN tasks.title IS NOT DISTINCT FROM $3::varchar THEN 0 ELSE 1 END
-WHERE {_IS_TASK} AND tasks.deleted_at IS NULL RETURNING {_COLUMNS}
+WHERE {_IS_TASK} AND tasks.deleted_at IS NULL RETURNING {_RETURNED}
 """,
     ("owner", "id", "title", "now"),
 )
@@ -59,7 +60,7 @@ UPDATE todo.tasks SET completed_at = coalesce(tasks.completed_at, $3::timestampt
   updated_at = CASE WHEN tasks.completed_at IS NOT NULL THEN tasks.updated_at
     ELSE greatest(tasks.updated_at, $3::timestamptz) END,
   version = tasks.version + CASE WHEN tasks.completed_at IS NOT NULL THEN 0 ELSE 1 END
-WHERE {_IS_TASK} AND tasks.deleted_at IS NULL RETURNING {_COLUMNS}
+WHERE {_IS_TASK} AND tasks.deleted_at IS NULL RETURNING {_RETURNED}
 """,
     ("owner", "id", "now"),
 )
@@ -67,7 +68,7 @@ DELETE: Final = Statement(
     f"""
 {_PURGE}
 UPDATE todo.tasks SET deleted_at = $4::timestamptz
-WHERE {_IS_TASK} AND tasks.deleted_at IS NULL RETURNING {_COLUMNS}
+WHERE {_IS_TASK} AND tasks.deleted_at IS NULL RETURNING {_RETURNED}
 """,
     ("owner", "id", "expired", "now"),
 )
@@ -85,7 +86,7 @@ RESTORE: Final = Statement(
     f"""
 WITH found AS (SELECT deleted_at AS was_deleted_at FROM todo.tasks WHERE {_IS_TASK}),
 restored AS (UPDATE todo.tasks SET deleted_at = NULL
-  WHERE {_IS_TASK} AND tasks.deleted_at > $3::timestamptz RETURNING {_COLUMNS})
+  WHERE {_IS_TASK} AND tasks.deleted_at > $3::timestamptz RETURNING {_RETURNED})
 SELECT restored.*, found.was_deleted_at FROM found LEFT OUTER JOIN restored ON true
 """,
     ("owner", "id", "expired"),

@@ -18,7 +18,7 @@ from todo_adapters.postgres.database import Statement
 from todo_adapters.postgres.rows import TASK_COLUMNS
 from todo_adapters.postgres.statements import IS_LIVE
 from todo_adapters.postgres.tables import TASKS
-from todo_domain.queries import Sort, SortBy, SortValue, TaskQuery
+from todo_domain.queries import Sort, SortBy, TaskQuery
 from todo_domain.task import fold, normalize_tag
 
 _TEXT: Final = bindparam("text", type_=TASKS.c.title.type)
@@ -50,7 +50,7 @@ _START: Final = {
     "title": bindparam("after_value", type_=TASKS.c.title.type),
     **{
         name: bindparam("after_value", type_=TASKS.c[name].type)
-        for name in ("created_at", "updated_at", "due_at", "priority")
+        for name in ("created_at", "updated_at", "due_at", "priority", "position")
     },
 }
 
@@ -93,16 +93,11 @@ def parameters_of(query: TaskQuery) -> dict[str, object]:
         "due_before": wanted.due_before,
         "due_after": wanted.due_after,
         "text": wanted.text and _like_pattern(fold(wanted.text)),
-        "after_value": query.after and _sortable(query.after.value),
+        "after_value": query.after and query.sort.comparable(query.after.value),
         "after_id": query.after and query.after.id,
         "limit": query.limit + 1,
         "unless_change": query.unless_change,
     }
-
-
-def _sortable(value: SortValue) -> SortValue:
-    """The value as the statement compares it."""
-    return fold(value) if isinstance(value, str) else value
 
 
 def _like_pattern(text: str) -> str:
@@ -154,5 +149,9 @@ def _sort_keys(sort: Sort, columns: Any) -> tuple[ColumnElement[Any], ...]:  # n
         case SortBy.PRIORITY:
             last: ColumnElement[int] = literal_column("0" if sort.descending else "9")
             return func.coalesce(columns["priority"], last), columns["id"]
+        case SortBy.POSITION:
+            # Before and after every position, which has only letters and digits.
+            end: ColumnElement[str] = literal_column("''" if sort.descending else "'~'")
+            return func.coalesce(columns["position"], end), columns["id"]
         case SortBy.CREATED_AT | SortBy.UPDATED_AT:
             return columns[sort.by.value], columns["id"]

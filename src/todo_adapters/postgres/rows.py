@@ -14,7 +14,7 @@ TASK_COLUMNS: Final = tuple(
     TASKS.c[name]
     for name in (
         *("id", "user_id", "title", "description", "priority", "due_at", "due_all_day", "tags"),
-        *("created_at", "updated_at", "completed_at", "version"),
+        *("created_at", "updated_at", "completed_at", "version", "position"),
     )
 )
 _PRIORITIES: Final = {priority.rank: priority for priority in Priority}
@@ -22,8 +22,9 @@ _PRIORITIES: Final = {priority.rank: priority for priority in Priority}
 
 def task_from_row(row: asyncpg.Record) -> Task:
     """The task in a row that begins with TASK_COLUMNS."""
-    # Unpacked, because 12 look-ups by name take as long as making the task.
-    task_id, owner, title, text, rank, due, is_day, tags, created, updated, done, version, *_ = row
+    # Unpacked, because look-ups by name take as long as making the task.
+    task_id, owner, title, text, rank, due, is_day, tags, *others = row
+    created, updated, done, version, position, *_ = others
     if due is not None and is_day:
         due = due.date()
     elif due is not None and due.tzinfo is None:
@@ -37,6 +38,7 @@ def task_from_row(row: asyncpg.Record) -> Task:
         priority=_PRIORITIES.get(rank),
         due_date=due,
         tags=tuple(tags),
+        position=position,
         created_at=created,
         updated_at=updated,
         completed_at=done,

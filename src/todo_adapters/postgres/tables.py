@@ -8,6 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from sqlalchemy import (
+    TIMESTAMP,
     BigInteger,
     CheckConstraint,
     Column,
@@ -54,6 +55,9 @@ class TaskRow(SQLModel, table=True):
     ``due_at`` holds a date without a time as its midnight in UTC; ``due_all_day`` is true then.
     ``title_folded`` and ``description_folded`` are the texts for searches; null for ASCII texts,
     which PostgreSQL folds itself. ``change`` is the number of the last change.
+
+    ``repeat`` is the rule of a repeating task in JSON. ``anchor`` is the local time at which the
+    first task of its series was due, ``next_id`` the id of the task that follows a completed one.
     """
 
     metadata = metadata
@@ -82,6 +86,14 @@ class TaskRow(SQLModel, table=True):
             postgresql_where=text("deleted_at IS NOT NULL"),
         ),
         Index("tasks_feed_idx", "user_id", "change", "id"),
+        # For ``sort=position`` in ascending order.
+        Index(
+            "tasks_position_idx",
+            "user_id",
+            text("coalesce(position, '~')"),
+            "id",
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
     )
 
     user_id: str = Field(sa_type=Text, foreign_key=f"{SCHEMA}.users.id", primary_key=True)
@@ -100,6 +112,11 @@ class TaskRow(SQLModel, table=True):
     version: int
     deleted_at: datetime | None
     change: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
+    position: str | None = Field(sa_type=Text(collation="C"))
+    repeat: str | None = Field(sa_type=Text)
+    time_zone: str | None = Field(sa_type=Text)
+    anchor: datetime | None = Field(sa_type=TIMESTAMP)
+    next_id: UUID | None
 
 
 class ChangeCounterRow(SQLModel, table=True):

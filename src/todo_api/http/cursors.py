@@ -17,7 +17,7 @@ import orjson
 from todo_api.problems import ProblemError
 from todo_domain.queries import SeekPosition, Sort, SortBy, SortValue, TaskFilter, TaskQuery
 from todo_domain.sync import Epoch, FeedPosition, SyncToken
-from todo_domain.task import Priority, Title, in_utc
+from todo_domain.task import Priority, Title, clean_position, in_utc
 
 _CHECKSUM_SIZE: Final = 8  # bytes
 
@@ -95,7 +95,9 @@ def _sort_value(sort: Sort, value: object) -> SortValue:
             return Title(value)
         case SortBy.PRIORITY, int() | None:
             return value if value is None else Priority.of_rank(value).rank
-        case SortBy.DUE_DATE, None:
+        case SortBy.POSITION, str():
+            return clean_position(value)
+        case SortBy.DUE_DATE | SortBy.POSITION, None:
             return None
         case SortBy.CREATED_AT | SortBy.UPDATED_AT | SortBy.DUE_DATE, str():
             return in_utc(datetime.fromisoformat(value))

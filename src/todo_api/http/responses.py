@@ -60,6 +60,7 @@ def serialize_task(task: Task) -> dict[str, object]:
         "priority": task.priority,
         "due_date": format_time(due) if isinstance(due, datetime) else due,
         "tags": task.tags,
+        "position": task.position,
         "created_at": format_time(task.created_at),
         "updated_at": format_time(task.updated_at),
         "completed_at": task.completed_at and format_time(task.completed_at),

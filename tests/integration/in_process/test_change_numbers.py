@@ -23,13 +23,13 @@ from support.tasks import LATER, NOW, a_task
 from support.version_0_1 import TaskRepositoryOfVersion01
 from todo_adapters.postgres import list_statements
 from todo_adapters.postgres.database import Database, Statement
-from todo_adapters.postgres.schema import migrate
+from todo_adapters.postgres.schema import migrate, wanted_revision
 from todo_adapters.postgres.tables import metadata
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl, parse_database_url
 from todo_domain.errors import DatabaseUnavailable
 from todo_domain.ports import KEY_LIFETIME, RETENTION, TaskRepository
-from todo_domain.queries import TaskFilter, TaskQuery
+from todo_domain.queries import SeekPosition, Sort, SortBy, TaskFilter, TaskQuery
 from todo_domain.task import Task, fold
 
 Branch = Callable[[str], Awaitable[DatabaseUrl]]
@@ -117,6 +117,32 @@ class TestRollingDeployment:
         await old.change("ada", task.id, now=LATER, title=task.title)
         assert await last_change(tasks) == 1
 
+    async def test_a_change_of_version_0_1_keeps_the_members_that_it_does_not_know(
+        self, database: Database
+    ) -> None:
+        tasks, old = PostgresTaskRepository(database), TaskRepositoryOfVersion01(database)
+        task = await tasks.add(a_task(position="a1"))
+        await old.change("ada", task.id, now=LATER, title="Buy oat milk")
+        assert (await tasks.get("ada", task.id)).position == "a1"
+
+    @pytest.mark.parametrize(
+        ("change", "kept"),
+        [
+            ("title = 'x'", "rule"),
+            ("due_all_day = false", None),
+            ("due_all_day = false, time_zone = 'UTC'", "rule"),
+            ("due_at = NULL", None),
+        ],
+    )
+    async def test_a_repetition_ends_when_version_0_1_removes_what_it_needs(
+        self, database: Database, change: str, kept: str | None
+    ) -> None:
+        await PostgresTaskRepository(database).add(a_task(due_date=NOW.date()))
+        await database.fetch(Statement("UPDATE todo.tasks SET repeat = 'rule'", ()))
+        await database.fetch(Statement(f"UPDATE todo.tasks SET {change}", ()))  # noqa: S608
+        rows = await database.fetch(Statement("SELECT repeat FROM todo.tasks", ()))
+        assert [row["repeat"] for row in rows] == [kept]
+
     async def test_version_0_1_can_write_before_its_role_is_granted_the_new_tables(
         self, empty_database: DatabaseUrl
     ) -> None:
@@ -162,6 +188,16 @@ class TestUnchangedList:
         assert {node["Actual Loops"] for node in scans} == {0}
         assert explained["Shared Hit Blocks"] + explained["Shared Read Blocks"] <= 5
 
+    async def test_a_list_by_position_is_read_from_an_index_from_any_start(
+        self, database: Database
+    ) -> None:
+        await add_many(database, 1000)
+        sort = Sort(SortBy.POSITION, descending=False)
+        for after in (None, SeekPosition("a1", UUID(int=7)), SeekPosition(None, UUID(int=7))):
+            plan = await explain(database, TaskQuery(sort=sort, limit=20, after=after))
+            (scan,) = [node for node in nodes(plan) if node.get("Relation Name") == "tasks"]
+            assert (scan["Index Name"], scan["Actual Rows"]) == ("tasks_position_idx", 21)
+
     async def test_a_list_whose_last_change_is_another_one_reads_its_tasks(
         self, database: Database
     ) -> None:
@@ -194,12 +230,14 @@ async def test_every_index_of_a_table_with_a_user_begins_with_the_user(database:
 
 
 class TestMigration:
-    @pytest.mark.parametrize("index", ["tasks_feed_idx", "tasks_user_id_id_idx"])
+    @pytest.mark.parametrize(
+        "index", ["tasks_feed_idx", "tasks_user_id_id_idx", "tasks_position_idx"]
+    )
     async def test_an_index_that_an_interrupted_migration_left_is_built_again(
         self, empty_database: DatabaseUrl, index: str
     ) -> None:
         await run_sync(empty_database, migrate_to("0004"))
-        columns = {"tasks_feed_idx": "(user_id)", "tasks_user_id_id_idx": "(id)"}[index]
+        columns = "(id)" if index == "tasks_user_id_id_idx" else "(user_id)"
         await execute(
             empty_database,
             f"CREATE INDEX {index} ON todo.tasks {columns}",
@@ -217,7 +255,14 @@ class TestMigration:
         )
         await database.close()
         assert row["indisvalid"]
-        assert row["indnkeyatts"] == {"tasks_feed_idx": 3, "tasks_user_id_id_idx": 2}[index]
+        assert row["indnkeyatts"] == (2 if index == "tasks_user_id_id_idx" else 3)
+
+    async def test_columns_that_an_interrupted_migration_left_are_kept(
+        self, empty_database: DatabaseUrl
+    ) -> None:
+        await migrate(empty_database)
+        await execute(empty_database, "UPDATE todo.alembic_version SET version_num = '0006'")
+        assert await migrate(empty_database) == ("0006", wanted_revision())
 
 
 class TestFoldedTexts:

@@ -85,6 +85,10 @@ class TestMember:
             ("tags", ["Home", "home"], ("Home", "home")),
             ("tags", ["x" * 50] * 30, ("x" * 50,)),
             ("tags", [str(n) for n in range(20)], tuple(str(n) for n in range(20))),
+            ("position", None, None),
+            ("position", "1", "1"),
+            ("position", "Az09z", "Az09z"),
+            ("position", "z" * 64, "z" * 64),
         ],
     )
     def test_a_valid_member_is_parsed(self, member: str, sent: object, kept: object) -> None:
@@ -152,6 +156,15 @@ class TestMember:
             ("tags", {}, "wrong_type"),
             ("tags", 1, "wrong_type"),
             ("tags", [str(n) for n in range(21)], "too_many"),
+            ("position", "", "bad_position"),
+            ("position", "a0", "bad_position"),
+            ("position", "0", "bad_position"),
+            ("position", "z" * 65, "bad_position"),
+            ("position", " a", "bad_position"),
+            ("position", "a\n", "bad_position"),
+            ("position", "a-b", "bad_position"),
+            ("position", "\u0661", "bad_position"),
+            ("position", 1.5, "wrong_type"),
         ],
     )
     def test_an_invalid_member_has_this_code(self, member: str, sent: object, code: str) -> None:
@@ -248,7 +261,7 @@ class TestSerializedTask:
             b'{"id":"0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b",'
             b'"user_id":"dlMsxWRCI2eyTUbIQ9DUoaji4ROD9Eqh","title":"Buy milk",'
             b'"description":null,"completed":false,"priority":null,"due_date":null,"tags":[],'
-            b'"created_at":"2026-01-18T09:30:00.000000Z",'
+            b'"position":null,"created_at":"2026-01-18T09:30:00.000000Z",'
             b'"updated_at":"2026-01-18T09:30:00.000000Z","completed_at":null,"version":1}'
         )
 

@@ -45,6 +45,8 @@ class TestSort:
             (SortBy.DUE_DATE, Members(due_date=date(2026, 1, 20)), Members(due_date=NOON)),
             (SortBy.PRIORITY, Members(priority=Priority.LOW), Members(priority=Priority.MEDIUM)),
             (SortBy.PRIORITY, Members(priority=Priority.MEDIUM), Members(priority=Priority.HIGH)),
+            (SortBy.POSITION, Members(position="Z"), Members(position="a")),
+            (SortBy.POSITION, Members(position="a"), Members(position="a1")),
         ],
     )
     def test_puts_a_smaller_value_before_a_greater_one(
@@ -60,6 +62,7 @@ class TestSort:
         [
             (SortBy.DUE_DATE, Members(due_date=NOON)),
             (SortBy.PRIORITY, Members(priority=Priority.LOW)),
+            (SortBy.POSITION, Members(position="z")),
         ],
     )
     def test_puts_tasks_without_the_value_last(
@@ -78,7 +81,8 @@ class TestSort:
 
 class TestQuery:
     def test_has_the_documented_sort_fields(self) -> None:
-        assert list(SortBy) == ["created_at", "updated_at", "title", "due_date", "priority"]
+        documented = ["created_at", "updated_at", "title", "due_date", "priority", "position"]
+        assert list(SortBy) == documented
 
     def test_has_a_page_of_at_most_a_thousand_tasks(self) -> None:
         assert (TaskQuery().limit, PAGE_MAX) == (1000, 1000)

@@ -164,7 +164,7 @@ def matches(task: Json, query: Json) -> bool:
 
 WORDS: Final = ("milk", "MILK", "100%", "_", "o'hare \"\\", "École", "👩‍👩‍👧‍👦")
 TAGS: Final = ("home", "work")
-SORTS: Final = ("created_at", "updated_at", "title", "due_date", "priority")
+SORTS: Final = ("created_at", "updated_at", "title", "due_date", "priority", "position")
 
 users = st.integers(0, len(USER_IDS) - 1)
 others = st.integers(1, len(USER_IDS) - 1)  # the distance to another user
@@ -177,6 +177,7 @@ optional: Final = {
     "priority": st.sampled_from((None, "low", "medium", "high")),
     "due_date": st.sampled_from((None, "2026-01-20", "2026-01-20T09:30:00.000000Z")),
     "tags": tag_lists,
+    "position": st.sampled_from((None, "1", "Z", "a")),
 }
 assert optional.keys() == OPTIONAL_MEMBERS.keys(), "every member of a task is generated"
 contents = st.fixed_dictionaries({"title": words}, optional=optional)

@@ -413,7 +413,16 @@ def visit_rejections(ada: httpx.Client) -> None:
         Secret.TITLE.encode("utf-16"),
     ):
         ada.post("/api/tasks", content=body, headers={"Content-Type": "application/json"})
-    for member in ("title", "description", "completed", "priority", "due_date", "tags", "tag"):
+    for member in (
+        "title",
+        "description",
+        "completed",
+        "priority",
+        "due_date",
+        "position",
+        "tags",
+        "tag",
+    ):
         for value in (Secret.TITLE * 99, {Secret.TITLE: 1}, [Secret.TITLE + "\0", [Secret.TAG]]):
             ada.post("/api/tasks", json=TASK | {member: value}, headers=strict)
     for name in ("status", "priority", "due_before", "sort", "order", "limit", "completed", "x"):

@@ -132,6 +132,8 @@ class TestBadCursor:
             (SortBy.PRIORITY, 2**63),
             (SortBy.PRIORITY, True),
             (SortBy.PRIORITY, "high"),
+            (SortBy.POSITION, "a0"),
+            (SortBy.POSITION, 1),
             (SortBy.CREATED_AT, None),
             (SortBy.CREATED_AT, "yesterday"),
             (SortBy.CREATED_AT, NOW.replace(tzinfo=None)),
