@@ -15,8 +15,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from support.tasks import HOSTILE_TEXTS, LATER, NOW, Members, a_task, mixed_tasks
+from batch_contract import BatchContract
+from support.tasks import COMPLETED, HOSTILE_TEXTS, LATER, NOW, Members, a_task, mixed_tasks
 from todo_api.rate_limits import RateLimiter
+from todo_domain.batch import Batch, ChangeTask, CreateTask
 from todo_domain.errors import (
     AuthKeysUnavailable,
     IdempotencyKeyReused,
@@ -161,7 +163,7 @@ CALLS_ON_LIVE_TASKS: Final[dict[str, OnTask]] = {
 }
 
 
-class TaskRepositoryContract:
+class TaskRepositoryContract(BatchContract):
     """A todo_domain.ports.TaskRepository. Fixture: ``tasks``, an empty repository."""
 
     # --- Adding and getting ---
@@ -726,7 +728,7 @@ class TaskRepositoryContract:
             page = await tasks.find("ada", TaskQuery(wanted, with_total=True))
             assert result_of(page) == ((), False, 0)
         assert await tasks.count("ada") == TaskCounts(pending=0, completed=0)
-        assert await tasks.delete_completed("ada", now=LATER) == ()
+        assert await tasks.delete_matching("ada", COMPLETED, now=LATER) == ()
         assert await tasks.restore("ada", task.id, now=LATER) == task
 
     @pytest.mark.parametrize("call", CALLS_ON_LIVE_TASKS.values(), ids=CALLS_ON_LIVE_TASKS)
@@ -785,16 +787,16 @@ class TaskRepositoryContract:
         stored = await all_added(tasks, mixed_tasks())
         eves = await all_added(tasks, mixed_tasks("eve"))
         completed = [task for task in stored if task.completed]
-        deleted = await tasks.delete_completed("ada", now=LATER)
+        deleted = await tasks.delete_matching("ada", COMPLETED, now=LATER)
         assert sorted(deleted) == sorted(task.id for task in completed)
         pending = {task for task in stored if not task.completed}
         assert set((await tasks.find("ada", TaskQuery())).tasks) == pending
         assert set((await tasks.find("eve", TaskQuery())).tasks) == set(eves)
-        assert await tasks.delete_completed("ada", now=LATER) == ()
+        assert await tasks.delete_matching("ada", COMPLETED, now=LATER) == ()
 
     async def test_each_deleted_completed_task_can_be_restored(self, tasks: TaskRepository) -> None:
         stored = await all_added(tasks, [a_task(completed_at=NOW) for _ in range(3)])
-        await tasks.delete_completed("ada", now=LATER)
+        await tasks.delete_matching("ada", COMPLETED, now=LATER)
         for task in stored:
             assert await tasks.restore("ada", task.id, now=LATER) == task
         assert set((await tasks.find("ada", TaskQuery())).tasks) == set(stored)
@@ -804,7 +806,7 @@ class TaskRepositoryContract:
     ) -> None:
         await all_added(tasks, [a_task(completed_at=NOW) for _ in range(10)])
         deleted = await asyncio.gather(
-            *(tasks.delete_completed("ada", now=LATER) for _ in range(5))
+            *(tasks.delete_matching("ada", COMPLETED, now=LATER) for _ in range(5))
         )
         assert len(set(chain.from_iterable(deleted))) == sum(map(len, deleted)) == 10
 
@@ -944,7 +946,7 @@ class TaskRepositoryContract:
         assert await last_change(tasks) == 4
         await tasks.restore("ada", task.id, now=LATER)
         assert await last_change(tasks) == 5
-        await tasks.delete_completed("ada", now=LATER)
+        await tasks.delete_matching("ada", COMPLETED, now=LATER)
         assert await last_change(tasks) == 6
         assert await last_change(tasks, "eve") == 0
 
@@ -960,7 +962,7 @@ class TaskRepositoryContract:
             tasks.save(replace(task, version=7)),
             tasks.delete("ada", uuid4(), now=LATER),
             tasks.delete("ada", task.id, now=LATER, version=7),
-            tasks.delete_completed("ada", now=LATER),
+            tasks.delete_matching("ada", COMPLETED, now=LATER),
             tasks.restore("ada", pending.id, now=LATER),
         )
         await successes(idle)
@@ -1009,7 +1011,7 @@ class TaskRepositoryContract:
         self, tasks: TaskRepository
     ) -> None:
         stored = await all_added(tasks, [a_task(completed_at=NOW) for _ in range(5)])
-        ids = sorted(await tasks.delete_completed("ada", now=LATER))
+        ids = sorted(await tasks.delete_matching("ada", COMPLETED, now=LATER))
         assert await feed(tasks, floor=0, limit=2) == [FeedEntry(6, each, None) for each in ids]
         assert len(ids) == len(stored)
 
@@ -1218,7 +1220,7 @@ async def write_at_random(tasks: TaskRepository, stored: list[Task], seed: int) 
     for number in range(30):
         task = random.choice(stored)
         with suppress(*LOST_RACE):
-            match random.randrange(8):
+            match random.randrange(10):
                 case 0:
                     stored.append(await tasks.add(a_task()))
                 case 1:
@@ -1226,9 +1228,16 @@ async def write_at_random(tasks: TaskRepository, stored: list[Task], seed: int) 
                 case 2:
                     await tasks.restore("ada", task.id, now=LATER)
                 case 3:
-                    await tasks.delete_completed("ada", now=LATER)
+                    await tasks.delete_matching("ada", COMPLETED, now=LATER)
                 case 4:
                     await tasks.change("ada", task.id, now=LATER, completed=True)
+                case 5:
+                    await tasks.change_matching("ada", COMPLETED, now=LATER, title=f"{number}")
+                case 6:
+                    new = a_task()
+                    operations = (CreateTask(new), ChangeTask(task.id, {"completed": True}))
+                    await tasks.apply("ada", Batch(operations, is_atomic=False), now=LATER)
+                    stored.append(new)
                 case _:
                     await tasks.change("ada", task.id, now=LATER, title=f"{seed} {number}")
 

@@ -5,10 +5,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, Unpack
+from typing import Final, Unpack, cast
 from uuid import UUID
 
 from todo_api.rate_limits import QuotaStatus
+from todo_domain.batch import Batch, BatchResult, CreateTask, StoredTask, decide
 from todo_domain.errors import (
     AuthKeysUnavailable,
     IdempotencyKeyReused,
@@ -18,10 +19,11 @@ from todo_domain.errors import (
     TaskNotFound,
     TokenErrorCode,
     TokenRejected,
+    TooManyAffected,
 )
 from todo_domain.ownership import Principal
 from todo_domain.ports import KEY_LIFETIME, RETENTION
-from todo_domain.queries import TaskCounts, TaskPage, TaskQuery
+from todo_domain.queries import TaskCounts, TaskFilter, TaskPage, TaskQuery
 from todo_domain.sync import ChangeState, Epoch, FeedEntry, FeedPage, FeedPosition
 from todo_domain.task import Task, TaskChanges
 
@@ -68,6 +70,15 @@ class UserTasks:
         return stored is not None and stored.deleted_at is None and stored.task.version == version
 
 
+@dataclass(frozen=True, slots=True)
+class _FirstResult:
+    """The result of the first call with an idempotency key, and the content of the call."""
+
+    at: datetime
+    content: object
+    result: object
+
+
 class InMemoryTaskRepository:
     """A fake of todo_domain.ports.TaskRepository.
 
@@ -78,21 +89,20 @@ class InMemoryTaskRepository:
     def __init__(self) -> None:
         self.history = "the fake's"
         self._users: defaultdict[str, UserTasks] = defaultdict(UserTasks)
-        self._first_added: dict[tuple[str, str], Task] = {}
+        self._first_results: dict[tuple[str, str], _FirstResult] = {}
 
     async def add(self, task: Task, *, key: str | None = None) -> Task:
         await _yield_to_others()
-        first = self._first_added.get((task.owner, key)) if key else None
-        if first is not None and first.created_at >= task.created_at - KEY_LIFETIME:
+        first = self._first_result(task.owner, key, task.created_at)
+        if first is not None:
             if first.content != task.content:
                 raise IdempotencyKeyReused
-            return first
+            return cast("Task", first.result)
         user = self._of(task.owner)
         stored = user.stored.get(task.id)
         if stored and not _is_expired(stored, task.created_at):
             raise TaskIdTaken
-        if key:
-            self._first_added[task.owner, key] = task
+        self._use_key(task.owner, key, task.created_at, task.content, task)
         user.put(task)
         return task
 
@@ -142,14 +152,68 @@ class InMemoryTaskRepository:
         user.put(task, deleted_at=now)
         return task
 
-    async def delete_completed(self, owner: str, *, now: datetime) -> tuple[UUID, ...]:
+    async def change_matching(
+        self,
+        owner: str,
+        wanted: TaskFilter,
+        *,
+        now: datetime,
+        max_affected: int | None = None,
+        **changes: Unpack[TaskChanges],
+    ) -> tuple[UUID, ...]:
         await _yield_to_others()
+        matching = filter(wanted.matches, self._of(owner).live())
+        changed = [(task, task.changed(now, **changes)) for task in matching]
+        altered = [StoredTask(new) for old, new in changed if new is not old]
+        return self._write(owner, altered, max_affected)
+
+    async def delete_matching(
+        self, owner: str, wanted: TaskFilter, *, now: datetime, max_affected: int | None = None
+    ) -> tuple[UUID, ...]:
+        await _yield_to_others()
+        matching = filter(wanted.matches, self._of(owner).live())
+        return self._write(owner, [StoredTask(task, now) for task in matching], max_affected)
+
+    async def apply(
+        self, owner: str, batch: Batch, *, now: datetime, key: str | None = None
+    ) -> BatchResult:
+        await _yield_to_others()
+        first = self._first_result(owner, key, now)
+        if first is not None:
+            if first.content != _content_of(batch):
+                raise IdempotencyKeyReused
+            return cast("BatchResult", first.result)
+        stored = self._of(owner).stored
+        decided = [
+            decide(operation, _value(stored.get(operation.id)), now, RETENTION)
+            for operation in batch.operations
+        ]
+        result = BatchResult.of(batch, [outcome for outcome, _ in decided])
+        if result.is_applied:
+            self._write(owner, [new for _, new in decided if new])
+            self._use_key(owner, key, now, _content_of(batch), result)
+        return result
+
+    def _write(
+        self, owner: str, rows: Sequence[StoredTask], max_affected: int | None = None
+    ) -> tuple[UUID, ...]:
+        if max_affected is not None and len(rows) > max_affected:
+            raise TooManyAffected(len(rows))
         user = self._of(owner)
-        completed = [task for task in user.live() if task.completed]
-        number = user.take_number() if completed else 0
-        for task in completed:
-            user.put(task, deleted_at=now, change=number)
-        return tuple(task.id for task in completed)
+        number = user.take_number() if rows else 0
+        for task, deleted_at in rows:
+            user.put(task, deleted_at=deleted_at, change=number)
+        return tuple(task.id for task, _ in rows)
+
+    def _first_result(self, owner: str, key: str | None, now: datetime) -> _FirstResult | None:
+        first = self._first_results.get((owner, key)) if key else None
+        return first if first and first.at >= now - KEY_LIFETIME else None
+
+    def _use_key(
+        self, owner: str, key: str | None, now: datetime, content: object, result: object
+    ) -> None:
+        if key:
+            self._first_results[owner, key] = _FirstResult(now, content, result)
 
     async def restore(self, owner: str, task_id: UUID, *, now: datetime) -> Task:
         await _yield_to_others()
@@ -188,6 +252,18 @@ class InMemoryTaskRepository:
 
     def _state(self, user: UserTasks) -> ChangeState:
         return ChangeState(Epoch(self.history, user.began_at), user.last_change)
+
+
+def _content_of(batch: Batch) -> object:
+    """What two batches with the same idempotency key must have in common."""
+    return batch.is_atomic, [
+        (operation.id, operation.task.content) if isinstance(operation, CreateTask) else operation
+        for operation in batch.operations
+    ]
+
+
+def _value(stored: _Stored | None) -> StoredTask | None:
+    return StoredTask(stored.task, stored.deleted_at) if stored else None
 
 
 def _is_expired(stored: _Stored, now: datetime) -> bool:

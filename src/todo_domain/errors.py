@@ -59,6 +59,14 @@ class SyncExpired(TodoError):
     """The feed cannot continue from this token: the client must start over without one."""
 
 
+class TooManyAffected(TodoError):
+    """More tasks match than the client allows to be changed. ``count`` of them do."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.count = count
+
+
 class UserMismatch(TodoError):
     """The user id in the path is not the authenticated user's."""
 

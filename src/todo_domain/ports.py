@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol, Unpack
 from uuid import UUID
 
+from todo_domain.batch import Batch, BatchResult
 from todo_domain.ownership import Principal
-from todo_domain.queries import TaskCounts, TaskPage, TaskQuery
+from todo_domain.queries import TaskCounts, TaskFilter, TaskPage, TaskQuery
 from todo_domain.sync import FeedPage, FeedPosition
 from todo_domain.task import Task, TaskChanges
 
@@ -73,8 +74,40 @@ class TaskRepository(Protocol):
         another version.
         """
 
-    async def delete_completed(self, owner: str, *, now: datetime) -> tuple[UUID, ...]:
-        """Delete all completed tasks of the owner as ``delete`` does; return their ids."""
+    async def change_matching(
+        self,
+        owner: str,
+        wanted: TaskFilter,
+        *,
+        now: datetime,
+        max_affected: int | None = None,
+        **changes: Unpack[TaskChanges],
+    ) -> tuple[UUID, ...]:
+        """Apply ``change`` to every task that matches; return the ids of the altered tasks.
+
+        Raises InvalidTask, and TooManyAffected if more than ``max_affected`` would be altered.
+        """
+
+    async def delete_matching(
+        self, owner: str, wanted: TaskFilter, *, now: datetime, max_affected: int | None = None
+    ) -> tuple[UUID, ...]:
+        """Delete every task that matches, as ``delete`` does; return their ids.
+
+        Raises TooManyAffected if more than ``max_affected`` match.
+        """
+
+    async def apply(
+        self, owner: str, batch: Batch, *, now: datetime, key: str | None = None
+    ) -> BatchResult:
+        """Apply the operations as ``todo_domain.batch.decide`` says, all at one moment.
+
+        If the batch is atomic and an operation is refused, nothing is written. The operations are
+        on different tasks. All writes of a batch have the same change number.
+
+        An idempotency ``key`` works as for ``add``: a second call with the same key and an equal
+        batch returns the first result, with another batch it raises IdempotencyKeyReused. Only an
+        applied batch uses up its key. Tasks to add and batches share their keys.
+        """
 
     async def restore(self, owner: str, task_id: UUID, *, now: datetime) -> Task:
         """Undo a delete and return the task as it was.

@@ -81,7 +81,7 @@ class TaskFilter:
 
     ``tags``: the task has all of them, compared by ``normalize_tag``. ``due_before`` and
     ``due_after`` are exclusive and exclude tasks without a due date. ``text`` is found in the title
-    or description, compared by ``fold``.
+    or description, compared by ``fold``. ``ids``: the task is one of them.
     """
 
     completed: bool | None = None
@@ -90,11 +90,13 @@ class TaskFilter:
     due_before: datetime | None = None
     due_after: datetime | None = None
     text: str | None = None
+    ids: frozenset[UUID] | None = None
 
     def matches(self, task: Task) -> bool:
         """Whether the task meets every condition."""
         return (
-            (self.completed is None or task.completed == self.completed)
+            (self.ids is None or task.id in self.ids)
+            and (self.completed is None or task.completed == self.completed)
             and (self.priority is None or task.priority == self.priority)
             and set(map(normalize_tag, self.tags)) <= set(map(normalize_tag, task.tags))
             and self._is_due_between(task)

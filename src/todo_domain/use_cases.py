@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple, Unpack
 from uuid import UUID
 
+from todo_domain.batch import Batch, BatchResult, RestoreTask
 from todo_domain.errors import (
     EditConflict,
     IdempotencyKeyReused,
@@ -19,7 +20,7 @@ from todo_domain.errors import (
 )
 from todo_domain.ownership import Principal, require_owner
 from todo_domain.ports import RETENTION, TaskRepository
-from todo_domain.queries import TaskCounts, TaskPage, TaskQuery
+from todo_domain.queries import TaskCounts, TaskFilter, TaskPage, TaskQuery
 from todo_domain.sync import FeedPage, FeedPosition, SyncToken, next_token
 from todo_domain.task import Task, TaskChanges
 
@@ -182,11 +183,67 @@ async def delete_task(
     )
 
 
-async def delete_completed(
-    tasks: TaskRepository, actor: Principal, *, now: datetime
+async def change_matching(
+    tasks: TaskRepository,
+    actor: Principal,
+    wanted: TaskFilter,
+    *,
+    now: datetime,
+    max_affected: int | None = None,
+    **changes: Unpack[TaskChanges],
 ) -> tuple[UUID, ...]:
-    """Delete all completed tasks of the actor; return their ids."""
-    return await tasks.delete_completed(actor.user_id, now=now)
+    """Change every task of the actor that matches; return the ids of the altered tasks.
+
+    Raises InvalidTask, and TooManyAffected if more than ``max_affected`` would be altered.
+    """
+    return await tasks.change_matching(
+        actor.user_id, wanted, now=now, max_affected=max_affected, **changes
+    )
+
+
+async def delete_matching(
+    tasks: TaskRepository,
+    actor: Principal,
+    wanted: TaskFilter,
+    *,
+    now: datetime,
+    max_affected: int | None = None,
+) -> tuple[UUID, ...]:
+    """Delete every task of the actor that matches; return their ids. Raises TooManyAffected."""
+    return await tasks.delete_matching(actor.user_id, wanted, now=now, max_affected=max_affected)
+
+
+async def restore_tasks(
+    tasks: TaskRepository, actor: Principal, task_ids: Collection[UUID], *, now: datetime
+) -> tuple[UUID, ...]:
+    """Undo the delete of each task that is deleted and can be restored; return their ids."""
+    batch = Batch(tuple(map(RestoreTask, task_ids)), is_atomic=False)
+    result = await tasks.apply(actor.user_id, batch, now=now)
+    return tuple(
+        task_id
+        for task_id, outcome in zip(task_ids, result.outcomes, strict=True)
+        if outcome.refusal is None
+    )
+
+
+async def apply_batch(
+    tasks: TaskRepository,
+    actor: Principal,
+    batch: Batch,
+    *,
+    now: datetime,
+    key: str | None = None,
+) -> BatchResult:
+    """Apply the operations of the batch and return the outcome of each.
+
+    A repeated idempotency key returns the first result. Raises InvalidTask, IdempotencyKeyReused,
+    and EditConflict if concurrent creations win every attempt.
+    """
+    result = await tasks.apply(actor.user_id, batch, now=now, key=key)
+    for outcome in result.outcomes:
+        if outcome.task is not None:
+            require_owner(actor, outcome.task)
+    return result
 
 
 async def restore_task(

@@ -5,7 +5,12 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final, TypedDict, Unpack
 from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
+<<<<<<< HEAD
 from todo_domain.task import POSITION_MAX, Priority, Task
+=======
+from todo_domain.queries import TaskFilter
+from todo_domain.task import Priority, Task
+>>>>>>> eea03f8 (domain, postgres: batches in one statement or one transaction; writes of every task that matches)
 
 # The members of a task that clients may omit, with their values in JSON then.
 OPTIONAL_MEMBERS: Final[dict[str, object]] = {
@@ -24,6 +29,7 @@ MEMBERS: Final = [
 
 NOW: Final = datetime(2026, 1, 18, 9, 30, tzinfo=UTC)
 LATER: Final = NOW + timedelta(minutes=1)
+COMPLETED: Final = TaskFilter(completed=True)
 
 # Each is a valid title: it neither starts nor ends with white space.
 HOSTILE_TEXTS: Final = (

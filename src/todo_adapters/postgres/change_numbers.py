@@ -54,6 +54,22 @@ def take_number(condition: ColumnElement[bool]) -> CTE:
     )
 
 
+def locked_counter() -> CTE:
+    """The owner's counter, locked. Writes of several tasks lock it before they read the tasks."""
+    return (
+        select(CHANGES.c.last)
+        .where(CHANGES.c.user_id == OWNER)
+        .with_for_update(key_share=True)
+        .cte("counter")
+        .prefix_with("MATERIALIZED")
+    )
+
+
+def after_lock(counter: CTE) -> ColumnElement[bool]:
+    """A condition that is true, and that PostgreSQL evaluates after it has locked the counter."""
+    return select(func.count()).select_from(counter).scalar_subquery() >= literal_column("0")
+
+
 def with_state(
     page: Select[Any],
     *,

@@ -6,11 +6,11 @@ why the pool is not asyncpg's or SQLAlchemy's.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 import structlog
@@ -19,6 +19,9 @@ from sqlalchemy import URL, ClauseElement
 from todo_adapters.postgres.tables import OWNER_SETTING
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_domain.errors import DatabaseUnavailable, Overloaded
+
+_Result = TypeVar("_Result")
+Fetch = Callable[..., Awaitable[list[asyncpg.Record]]]
 
 _log = structlog.get_logger()
 _DIALECT: Final = URL.create("postgresql+asyncpg").get_dialect()()
@@ -128,17 +131,24 @@ class Database:
         With row-level security it takes four: BEGIN, setting the ``owner``, the statement, COMMIT.
         Raises DatabaseUnavailable, and Overloaded if no connection became free in time.
         """
-        try:
-            rows = await self._fetch(statement, values)
-        except DatabaseUnavailable as failure:
-            if self._is_available:
-                self._is_available = False
-                _log.error("database.unavailable", reason=str(failure))
-            raise
-        if not self._is_available:
-            self._is_available = True
-            _log.info("database.recovered")
-        return rows
+        return await self._connected(lambda connection: self._run(connection, statement, values))
+
+    async def transact(self, owner: str, work: Callable[[Fetch], Awaitable[_Result]]) -> _Result:
+        """Run the statements that ``work`` fetches in one transaction, and return its result.
+
+        Each statement is a round trip. Raises what ``fetch`` raises; nothing is written then.
+        """
+
+        async def transaction(connection: _Connection) -> _Result:
+            async def fetch(statement: Statement, **values: object) -> list[asyncpg.Record]:
+                return await self._run_sql(connection, statement, values)
+
+            async with connection.driver.transaction():
+                if self._rls_enabled:
+                    await fetch(_SET_OWNER, owner=owner)
+                return await work(fetch)
+
+        return await self._connected(transaction)
 
     async def check(self) -> None:
         """Run a trivial statement. Raises what ``fetch`` raises."""
@@ -153,19 +163,31 @@ class Database:
         while self._idle:
             self._idle.pop().driver.terminate()
 
-    async def _fetch(
-        self, statement: Statement, values: Mapping[str, object]
-    ) -> list[asyncpg.Record]:
-        """Run the statement and translate the errors of asyncpg."""
+    async def _connected(self, work: Callable[[_Connection], Awaitable[_Result]]) -> _Result:
+        """Run the work on a connection; log when the database fails and when it has recovered."""
+        try:
+            result = await self._attempt_twice(work)
+        except DatabaseUnavailable as failure:
+            if self._is_available:
+                self._is_available = False
+                _log.error("database.unavailable", reason=str(failure))
+            raise
+        if not self._is_available:
+            self._is_available = True
+            _log.info("database.recovered")
+        return result
+
+    async def _attempt_twice(self, work: Callable[[_Connection], Awaitable[_Result]]) -> _Result:
+        """Run the work, again if asyncpg did not send it, and translate the errors of asyncpg."""
         await self._acquire_slot()
         self._in_use += 1
         try:
             try:
-                return await self._attempt(statement, values)
+                return await self._attempt(work)
             except asyncpg.InternalClientError as failure:
                 if not str(failure).startswith(_NOT_SENT):
                     raise
-                return await self._attempt(statement, values)
+                return await self._attempt(work)
         except (*_CONNECTION_ERRORS, *_UNAVAILABLE_ERRORS, _NotConnected) as failure:
             raise DatabaseUnavailable(_reason(failure)) from failure
         finally:
@@ -183,13 +205,11 @@ class Database:
         except TimeoutError:
             raise Overloaded from None
 
-    async def _attempt(
-        self, statement: Statement, values: Mapping[str, object]
-    ) -> list[asyncpg.Record]:
-        """Run the statement on a connection, and then keep the connection or discard it."""
+    async def _attempt(self, work: Callable[[_Connection], Awaitable[_Result]]) -> _Result:
+        """Run the work on a connection, and then keep the connection or discard it."""
         connection = await self._take_connection()
         try:
-            rows = await self._run(connection, statement, values)
+            result = await work(connection)
         except _CLOSED_ERRORS:
             self._discard(connection)
             raise
@@ -201,7 +221,7 @@ class Database:
             raise
         connection.responded_at = monotonic()
         self._idle.append(connection)
-        return rows
+        return result
 
     async def _take_connection(self) -> _Connection:
         """The connection that was used last, or a new one if there is none or it is unusable."""

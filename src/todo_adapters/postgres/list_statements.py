@@ -8,41 +8,18 @@ from sqlalchemy import (
     bindparam,
     func,
     literal_column,
-    or_,
     select,
     tuple_,
 )
 
+from todo_adapters.postgres import filters
 from todo_adapters.postgres.change_numbers import with_state
 from todo_adapters.postgres.database import Statement
 from todo_adapters.postgres.rows import TASK_COLUMNS
 from todo_adapters.postgres.statements import IS_LIVE
 from todo_adapters.postgres.tables import TASKS
 from todo_domain.queries import Sort, SortBy, TaskQuery
-from todo_domain.task import fold, normalize_tag
 
-_TEXT: Final = bindparam("text", type_=TASKS.c.title.type)
-
-
-def _folded(name: str, columns: Any) -> ColumnElement[Any]:  # noqa: ANN401
-    """The folded text of a column. PostgreSQL folds ASCII texts, whatever the database's locale."""
-    return func.coalesce(columns[f"{name}_folded"], func.lower(columns[name].collate("C")))
-
-
-def _has_tags() -> ColumnElement[bool]:
-    """Whether the task has all wanted tags, in any canonically equivalent spelling."""
-    tag = func.unnest(TASKS.c.tags).column_valued("tag")
-    spellings = select(func.array_agg(func.normalize(tag))).scalar_subquery()
-    return spellings.op("@>", is_comparison=True)(bindparam("tags", type_=TASKS.c.tags.type))
-
-
-_FILTERS: Final[dict[str, ColumnElement[bool]]] = {
-    "priority": TASKS.c.priority == bindparam("priority"),
-    "tags": _has_tags(),
-    "due_before": TASKS.c.due_at < bindparam("due_before"),
-    "due_after": TASKS.c.due_at > bindparam("due_after"),
-    "text": or_(_folded("title", TASKS.c).like(_TEXT), _folded("description", TASKS.c).like(_TEXT)),
-}
 # The start of a page: the value that it is sorted by, as a column of any name, and the id.
 _START: Final = {
     "id": bindparam("after_id", type_=TASKS.c.id.type),
@@ -58,8 +35,7 @@ _START: Final = {
 class _Shape(NamedTuple):
     """The part of a query that determines the SQL. The rest are parameters."""
 
-    completed: bool | None
-    filters: frozenset[str]
+    filter: filters.Shape
     sort: Sort
     has_start: bool
     with_total: bool
@@ -74,8 +50,7 @@ def find(query: TaskQuery) -> Statement:
     """
     return _find(
         _Shape(
-            completed=query.filter.completed,
-            filters=frozenset(name for name in _FILTERS if getattr(query.filter, name)),
+            filter=filters.shape_of(query.filter),
             sort=query.sort,
             has_start=query.after is not None,
             with_total=query.with_total,
@@ -86,13 +61,8 @@ def find(query: TaskQuery) -> Statement:
 
 def parameters_of(query: TaskQuery) -> dict[str, object]:
     """The values of the parameters of ``find``, except for the owner."""
-    wanted = query.filter
     return {
-        "priority": wanted.priority and wanted.priority.rank,
-        "tags": [normalize_tag(tag) for tag in wanted.tags],
-        "due_before": wanted.due_before,
-        "due_after": wanted.due_after,
-        "text": wanted.text and _like_pattern(fold(wanted.text)),
+        **filters.parameters_of(query.filter),
         "after_value": query.after and query.sort.comparable(query.after.value),
         "after_id": query.after and query.after.id,
         "limit": query.limit + 1,
@@ -100,18 +70,9 @@ def parameters_of(query: TaskQuery) -> dict[str, object]:
     }
 
 
-def _like_pattern(text: str) -> str:
-    """A LIKE pattern that finds the text anywhere, with its wildcards escaped."""
-    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{escaped}%"
-
-
 @lru_cache(maxsize=512)
 def _find(shape: _Shape) -> Statement:
-    conditions = [*IS_LIVE, *(_FILTERS[name] for name in sorted(shape.filters))]
-    if shape.completed is not None:
-        is_pending = TASKS.c.completed_at.is_(None)
-        conditions.append(~is_pending if shape.completed else is_pending)
+    conditions = (*IS_LIVE, *filters.conditions(shape.filter))
     keys = _sort_keys(shape.sort, TASKS.c)
     page = select(*TASK_COLUMNS).where(*conditions)
     if shape.has_start:
@@ -136,7 +97,7 @@ def _sort_keys(sort: Sort, columns: Any) -> tuple[ColumnElement[Any], ...]:  # n
     """
     match sort.by:
         case SortBy.TITLE:
-            return _folded("title", columns).collate("C"), columns["id"]
+            return filters.folded("title", columns).collate("C"), columns["id"]
         case SortBy.DUE_DATE:
             due = columns["due_at"]
             # A null sorts last. No instant can replace it, because a due date can be any instant.

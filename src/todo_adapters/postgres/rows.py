@@ -17,6 +17,7 @@ TASK_COLUMNS: Final = tuple(
         *("created_at", "updated_at", "completed_at", "version", "position"),
     )
 )
+_UNSET: Final = (None, False, ())
 _PRIORITIES: Final = {priority.rank: priority for priority in Priority}
 
 
@@ -77,6 +78,15 @@ def columns_of(members: Mapping[str, Any], *, now: datetime) -> dict[str, object
         columns["due_at"] = None if due is None else due_instant(due)
         columns["due_all_day"] = due is not None and not isinstance(due, datetime)
     return columns
+
+
+def set_members(content: Mapping[str, object]) -> dict[str, object]:
+    """The members that are set, for the hash of an idempotency key.
+
+    Members that are not set are left out, so that the hash stays the same when a later version of
+    this code adds members.
+    """
+    return {name: value for name, value in content.items() if value not in _UNSET}
 
 
 def _folded(text: str | None) -> str | None:

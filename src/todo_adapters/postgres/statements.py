@@ -3,12 +3,14 @@
 Every statement has the parameter ``owner``, and reads and writes only that user's rows.
 """
 
+from datetime import timedelta
 from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
     CTE,
     ColumnElement,
+    FromClause,
     and_,
     bindparam,
     case,
@@ -24,32 +26,34 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.sql.dml import ReturningUpdate
 
 from todo_adapters.postgres.change_numbers import OWNER, take_number
 from todo_adapters.postgres.database import Statement
 from todo_adapters.postgres.rows import TASK_COLUMNS
 from todo_adapters.postgres.tables import IDEMPOTENCY_KEYS, TASKS, USERS
 
+OWNER_SEEN_INTERVAL: Final = timedelta(hours=1)  # between two updates of ``last_seen_at``
+
 IS_LIVE: Final = (TASKS.c.user_id == OWNER, TASKS.c.deleted_at.is_(None))
 
-_FOLDED_COLUMNS: Final = (TASKS.c.title_folded, TASKS.c.description_folded)
+FOLDED_COLUMNS: Final = (TASKS.c.title_folded, TASKS.c.description_folded)
 _ROW: Final = {
-    **{c.name: bindparam(c.name, type_=c.type) for c in (*TASK_COLUMNS, *_FOLDED_COLUMNS)},
+    **{c.name: bindparam(c.name, type_=c.type) for c in (*TASK_COLUMNS, *FOLDED_COLUMNS)},
     "user_id": OWNER,
 }
 _IS_TASK: Final = (TASKS.c.user_id == OWNER, TASKS.c.id == _ROW["id"])
 _IS_LIVE_TASK: Final = (*_IS_TASK, TASKS.c.deleted_at.is_(None))
-_COMPARED: Final = frozenset(column.name for column in TASK_COLUMNS)
-_NOW: Final = bindparam("now", type_=TASKS.c.updated_at.type)
-_KEYS_VALID_SINCE: Final = bindparam("keys_valid_since", type_=IDEMPOTENCY_KEYS.c.created_at.type)
-_RESTORABLE_AFTER: Final = bindparam("restorable_after", type_=TASKS.c.deleted_at.type)
+COMPARED: Final = frozenset(column.name for column in TASK_COLUMNS)
+_KEY_RESULTS: Final = ("task_id", "outcomes")  # of a new task, and of a batch
+NOW: Final = bindparam("now", type_=TASKS.c.updated_at.type)
+KEYS_VALID_SINCE: Final = bindparam("keys_valid_since", type_=IDEMPOTENCY_KEYS.c.created_at.type)
+RESTORABLE_AFTER: Final = bindparam("restorable_after", type_=TASKS.c.deleted_at.type)
 
 
 # --- Add ----------------------------------------------------------------------------------------
 
 
-def _record_owner() -> CTE:
+def record_owner(*conditions: ColumnElement[bool]) -> CTE:
     """Record that the owner was seen now, unless the recorded time is recent.
 
     If every new task updated the row, concurrent requests of one user would wait for its lock.
@@ -59,7 +63,8 @@ def _record_owner() -> CTE:
     )
     now = _ROW["created_at"]
     owner = upsert(USERS).from_select(
-        ["id", "first_seen_at", "last_seen_at"], select(OWNER, now, now).where(~is_recent)
+        ["id", "first_seen_at", "last_seen_at"],
+        select(OWNER, now, now).where(~is_recent, *conditions),
     )
     latest = func.greatest(USERS.c.last_seen_at, owner.excluded.last_seen_at)
     return owner.on_conflict_do_update(
@@ -67,41 +72,43 @@ def _record_owner() -> CTE:
     ).cte("seen")
 
 
-_KEY_IS_VALID: Final = exists().where(
+KEY_IS_VALID: Final = exists().where(
     IDEMPOTENCY_KEYS.c.user_id == OWNER,
     IDEMPOTENCY_KEYS.c.key == bindparam("key"),
-    IDEMPOTENCY_KEYS.c.created_at >= _KEYS_VALID_SINCE,
+    IDEMPOTENCY_KEYS.c.created_at >= KEYS_VALID_SINCE,
 )
 _ID_IS_TAKEN: Final = exists().where(
-    *_IS_TASK, or_(TASKS.c.deleted_at.is_(None), TASKS.c.deleted_at > _RESTORABLE_AFTER)
+    *_IS_TASK, or_(TASKS.c.deleted_at.is_(None), TASKS.c.deleted_at > RESTORABLE_AFTER)
 )
 
 
-def _store_key(number: CTE) -> CTE:
-    """Store the idempotency key and return the change number; no row if the key is in use."""
+def store_key(
+    source: FromClause, *conditions: ColumnElement[bool], **result: ColumnElement[Any]
+) -> CTE:
+    """Store the idempotency key with the result; no row if the key is in use.
+
+    PostgreSQL evaluates the source first, so that the counter is locked before the key.
+    """
+    bound = {
+        name: bindparam(name, type_=IDEMPOTENCY_KEYS.c[name].type) for name in ("key", "content")
+    }
+    values = {"user_id": OWNER, **bound, "created_at": _ROW["created_at"], **result}
     key = upsert(IDEMPOTENCY_KEYS).from_select(
-        ["user_id", "key", "content", "task_id", "created_at"],
-        select(
-            OWNER,
-            bindparam("key", type_=IDEMPOTENCY_KEYS.c.key.type),
-            bindparam("content", type_=IDEMPOTENCY_KEYS.c.content.type),
-            _ROW["id"],
-            _ROW["created_at"],
-        ).select_from(number),
+        list(values), select(*values.values()).select_from(source).where(*conditions)
     )
-    stored = (
+    replaced = {name: key.excluded[name] for name in ("content", "created_at", *_KEY_RESULTS)}
+    return (
         key.on_conflict_do_update(
             index_elements=[IDEMPOTENCY_KEYS.c.user_id, IDEMPOTENCY_KEYS.c.key],
-            set_={name: key.excluded[name] for name in ("content", "task_id", "created_at")},
-            where=IDEMPOTENCY_KEYS.c.created_at < _KEYS_VALID_SINCE,
+            set_=replaced,
+            where=IDEMPOTENCY_KEYS.c.created_at < KEYS_VALID_SINCE,
         )
         .returning(IDEMPOTENCY_KEYS.c.key)
         .cte("stored_key")
     )
-    return select(number.c.last).select_from(number.join(stored, true())).cte("number_and_key")
 
 
-def _delete_expired_keys() -> CTE:
+def delete_expired_keys() -> CTE:
     """Delete the owner's other expired keys, so that no separate clean-up is needed.
 
     Keys that a concurrent call has locked are skipped, because waiting could be a deadlock.
@@ -110,7 +117,7 @@ def _delete_expired_keys() -> CTE:
         select(IDEMPOTENCY_KEYS.c.key)
         .where(
             IDEMPOTENCY_KEYS.c.user_id == OWNER,
-            IDEMPOTENCY_KEYS.c.created_at < _KEYS_VALID_SINCE,
+            IDEMPOTENCY_KEYS.c.created_at < KEYS_VALID_SINCE,
             IDEMPOTENCY_KEYS.c.key != bindparam("key"),
         )
         .with_for_update(skip_locked=True)
@@ -128,19 +135,21 @@ def _add(*, with_key: bool) -> Statement:
     Concurrent calls of one user wait for each other at the counter. The conditions are tested
     before that, and by ON CONFLICT after it.
     """
-    is_taken = or_(_ID_IS_TAKEN, _KEY_IS_VALID) if with_key else _ID_IS_TAKEN
+    is_taken = or_(_ID_IS_TAKEN, KEY_IS_VALID) if with_key else _ID_IS_TAKEN
     number = take_number(~is_taken)
-    source = _store_key(number) if with_key else number
-    row = {**_ROW, "change": source.c.last}
+    source: FromClause = number
+    if with_key:
+        source = number.join(store_key(number, task_id=_ROW["id"]), true())
+    row = {**_ROW, "change": number.c.last}
     task = upsert(TASKS).from_select(list(row), select(*row.values()).select_from(source))
     added = task.on_conflict_do_update(
         index_elements=[TASKS.c.user_id, TASKS.c.id],
         # The task with this id was deleted too long ago to be restored, but is not purged yet.
         set_={**{name: task.excluded[name] for name in row}, "deleted_at": null()},
-        where=TASKS.c.deleted_at <= _RESTORABLE_AFTER,
+        where=TASKS.c.deleted_at <= RESTORABLE_AFTER,
     )
-    expired_keys = (_delete_expired_keys(),) if with_key else ()
-    return Statement.compiled(added.add_cte(_record_owner(), *expired_keys).returning(TASKS.c.id))
+    expired_keys = (delete_expired_keys(),) if with_key else ()
+    return Statement.compiled(added.add_cte(record_owner(), *expired_keys).returning(TASKS.c.id))
 
 
 ADD: Final = _add(with_key=False)
@@ -181,33 +190,36 @@ def _save() -> Statement:
     )
 
 
-@cache
-def change(columns: frozenset[str]) -> Statement:
-    """``Task.changed`` in SQL for these columns: nothing is written if no value differs.
+def changed_values(
+    columns: frozenset[str],
+) -> tuple[ColumnElement[bool], dict[str, ColumnElement[Any]]]:
+    """``Task.changed`` in SQL: whether a row has these values already, and its new values.
 
     PostgreSQL evaluates the expressions of the UPDATE on the latest version of the row. If a
     concurrent statement has just made the same change, the version and times stay as they are.
     """
     values: dict[str, ColumnElement[Any]] = {name: _ROW[name] for name in sorted(columns)}
     is_same = and_(
-        *(_is_same(TASKS.c[name], value) for name, value in values.items() if name in _COMPARED)
+        *(is_equal(TASKS.c[name], value) for name, value in values.items() if name in COMPARED)
     )
-    number = take_number(exists().where(*_IS_LIVE_TASK, ~is_same))
     if "completed_at" in values:
         first_completed = func.coalesce(TASKS.c.completed_at, values["completed_at"])
         values["completed_at"] = case((values["completed_at"].is_not(None), first_completed))
     # The clock may have been set back; ``updated_at`` never decreases.
-    updated_at = case((is_same, TASKS.c.updated_at), else_=func.greatest(TASKS.c.updated_at, _NOW))
+    updated_at = case((is_same, TASKS.c.updated_at), else_=func.greatest(TASKS.c.updated_at, NOW))
     increment = case((is_same, literal_column("0")), else_=literal_column("1"))
+    return is_same, values | {"updated_at": updated_at, "version": TASKS.c.version + increment}
+
+
+@cache
+def change(columns: frozenset[str]) -> Statement:
+    """Change these columns of the task; nothing is written if no value differs."""
+    is_same, values = changed_values(columns)
+    number = take_number(exists().where(*_IS_LIVE_TASK, ~is_same))
     changed = (
         update(TASKS)
         .where(*_IS_LIVE_TASK)
-        .values(
-            **values,
-            updated_at=updated_at,
-            version=TASKS.c.version + increment,
-            change=number.c.last,
-        )
+        .values(**values, change=number.c.last)
         .returning(*TASK_COLUMNS)
         .cte("changed")
     )
@@ -215,12 +227,12 @@ def change(columns: frozenset[str]) -> Statement:
     return Statement.compiled(union_all(select(changed), unchanged))
 
 
-def _is_same(column: ColumnElement[Any], value: ColumnElement[Any]) -> ColumnElement[bool]:
+def is_equal(column: ColumnElement[Any], value: ColumnElement[Any]) -> ColumnElement[bool]:
     """Whether the column has the value already.
 
     All times of completion count as the same value: a completed task keeps its first one.
     """
-    if column is TASKS.c.completed_at:
+    if column.key == "completed_at":
         return column.is_(None) == value.is_(None)
     return column.is_not_distinct_from(value)
 
@@ -231,20 +243,25 @@ SAVE: Final = _save()
 # --- Delete and restore -------------------------------------------------------------------------
 
 
-def _delete(*conditions: ColumnElement[bool]) -> ReturningUpdate[Any]:
-    """Mark tasks as deleted, and purge the owner's tasks that can no longer be restored."""
-    number = take_number(exists().where(*conditions))
+def purge_deleted() -> CTE:
+    """Purge the owner's tasks that can no longer be restored."""
     expired = (
         select(TASKS.c.id)
-        .where(TASKS.c.user_id == OWNER, TASKS.c.deleted_at <= _RESTORABLE_AFTER)
+        .where(TASKS.c.user_id == OWNER, TASKS.c.deleted_at <= RESTORABLE_AFTER)
         .with_for_update(skip_locked=True)  # a concurrent statement may be purging them
     )
     purge = delete(TASKS).where(TASKS.c.user_id == OWNER, TASKS.c.id.in_(expired))
-    return (
+    return purge.cte("purged")
+
+
+def _delete(*conditions: ColumnElement[bool]) -> Statement:
+    """Mark the task as deleted, and purge what can no longer be restored."""
+    number = take_number(exists().where(*conditions))
+    return Statement.compiled(
         update(TASKS)
         .where(*conditions)
-        .values(deleted_at=_NOW, change=number.c.last)
-        .add_cte(purge.cte("purged"))
+        .values(deleted_at=NOW, change=number.c.last)
+        .add_cte(purge_deleted())
         .returning(*TASK_COLUMNS)
     )
 
@@ -255,7 +272,7 @@ def _restore() -> Statement:
     The row also has ``was_deleted_at``, so that the caller can distinguish a task that is not
     deleted from one that was deleted too long ago.
     """
-    is_restorable = (*_IS_TASK, TASKS.c.deleted_at > _RESTORABLE_AFTER)
+    is_restorable = (*_IS_TASK, TASKS.c.deleted_at > RESTORABLE_AFTER)
     number = take_number(exists().where(*is_restorable))
     found = select(TASKS.c.deleted_at.label("was_deleted_at")).where(*_IS_TASK).cte("found")
     restored = (
@@ -270,9 +287,6 @@ def _restore() -> Statement:
     )
 
 
-DELETE: Final = Statement.compiled(_delete(*_IS_LIVE_TASK))
-DELETE_VERSION: Final = Statement.compiled(
-    _delete(*_IS_LIVE_TASK, TASKS.c.version == _ROW["version"])
-)
-DELETE_COMPLETED: Final = Statement.compiled(_delete(*IS_LIVE, TASKS.c.completed_at.is_not(None)))
+DELETE: Final = _delete(*_IS_LIVE_TASK)
+DELETE_VERSION: Final = _delete(*_IS_LIVE_TASK, TASKS.c.version == _ROW["version"])
 RESTORE: Final = _restore()

@@ -4,7 +4,7 @@ Rows do not leave this package: ``rows.py`` converts them to tasks.
 """
 
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
@@ -20,7 +20,7 @@ from sqlalchemy import (
     text,
     true,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field, SQLModel
 
 SCHEMA: Final = "todo"
@@ -143,7 +143,10 @@ class SyncRow(SQLModel, table=True):
 
 
 class IdempotencyKeyRow(SQLModel, table=True):
-    """An idempotency key of a user: a hash of the content that came with it, and the task."""
+    """An idempotency key of a user: a hash of the content that came with it, and the result.
+
+    The result is the task that was added, or the outcomes of a batch.
+    """
 
     metadata = metadata
     __tablename__ = "idempotency_keys"
@@ -151,7 +154,8 @@ class IdempotencyKeyRow(SQLModel, table=True):
     user_id: str = Field(sa_type=Text, primary_key=True)
     key: str = Field(sa_type=Text, primary_key=True)
     content: bytes
-    task_id: UUID
+    task_id: UUID | None
+    outcomes: list[Any] | None = Field(sa_type=JSONB)
     created_at: datetime
 
 

@@ -1,45 +1,59 @@
 """The task repository on PostgreSQL."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Final, Unpack
+from typing import Unpack
 from uuid import UUID
 
 import asyncpg
 import orjson
 
-from todo_adapters.postgres import change_numbers, list_statements, statements
-from todo_adapters.postgres.database import Database
-from todo_adapters.postgres.rows import columns_of, row_from_task, task_from_row
+from todo_adapters.postgres import (
+    batches,
+    bulk_statements,
+    change_numbers,
+    filters,
+    list_statements,
+    statements,
+)
+from todo_adapters.postgres.batches import BatchCall
+from todo_adapters.postgres.database import Database, Statement
+from todo_adapters.postgres.rows import columns_of, row_from_task, set_members, task_from_row
+from todo_adapters.postgres.statements import OWNER_SEEN_INTERVAL
+from todo_domain.batch import Batch, BatchResult
 from todo_domain.errors import (
     IdempotencyKeyReused,
     StaleVersion,
     TaskIdTaken,
     TaskNotDeleted,
     TaskNotFound,
+    TooManyAffected,
 )
 from todo_domain.ports import KEY_LIFETIME, RETENTION
-from todo_domain.queries import TaskCounts, TaskPage, TaskQuery
+from todo_domain.queries import TaskCounts, TaskFilter, TaskPage, TaskQuery
 from todo_domain.sync import FeedPage, FeedPosition
 from todo_domain.task import Task, TaskChanges, clean_changes
-
-OWNER_SEEN_INTERVAL: Final = timedelta(
-    hours=1
-)  # between two updates of an owner's ``last_seen_at``
-_UNSET: Final = (None, False, ())
 
 
 class PostgresTaskRepository:
     """todo_domain.ports.TaskRepository on PostgreSQL. Each call runs one statement.
 
-    Only ``add`` runs two if its idempotency key is in use.
+    ``add`` and ``apply`` run two if their idempotency key is in use.
     """
 
-    def __init__(self, database: Database, *, retention: timedelta = RETENTION) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        retention: timedelta = RETENTION,
+        batches_in_transactions: bool = False,
+    ) -> None:
+        """With ``batches_in_transactions`` a batch is several statements in one transaction."""
         self._database = database
         self._retention = retention
+        self._batches_in_transactions = batches_in_transactions
 
     async def add(self, task: Task, *, key: str | None = None) -> Task:
         values = row_from_task(task) | {
@@ -124,14 +138,53 @@ class PostgresTaskRepository:
             raise StaleVersion
         return _first_task(rows)
 
-    async def delete_completed(self, owner: str, *, now: datetime) -> tuple[UUID, ...]:
+    async def change_matching(
+        self,
+        owner: str,
+        wanted: TaskFilter,
+        *,
+        now: datetime,
+        max_affected: int | None = None,
+        **changes: Unpack[TaskChanges],
+    ) -> tuple[UUID, ...]:
+        columns = columns_of(clean_changes(changes), now=now)
+        if not columns:
+            return ()
+        statement = bulk_statements.change(filters.shape_of(wanted), frozenset(columns))
+        values = {"now": now, **columns}
+        return await self._write_matching(statement, owner, wanted, max_affected, values)
+
+    async def delete_matching(
+        self, owner: str, wanted: TaskFilter, *, now: datetime, max_affected: int | None = None
+    ) -> tuple[UUID, ...]:
+        statement = bulk_statements.delete(filters.shape_of(wanted))
+        values = {"now": now, "restorable_after": now - self._retention}
+        return await self._write_matching(statement, owner, wanted, max_affected, values)
+
+    async def _write_matching(
+        self,
+        statement: Statement,
+        owner: str,
+        wanted: TaskFilter,
+        max_affected: int | None,
+        values: Mapping[str, object],
+    ) -> tuple[UUID, ...]:
+        parameters = filters.parameters_of(wanted)
         rows = await self._database.fetch(
-            statements.DELETE_COMPLETED,
-            owner=owner,
-            now=now,
-            restorable_after=now - self._retention,
+            statement, owner=owner, max_affected=max_affected, **parameters, **values
         )
-        return tuple(row["id"] for row in rows)
+        affected, ids = rows[0]["affected"], rows[0]["ids"] or ()
+        if max_affected is not None and affected > max_affected:
+            raise TooManyAffected(affected)
+        return tuple(ids)
+
+    async def apply(
+        self, owner: str, batch: Batch, *, now: datetime, key: str | None = None
+    ) -> BatchResult:
+        call = BatchCall(owner, batch, now, key, self._retention)
+        return await batches.apply(
+            self._database, call, in_transaction=self._batches_in_transactions
+        )
 
     async def restore(self, owner: str, task_id: UUID, *, now: datetime) -> Task:
         restorable_after = now - self._retention
@@ -170,10 +223,5 @@ def _first_task(rows: Sequence[asyncpg.Record]) -> Task:
 
 
 def _hash_content(task: Task) -> bytes:
-    """A hash of the members that are set.
-
-    Members that are not set are left out, so that the hash stays the same when a later version of
-    this code adds members.
-    """
-    content = {name: value for name, value in task.content.items() if value not in _UNSET}
+    content = set_members(task.content)
     return sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from contracts import LOST_RACE, follow, write_at_random
-from support.tasks import LATER, NOW, a_task
+from support.tasks import COMPLETED, LATER, NOW, a_task
 from support.version_0_1 import TaskRepositoryOfVersion01
 from todo_adapters.postgres import list_statements
 from todo_adapters.postgres.database import Database, Statement
@@ -351,7 +351,7 @@ async def every_write(tasks: TaskRepository, stored: Sequence[Task], seed: int) 
             partial(tasks.delete, "ada", task.id, now=LATER - 2 * RETENTION),
             # As often as the deletes, so that there are tasks to write.
             *[partial(tasks.restore, "ada", task.id, now=LATER)] * 4,
-            partial(tasks.delete_completed, "ada", now=LATER),
+            partial(tasks.delete_matching, "ada", COMPLETED, now=LATER),
         ]
         with suppress(*LOST_RACE):
             await random.choice(writes)()

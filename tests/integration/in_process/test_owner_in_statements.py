@@ -19,7 +19,7 @@ import asyncpg
 import pytest
 
 from contracts import EVERY_CHANGE, EVERY_FILTER, EVERY_SORT
-from support.tasks import NOW, a_task
+from support.tasks import COMPLETED, NOW, a_task
 from todo_adapters.postgres import change_numbers, statements
 from todo_adapters.postgres import tasks as repository
 from todo_adapters.postgres.database import Database, Statement
@@ -82,7 +82,7 @@ async def make_every_call(tasks: TaskRepository) -> None:
     await tasks.delete(OWNER, task.id, now=NOW)
     await tasks.restore(OWNER, task.id, now=NOW)
     await tasks.delete(OWNER, task.id, now=NOW, version=changed.version)
-    await tasks.delete_completed(OWNER, now=NOW)
+    await tasks.delete_matching(OWNER, COMPLETED, now=NOW)
     await tasks.count(OWNER)
     await tasks.changes(OWNER, after=FeedPosition(), floor=0, limit=10)
     for wanted in EVERY_FILTER:

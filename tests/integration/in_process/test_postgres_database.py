@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from support.postgres.round_trips import PostgresProxy, proxy_before
-from support.tasks import LATER, a_task
+from support.tasks import COMPLETED, LATER, a_task
 from todo_adapters.postgres.database import Database, Statement, Timeouts
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl
@@ -51,7 +51,7 @@ CALLS: Final[dict[str, OnTask]] = {
     "reopen": lambda tasks, task: tasks.change("ada", task.id, completed=False, now=LATER),
     "delete": lambda tasks, task: tasks.delete("ada", task.id, now=LATER),
     "delete a version": lambda tasks, task: tasks.delete("ada", task.id, now=LATER, version=1),
-    "delete completed tasks": lambda tasks, _: tasks.delete_completed("ada", now=LATER),
+    "delete completed tasks": lambda tasks, _: tasks.delete_matching("ada", COMPLETED, now=LATER),
     "count": lambda tasks, _: tasks.count("ada"),
     "refused get": lambda tasks, task: refused(tasks.get("eve", task.id)),
     "refused save": lambda tasks, task: refused(tasks.save(replace(task, version=9))),

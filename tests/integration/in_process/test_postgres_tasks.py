@@ -10,10 +10,12 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from batch_contract import BatchContract
 from contracts import TaskRepositoryContract
-from support.tasks import NOW, a_task
+from support.tasks import COMPLETED, NOW, a_task
 from todo_adapters.postgres.database import Database, Statement
-from todo_adapters.postgres.tasks import OWNER_SEEN_INTERVAL, PostgresTaskRepository
+from todo_adapters.postgres.statements import OWNER_SEEN_INTERVAL
+from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_domain.errors import TaskIdTaken, TaskNotFound
 from todo_domain.ports import KEY_LIFETIME, RETENTION, TaskRepository
@@ -25,7 +27,9 @@ Delete = Callable[[TaskRepository, Task, datetime], Awaitable[object]]
 DELETES: Final[dict[str, Delete]] = {
     "delete": lambda tasks, task, now: tasks.delete("ada", task.id, now=now),
     "delete a version": lambda tasks, task, now: tasks.delete("ada", task.id, now=now, version=1),
-    "delete completed tasks": lambda tasks, _, now: tasks.delete_completed("ada", now=now),
+    "delete completed tasks": lambda tasks, _, now: tasks.delete_matching(
+        "ada", COMPLETED, now=now
+    ),
 }
 
 
@@ -39,6 +43,12 @@ class TestPostgresTaskRepository(TaskRepositoryContract):
     @pytest.fixture
     def tasks(self, database: Database) -> TaskRepository:
         return PostgresTaskRepository(database)
+
+
+class TestBatchesInTransactions(BatchContract):
+    @pytest.fixture
+    def tasks(self, database: Database) -> TaskRepository:
+        return PostgresTaskRepository(database, batches_in_transactions=True)
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +251,7 @@ class TestIdempotencyKeys:
         first, later = a_task(), NOW + timedelta(hours=2)
         await tasks.add(first, key="k")
         await tasks.delete("ada", first.id, now=NOW)
-        await tasks.delete_completed("ada", now=later)
+        await tasks.delete_matching("ada", COMPLETED, now=later)
         assert await ids(database) == set()
         assert await tasks.add(a_task(created_at=later, updated_at=later), key="k") == first
         assert await ids(database) == set()
