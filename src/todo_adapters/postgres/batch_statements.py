@@ -232,7 +232,8 @@ def _apply(*, with_key: bool) -> Statement:
 
 
 def _insert(accepted: CTE, number: CTE, source: FromClause) -> CTE:
-    row = {**{name: accepted.c[name] for name in _NAMES}, "change": number.c.last}
+    values = {name: accepted.c[name] for name in _NAMES}
+    row = {**values, "user_id": OWNER, "change": number.c.last}
     new = select(*row.values()).select_from(accepted.join(source, true()))
     return insert(TASKS).from_select(list(row), new.where(~accepted.c.is_stored)).cte("inserted")
 

@@ -13,24 +13,26 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 import pytest
 
 from contracts import EVERY_CHANGE, EVERY_FILTER, EVERY_SORT
 from support.tasks import COMPLETED, NOW, a_task
-from todo_adapters.postgres import change_numbers, statements
+from todo_adapters.postgres import batch_statements, change_numbers, statements
 from todo_adapters.postgres import tasks as repository
-from todo_adapters.postgres.database import Database, Statement
+from todo_adapters.postgres.database import Database, Fetch, Statement
 from todo_adapters.postgres.tables import metadata
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl
+from todo_domain.batch import Batch, ChangeTask, CreateTask, DeleteTask
 from todo_domain.ports import TaskRepository
 from todo_domain.queries import TaskQuery
 from todo_domain.sync import FeedPosition
 
 Json = dict[str, Any]
+_Result = TypeVar("_Result")
 
 OWNER: Final = "100% the_owner"
 # The column with the owner of each table.
@@ -64,9 +66,19 @@ class RecordingDatabase(Database):
     ) -> Coroutine[Any, Any, list[asyncpg.Record]]:
         self.statements[statement] = values
         frame = inspect.currentframe()
-        if frame and frame.f_back:
+        if frame and frame.f_back and frame.f_back.f_code.co_filename == repository.__file__:
             self.lines.add(frame.f_back.f_lineno)
         return super().fetch(statement, **values)
+
+    async def transact(self, owner: str, work: Callable[[Fetch], Awaitable[_Result]]) -> _Result:
+        async def recorded(fetch: Fetch) -> _Result:
+            async def record(statement: Statement, **values: object) -> list[asyncpg.Record]:
+                self.statements[statement] = values
+                return await fetch(statement, **values)
+
+            return await work(record)
+
+        return await super().transact(owner, recorded)
 
 
 async def make_every_call(tasks: TaskRepository) -> None:
@@ -83,6 +95,14 @@ async def make_every_call(tasks: TaskRepository) -> None:
     await tasks.restore(OWNER, task.id, now=NOW)
     await tasks.delete(OWNER, task.id, now=NOW, version=changed.version)
     await tasks.delete_matching(OWNER, COMPLETED, now=NOW)
+    for wanted in EVERY_FILTER:
+        await tasks.delete_matching(OWNER, wanted, now=NOW)
+        await tasks.change_matching(OWNER, wanted, now=NOW, title="x", completed=True)
+    new = a_task(owner=OWNER)
+    for key in (None, *2 * (str(new.id),)):
+        operations = (CreateTask(new), ChangeTask(task.id, {"title": "x"}))
+        await tasks.apply(OWNER, Batch(operations, is_atomic=False), now=NOW, key=key)
+    await tasks.apply(OWNER, Batch((DeleteTask(new.id),)), now=NOW)
     await tasks.count(OWNER)
     await tasks.changes(OWNER, after=FeedPosition(), floor=0, limit=10)
     for wanted in EVERY_FILTER:
@@ -191,12 +211,14 @@ UNSAFE_SQL: Final = (
 class TestStatements:
     async def test_reach_rows_of_the_owner_only(self, recording: RecordingDatabase) -> None:
         await make_every_call(PostgresTaskRepository(recording))
+        await make_every_call(PostgresTaskRepository(recording, batches_in_transactions=True))
         for statement, values in list(recording.statements.items()):
             assert await unowned_tables(recording, statement, values) == [], statement.sql
 
     async def test_are_all_checked(self, recording: RecordingDatabase) -> None:
         await make_every_call(PostgresTaskRepository(recording))
-        modules = vars(statements) | vars(change_numbers)
+        await make_every_call(PostgresTaskRepository(recording, batches_in_transactions=True))
+        modules = vars(statements) | vars(change_numbers) | vars(batch_statements)
         constants = {value for value in modules.values() if isinstance(value, Statement)}
         assert constants
         assert constants <= recording.statements.keys()
