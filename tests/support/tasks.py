@@ -5,12 +5,8 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final, TypedDict, Unpack
 from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
-<<<<<<< HEAD
-from todo_domain.task import POSITION_MAX, Priority, Task
-=======
 from todo_domain.queries import TaskFilter
-from todo_domain.task import Priority, Task
->>>>>>> eea03f8 (domain, postgres: batches in one statement or one transaction; writes of every task that matches)
+from todo_domain.task import POSITION_MAX, Priority, Task
 
 # The members of a task that clients may omit, with their values in JSON then.
 OPTIONAL_MEMBERS: Final[dict[str, object]] = {

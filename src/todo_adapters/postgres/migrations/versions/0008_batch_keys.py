@@ -10,5 +10,5 @@ def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '1s'")
     op.execute(
         "ALTER TABLE todo.idempotency_keys ALTER COLUMN task_id DROP NOT NULL,"
-        " ADD COLUMN outcomes jsonb"
+        " ADD COLUMN IF NOT EXISTS outcomes jsonb"
     )
