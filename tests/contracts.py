@@ -1125,6 +1125,14 @@ class RateLimiterContract:
             assert 0 < status.reset <= earlier
             earlier = status.reset
 
+    async def test_several_hits_at_once_are_all_counted(self, limiter: RateLimiter) -> None:
+        counted = [await limiter.hit("few", "ada", count=count) for count in (3, 2, 2)]
+        assert [(quota.remaining, quota.is_exceeded) for (quota,) in counted] == [
+            (2, False),
+            (0, False),
+            (0, True),
+        ]
+
     async def test_every_key_is_counted_separately(self, limiter: RateLimiter) -> None:
         for key in ("ada", "Ada", "ada ", "", "few/ada", "a:b", *HOSTILE_TEXTS):
             (status,) = await limiter.hit("few", key)

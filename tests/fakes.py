@@ -291,7 +291,8 @@ class FakeTokenVerifier:
 class UnlimitedRateLimiter:
     """A fake of todo_api.rate_limits.RateLimiter that has no quotas."""
 
-    async def hit(self, _policy: str, _key: str) -> Sequence[QuotaStatus]:
+    async def hit(self, _policy: str, _key: str, *, count: int = 1) -> Sequence[QuotaStatus]:
+        del count
         return ()
 
 
@@ -326,9 +327,9 @@ class InMemoryRateLimiter:
         self._policies = policies
         self._hits: Counter[tuple[str, str]] = Counter()
 
-    async def hit(self, policy: str, key: str) -> Sequence[QuotaStatus]:
+    async def hit(self, policy: str, key: str, *, count: int = 1) -> Sequence[QuotaStatus]:
         await _yield_to_others()
-        self._hits[policy, key] += 1
+        self._hits[policy, key] += count
         hits = self._hits[policy, key]
         quotas = self._policies.get(policy, {})
         return [FakeQuotaStatus(quota, window, hits) for window, quota in quotas.items()]

@@ -55,16 +55,17 @@ class LimitsRateLimiter:
         self._local = _LocalCounter()
         self._retry_at = 0.0
 
-    async def hit(self, policy: str, key: str) -> Sequence[QuotaStatus]:
+    async def hit(self, policy: str, key: str, *, count: int = 1) -> Sequence[QuotaStatus]:
         quotas = self._policies[policy]
         if self._shared and quotas and self._uses_redis():
             try:
                 return [
-                    await _hit(self._shared, quota, quota.key_for(policy, key)) for quota in quotas
+                    await _hit(self._shared, quota, quota.key_for(policy, key), count)
+                    for quota in quotas
                 ]
             except StorageError as error:
                 self._back_off(error)
-        return [self._local.hit(quota, quota.key_for(policy, key)) for quota in quotas]
+        return [self._local.hit(quota, quota.key_for(policy, key), count) for quota in quotas]
 
     def is_shared(self) -> bool:
         """Whether hits are counted in Redis at present."""
@@ -98,15 +99,16 @@ class _LocalCounter:
         self._windows: dict[str, tuple[int, float]] = {}  # count and end by key
         self._sweep_at = SWEEP_MIN
 
-    def hit(self, quota: RateLimitItem, key: str) -> QuotaStatus:
+    def hit(self, quota: RateLimitItem, key: str, count: int) -> QuotaStatus:
         now = time.time()
-        count, end = self._windows.get(key, (0, 0.0))
+        hits, end = self._windows.get(key, (0, 0.0))
         if end <= now:
-            count, end = 0, now + quota.get_expiry()
-        self._windows[key] = (count + 1, end)
+            hits, end = 0, now + quota.get_expiry()
+        hits += count
+        self._windows[key] = (hits, end)
         if len(self._windows) >= self._sweep_at:
             self._remove_expired(now)
-        return _status(quota, count + 1, end - now)
+        return _status(quota, hits, end - now)
 
     def _remove_expired(self, now: float) -> None:
         self._windows = {key: window for key, window in self._windows.items() if window[1] > now}
@@ -153,9 +155,9 @@ def _redis_storage(pool: BlockingConnectionPool) -> RedisStorage:
     )
 
 
-async def _hit(storage: RedisStorage, quota: RateLimitItem, key: str) -> QuotaStatus:
-    count = await storage.incr(key, quota.get_expiry())
-    return _status(quota, count, await storage.get_expiry(key) - time.time())
+async def _hit(storage: RedisStorage, quota: RateLimitItem, key: str, count: int) -> QuotaStatus:
+    hits = await storage.incr(key, quota.get_expiry(), amount=count)
+    return _status(quota, hits, await storage.get_expiry(key) - time.time())
 
 
 def _status(quota: RateLimitItem, count: int, seconds_left: float) -> QuotaStatus:

@@ -20,7 +20,7 @@ from todo_api.middleware.limits import LimitsMiddleware
 from todo_api.middleware.path_aliases import PathAliasMiddleware
 from todo_api.middleware.request_log import RequestLogMiddleware
 from todo_api.openapi import DocumentedApp
-from todo_api.routes import docs, health, me, metrics, sync, tasks
+from todo_api.routes import batch, bulk, docs, health, me, metrics, sync, tasks
 from todo_api.tracing import telemetry
 
 _DESCRIPTION: Final = (
@@ -64,7 +64,10 @@ def create_app(
             }
 
     # sync before tasks: the path of the feed also matches the path of a task.
-    routers = [sync.router, tasks.router, me.router, health.router, docs.router]
+    routers = [
+        *(sync.router, tasks.router, bulk.router, batch.router),
+        *(me.router, health.router, docs.router),
+    ]
     if shows_metrics:
         routers.append(metrics.router)
     return _App(

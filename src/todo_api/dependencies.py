@@ -95,6 +95,14 @@ class BearerAuthentication(SecurityBase):
         return actor
 
 
+async def count_requests(request: Request, actor: Principal, count: int) -> None:
+    """Count further requests of the user. Raises ProblemError (rate_limited)."""
+    if count:
+        state = request_state(request.scope)
+        limiter = adapters(request).limiter
+        await enforce(state, limiter, PER_USER, actor.user_id, count=count)
+
+
 def client_network(request: Request) -> str:
     """The network to rate-limit: the IPv4 address, or the /64 of an IPv6 address.
 

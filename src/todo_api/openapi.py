@@ -32,6 +32,8 @@ TASKS: Final = [TASK]
 NEW_TASK: Final = {"title": "Buy milk", "priority": "high", "due_date": "2026-01-31"}
 CHANGES: Final = {"title": "Buy oat milk", "priority": "low"}
 
+# The error codes of every route that reads a body.
+BODY: Final = ("malformed_json", "request_timeout", "body_too_large", "unsupported_media_type")
 # The error codes of every route that needs a token.
 COMMON: Final = (
     *TokenErrorCode,

@@ -57,7 +57,7 @@ PROBLEM_TYPES: Final[dict[str, ProblemType]] = {
     "filter_required": ProblemType(
         400,
         "Filter required",
-        "use status=completed and no other filter; no task was deleted",
+        "name the tasks by a filter, such as status=completed, or by id; no task was changed",
     ),
     "bad_request": ProblemType(400, "Bad request", "the request is malformed"),
     TokenErrorCode.MISSING: ProblemType(
@@ -94,6 +94,14 @@ PROBLEM_TYPES: Final[dict[str, ProblemType]] = {
     ),
     "sync_expired": ProblemType(
         410, "Sync token expired", "since: drop your copy of the tasks and start over without since"
+    ),
+    "batch_rejected": ProblemType(
+        409, "Batch rejected", "operations of the batch were refused, so that none was applied"
+    ),
+    "too_many_affected": ProblemType(
+        409,
+        "Too many affected",
+        "Prefer: more tasks match than max-affected allows; no task was changed",
     ),
     "stale_version": ProblemType(
         412,
@@ -174,6 +182,11 @@ class ProblemError(Exception):
         self.headers = headers
 
 
+def problem_document(request: Request, code: str, detail: str | None = None) -> dict[str, Any]:
+    """The members of the problem document for an error code of the table."""
+    return _members(request, f"/problems/{code}", code, PROBLEM_TYPES[code], detail)
+
+
 def problem(
     request: Request,
     code: str,
@@ -183,11 +196,10 @@ def problem(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """The problem document for an error code of the table."""
-    problem_type = PROBLEM_TYPES[code]
-    document: dict[str, Any] = _members(request, f"/problems/{code}", code, problem_type, detail)
+    document = problem_document(request, code, detail)
     if errors:
         document["errors"] = errors[:_ERRORS_MAX]
-    return _response(document, {**problem_type.headers, **(headers or {})})
+    return _response(document, {**PROBLEM_TYPES[code].headers, **(headers or {})})
 
 
 def http_problem(request: Request, problem_type: ProblemType) -> Response:

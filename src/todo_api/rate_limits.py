@@ -35,16 +35,18 @@ class QuotaStatus(Protocol):
 class RateLimiter(Protocol):
     """Counts hits by policy and key. The count is exact for any number of concurrent calls."""
 
-    async def hit(self, policy: str, key: str) -> Sequence[QuotaStatus]:
-        """Count one hit and return the status of each quota of the policy, which may have none."""
+    async def hit(self, policy: str, key: str, *, count: int = 1) -> Sequence[QuotaStatus]:
+        """Count hits and return the status of each quota of the policy, which may have none."""
 
 
-async def enforce(state: RequestState, limiter: RateLimiter, policy: str, key: str) -> None:
-    """Count the request and store the header fields that tell the client its remaining requests.
+async def enforce(
+    state: RequestState, limiter: RateLimiter, policy: str, key: str, *, count: int = 1
+) -> None:
+    """Count the requests and store the header fields that tell the client its remaining requests.
 
     Raises ProblemError (rate_limited) if a quota is exceeded.
     """
-    quotas = await limiter.hit(policy, key)
+    quotas = await limiter.hit(policy, key, count=count)
     if not quotas:
         return
     state.rate_limit_fields = rate_limit_fields(policy, quotas)

@@ -22,6 +22,7 @@ from pydantic_core import core_schema
 from typing_extensions import TypedDict
 
 from todo_domain import task as domain
+from todo_domain.batch import OPERATIONS_MAX
 from todo_domain.errors import InvalidValue
 from todo_domain.queries import PAGE_MAX, Sort, SortBy, TaskFilter
 
@@ -147,6 +148,16 @@ ClientId = Annotated[
 ]
 
 
+def parse_id(text: str) -> UUID:
+    """A task's id in its canonical form. Raises InvalidValue."""
+    if not UUID_FORM.fullmatch(text):
+        raise InvalidValue("bad_id", "must be a UUID")
+    return UUID(text)
+
+
+TaskId = Annotated[UUID, *_text(parse_id, format="uuid")]
+
+
 @with_config(strict=True)
 class NewTask(TypedDict, total=False):
     """A task to create. Read-only and unknown members are ignored."""
@@ -181,6 +192,7 @@ class Completion(TypedDict, total=False):
     completed: bool
 
 
+Id = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
@@ -188,7 +200,7 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 class Task(TypedDict):
     """A stored task. Times are in UTC."""
 
-    id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+    id: Id
     user_id: str
     title: str
     description: str | None
@@ -203,9 +215,22 @@ class Task(TypedDict):
     version: int
 
 
-class ListQuery(BaseModel):
-    """The query parameters of a list."""
+class IdsQuery(BaseModel):
+    """The query parameters that name tasks."""
 
+    id: Annotated[
+        list[TaskId],
+        Field(min_length=1, max_length=OPERATIONS_MAX, description="A task. Repeat it for others."),
+    ]
+
+
+class FilterQuery(BaseModel):
+    """The query parameters that filter tasks."""
+
+    id: Annotated[
+        list[TaskId],
+        Field(max_length=OPERATIONS_MAX, description="Only this task. Repeat it for other tasks."),
+    ] = []
     status: Annotated[
         Literal["all", "pending", "completed"] | None,
         Field(description="Which tasks. Overrides `completed`."),
@@ -225,6 +250,28 @@ class ListQuery(BaseModel):
         SearchText | None,
         Field(description="Text in the title or description, in upper or lower case."),
     ] = None
+
+    def filter(self) -> TaskFilter:
+        """The domain's filter for these parameters."""
+        return TaskFilter(
+            completed=self._completed(),
+            priority=self.priority,
+            tags=tuple(self.tag),
+            due_before=self.due_before,
+            due_after=self.due_after,
+            text=self.q or None,
+            ids=frozenset(self.id) or None,
+        )
+
+    def _completed(self) -> bool | None:
+        if self.status is not None:
+            return None if self.status == "all" else self.status == "completed"
+        return None if self.completed is None else self.completed == "true"
+
+
+class ListQuery(FilterQuery):
+    """The query parameters of a list."""
+
     sort: Annotated[
         SortOrder | None, Field(description="The field to sort by; with `-` in front: descending.")
     ] = None
@@ -237,36 +284,28 @@ class ListQuery(BaseModel):
         str | None, Field(description="From the `Link` header of the previous page.")
     ] = None
 
-    def filter(self) -> TaskFilter:
-        """The domain's filter for these parameters."""
-        return TaskFilter(
-            completed=self._completed(),
-            priority=self.priority,
-            tags=tuple(self.tag),
-            due_before=self.due_before,
-            due_after=self.due_after,
-            text=self.q or None,
-        )
-
     def sorting(self) -> Sort:
         """The domain's order for these parameters."""
         sort = self.sort or Sort()
         return sort if self.order is None else Sort(sort.by, descending=self.order == "desc")
 
-    def _completed(self) -> bool | None:
-        if self.status is not None:
-            return None if self.status == "all" else self.status == "completed"
-        return None if self.completed is None else self.completed == "true"
+
+class Changed(TypedDict):
+    """How many tasks were changed, and which."""
+
+    changed: int
+    ids: list[Id]
 
 
-class DeleteQuery(BaseModel):
-    """Which tasks to delete. Only completed tasks can be deleted at once."""
-
-    status: Literal["completed"] | None = None
-
-
-class Cleared(TypedDict):
+class Deleted(TypedDict):
     """How many tasks were deleted, and which: each of them can be restored."""
 
     deleted: int
-    ids: list[Annotated[str, Field(json_schema_extra={"format": "uuid"})]]
+    ids: list[Id]
+
+
+class Restored(TypedDict):
+    """How many tasks were restored, and which."""
+
+    restored: int
+    ids: list[Id]

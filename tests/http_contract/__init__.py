@@ -4,6 +4,7 @@ A module that imports all of this runs it over the app that its fixtures provide
 empty repository; the clients ``ada`` and ``eve`` of two users; and ``stranger``, without a token.
 """
 
+from http_contract.batch import TestBatch, TestEveryTaskThatMatches
 from http_contract.idempotency_key import TestAKey, TestARepeatedRequest, TestTheForm
 from http_contract.preconditions import (
     TestIfMatch,
@@ -31,12 +32,14 @@ from http_contract.tasks import (
 __all__ = [
     "TestAKey",
     "TestARepeatedRequest",
+    "TestBatch",
     "TestChanges",
     "TestClearCompleted",
     "TestComplete",
     "TestCreate",
     "TestDelete",
     "TestEdit",
+    "TestEveryTaskThatMatches",
     "TestGet",
     "TestIdsOfClients",
     "TestIfMatch",

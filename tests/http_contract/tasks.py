@@ -441,35 +441,6 @@ class TestClearCompleted:
         assert await everything(tasks) == (pending,)
         assert await everything(tasks, "eve") == (eves,)
 
-    @pytest.mark.parametrize(
-        "query", ["", "?", "?completed=true", "?colour=red", "?Status=completed"]
-    )
-    async def test_without_the_filter_is_400_and_deletes_nothing(
-        self, ada: httpx.AsyncClient, tasks: TaskRepository, query: str
-    ) -> None:
-        task = await tasks.add(a_task(completed_at=NOW))
-        answer = await ada.delete(f"/api/tasks{query}")
-        assert (answer.status_code, answer.json()["code"]) == (400, "filter_required")
-        assert await everything(tasks) == (task,)
-
-    @pytest.mark.parametrize("status", ["all", "pending", "", "Completed", "completed "])
-    async def test_with_another_filter_is_422_and_deletes_nothing(
-        self, ada: httpx.AsyncClient, tasks: TaskRepository, status: str
-    ) -> None:
-        task = await tasks.add(a_task(completed_at=NOW))
-        answer = await ada.delete("/api/tasks", params={"status": status})
-        assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
-        assert await everything(tasks) == (task,)
-
-    @pytest.mark.parametrize("narrower", ["tag=home", "priority=low", "q=oat", "limit=1"])
-    async def test_with_an_unknown_second_filter_is_400_and_deletes_nothing(
-        self, ada: httpx.AsyncClient, tasks: TaskRepository, narrower: str
-    ) -> None:
-        task = await tasks.add(a_task(completed_at=NOW))
-        answer = await ada.delete(f"/api/tasks?status=completed&{narrower}")
-        assert (answer.status_code, answer.json()["code"]) == (400, "filter_required")
-        assert await everything(tasks) == (task,)
-
     async def test_can_be_undone_task_by_task(
         self, ada: httpx.AsyncClient, tasks: TaskRepository
     ) -> None:

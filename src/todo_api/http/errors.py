@@ -40,6 +40,7 @@ from todo_domain.errors import (
     TaskNotFound,
     TodoError,
     TokenRejected,
+    TooManyAffected,
     UserMismatch,
 )
 
@@ -118,6 +119,9 @@ def _todo_error(request: Request, error: TodoError) -> Response:
         case Overloaded():
             _log.warning("overloaded", reason="waited_too_long")
             return problem(request, "overloaded")
+        case TooManyAffected(count=count):
+            detail = f"Prefer: {count} tasks match, more than max-affected allows; none was changed"
+            return problem(request, "too_many_affected", detail)
         case _:
             return problem(request, _CODES[type(error)])
 

@@ -33,7 +33,8 @@ Prefer = Annotated[
         alias="Prefer",
         description="`count=exact`: send `X-Total-Count`. `return=minimal`: no body in the "
         "response (204 instead of 200). `handling=strict`: 422 for unknown members and "
-        "parameters. Separate several preferences by commas.",
+        "parameters. `max-affected=50`: 409 if more tasks match. Separate several preferences by "
+        "commas.",
     ),
 ]
 IdempotencyKey = Annotated[
@@ -49,6 +50,8 @@ _TAG: Final = re.compile(r'(?:W/)?"([^"]*)"')
 _CHANGE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _DIGEST_SIZE: Final = 8  # bytes
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
+_MAX_AFFECTED: Final = re.compile(r'\bmax-affected\b\s*=?\s*"?([^",;]*)', re.IGNORECASE)
+_COUNT: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -102,6 +105,19 @@ def prefers(prefer: str | None, preference: str) -> bool:
         return False
     preferences = prefer.lower().replace(" ", "").replace('"', "").split(",")
     return preference in {part.partition(";")[0] for part in preferences}
+
+
+def max_affected(prefer: str | None) -> int | None:
+    """The most tasks that ``max-affected`` in Prefer allows to be changed; None for any number.
+
+    Raises ProblemError for a value that is not a number: a guard must not be ignored.
+    """
+    match = _MAX_AFFECTED.search(prefer or "")
+    if match is None:
+        return None
+    if not _COUNT.fullmatch(match[1]):
+        raise ProblemError("bad_request", "Prefer: max-affected must be a number, like 50")
+    return int(match[1])
 
 
 def parse_idempotency_key(key: str | None) -> str | None:

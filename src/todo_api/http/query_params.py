@@ -12,7 +12,7 @@ from todo_api.http.field_names import field_names
 from todo_api.http.validation_errors import field_errors
 from todo_api.problems import ProblemError, refuse_unknown
 
-PARAMETERS_MAX: Final = 100
+PARAMETERS_MAX: Final = 120  # 100 ids and every other parameter
 _UNIONS: Final = (Union, UnionType)
 
 

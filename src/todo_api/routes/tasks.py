@@ -25,18 +25,15 @@ from todo_api.http.headers import (
 from todo_api.http.query_params import query_parameters
 from todo_api.http.responses import (
     changed_task_response,
-    json_response,
     task_list_response,
     task_response,
 )
 from todo_api.http.routing import ApiRoute
-from todo_api.openapi import CHANGES, COMMON, NEW_TASK, NOT_MODIFIED, TASK, TASKS, responses
+from todo_api.openapi import BODY, CHANGES, COMMON, NEW_TASK, NOT_MODIFIED, TASK, TASKS, responses
 from todo_api.problems import FieldError, ProblemError
 from todo_api.request_state import original_path
 from todo_api.schemas import (
-    Cleared,
     Completion,
-    DeleteQuery,
     ListQuery,
     NewTask,
     Task,
@@ -48,7 +45,6 @@ from todo_domain.queries import PAGE_MAX, TaskQuery
 router = APIRouter(prefix="/api/tasks", tags=["tasks"], route_class=ApiRoute)
 
 TaskId = Annotated[UUID, Path()]
-_BODY = ("malformed_json", "request_timeout", "body_too_large", "unsupported_media_type")
 _EDIT = ("not_found", "conflict", "stale_version")
 
 
@@ -111,7 +107,7 @@ async def get_task(
     responses=responses(TASK, "rate_limited", headers=("ETag", "Location"), model=Task)
     | responses(
         TASK,
-        *(*COMMON, *_BODY, "bad_request", "id_taken", "idempotency_key_reused"),
+        *(*COMMON, *BODY, "bad_request", "id_taken", "idempotency_key_reused"),
         status=201,
         headers=("ETag", "Location"),
     ),
@@ -152,7 +148,7 @@ async def create_task(
     operation_id="updateTask",
     response_model=Task,
     responses=responses(TASK, "rate_limited", status=201, headers=("ETag", "Location"), model=Task)
-    | responses(TASK, *COMMON, *_BODY, *_EDIT, "id_taken", headers=("ETag",)),
+    | responses(TASK, *COMMON, *BODY, *_EDIT, "id_taken", headers=("ETag",)),
 )
 async def put_task(
     request: Request,
@@ -183,7 +179,7 @@ async def put_task(
     "/{task_id}",
     operation_id="patchTask",
     response_model=Task,
-    responses=responses(TASK, *COMMON, *_BODY, *_EDIT, headers=("ETag",)),
+    responses=responses(TASK, *COMMON, *BODY, *_EDIT, headers=("ETag",)),
 )
 async def change_task(
     actor: Actor,
@@ -207,7 +203,7 @@ async def change_task(
     "/{task_id}/complete",
     operation_id="completeTask",
     response_model=Task,
-    responses=responses(TASK, *COMMON, *_BODY, *_EDIT, headers=("ETag",)),
+    responses=responses(TASK, *COMMON, *BODY, *_EDIT, headers=("ETag",)),
 )
 @router.patch("/{task_id}/toggle", include_in_schema=False)
 async def complete_task(
@@ -266,23 +262,6 @@ async def restore_task(
     return changed_task_response(
         await use_cases.restore_task(tasks, actor, task_id, now=now), prefer
     )
-
-
-@router.delete(
-    "",
-    operation_id="clearCompletedTasks",
-    response_model=Cleared,
-    responses=responses({"deleted": 1, "ids": [TASK["id"]]}, *COMMON, "filter_required"),
-)
-async def delete_completed_tasks(
-    request: Request, actor: Actor, tasks: Tasks, now: Now, query: Annotated[DeleteQuery, Query()]
-) -> Response:
-    """Delete all completed tasks. Each of them can be restored."""
-    other_filters = ListQuery.model_fields.keys() - {"status"}
-    if query.status is None or other_filters & {name for name, _ in query_parameters(request)}:
-        raise ProblemError("filter_required")
-    ids = await use_cases.delete_completed(tasks, actor, now=now)
-    return json_response({"deleted": len(ids), "ids": [str(task_id) for task_id in ids]})
 
 
 def _client_id(new: NewTask, prefer: str | None) -> UUID | None:

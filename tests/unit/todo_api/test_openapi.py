@@ -8,10 +8,11 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 
 from support.http_client import client, served
 from todo_api.problems import PROBLEM_TYPES, Problem
+from todo_api.routes.batch import BatchResults
 from todo_api.routes.health import Health
 from todo_api.routes.me import Me
 from todo_api.routes.sync import Changes
-from todo_api.schemas import Cleared, NewTask, Task, TaskChanges
+from todo_api.schemas import Changed, Deleted, NewTask, Restored, Task, TaskChanges
 
 Json = dict[str, Any]
 
@@ -23,7 +24,10 @@ OPERATIONS: Final = {
     "patchTask": ("patch", "/api/tasks/{task_id}"),
     "completeTask": ("patch", "/api/tasks/{task_id}/complete"),
     "deleteTask": ("delete", "/api/tasks/{task_id}"),
-    "clearCompletedTasks": ("delete", "/api/tasks"),
+    "changeTasks": ("patch", "/api/tasks"),
+    "deleteTasks": ("delete", "/api/tasks"),
+    "restoreTasks": ("post", "/api/tasks/restore"),
+    "applyBatch": ("post", "/api/tasks/batch"),
     "restoreTask": ("post", "/api/tasks/{task_id}/restore"),
     "listChanges": ("get", "/api/tasks/changes"),
     "getMe": ("get", "/api/me"),
@@ -38,6 +42,7 @@ COMMON: Final = {
     "validation_failed",  # an unknown parameter with Prefer: handling=strict
 }
 WITH_BODY: Final = {"malformed_json", "body_too_large", "unsupported_media_type"}
+GUARD: Final = {"bad_request", "filter_required", "too_many_affected"}
 EDIT: Final = {"not_found", "conflict", "stale_version"}
 PROBLEMS: Final = {
     "listTasks": COMMON | {"bad_cursor"},
@@ -47,7 +52,12 @@ PROBLEMS: Final = {
     "patchTask": COMMON | WITH_BODY | EDIT,
     "completeTask": COMMON | WITH_BODY | EDIT,
     "deleteTask": COMMON | {"not_found", "stale_version"},
-    "clearCompletedTasks": COMMON | {"filter_required"},
+    "changeTasks": COMMON | WITH_BODY | GUARD,
+    "deleteTasks": COMMON | GUARD,
+    "restoreTasks": COMMON | {"bad_request"},
+    "applyBatch": COMMON
+    | WITH_BODY
+    | {"bad_request", "batch_rejected", "conflict", "idempotency_key_reused"},
     "restoreTask": COMMON | {"not_found", "not_deleted"},
     "listChanges": COMMON | {"bad_cursor", "sync_expired"},
     "getMe": COMMON,
@@ -72,8 +82,23 @@ class StrictMe(Me):
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
-class StrictCleared(Cleared):
-    """The number of deleted tasks and no other member."""
+class StrictChanged(Changed):
+    """The number and ids of changed tasks and no other member."""
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class StrictDeleted(Deleted):
+    """The number and ids of deleted tasks and no other member."""
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class StrictRestored(Restored):
+    """The number and ids of restored tasks and no other member."""
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class StrictBatchResults(BatchResults):
+    """The results of a batch and no other member."""
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -90,7 +115,10 @@ MODELS: Final[dict[str, TypeAdapter[Any]]] = {
     "Task": TypeAdapter(StrictTask),
     "Problem": TypeAdapter(StrictProblem),
     "Me": TypeAdapter(StrictMe),
-    "Cleared": TypeAdapter(StrictCleared),
+    "BatchResults": TypeAdapter(StrictBatchResults),
+    "Changed": TypeAdapter(StrictChanged),
+    "Deleted": TypeAdapter(StrictDeleted),
+    "Restored": TypeAdapter(StrictRestored),
     "Changes": TypeAdapter(StrictChanges),
     "Health": TypeAdapter(StrictHealth),
 }
@@ -299,7 +327,7 @@ class TestParameters:
             p["name"] for p in operation(schema, "listTasks")["parameters"] if p["in"] == "query"
         ]
         assert found == [
-            *("status", "completed", "priority", "tag", "due_before", "due_after"),
+            *("id", "status", "completed", "priority", "tag", "due_before", "due_after"),
             *("q", "sort", "order", "limit", "cursor"),
         ]
 

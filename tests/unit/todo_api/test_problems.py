@@ -23,6 +23,7 @@ from todo_domain.errors import (
     TodoError,
     TokenErrorCode,
     TokenRejected,
+    TooManyAffected,
     Violation,
 )
 from todo_domain.ownership import Principal
@@ -34,7 +35,8 @@ CODES_OF_THE_CONTRACT: Final = {
     404: {"not_found"},
     405: {"method_not_allowed"},
     406: {"not_acceptable"},
-    409: {"not_deleted", "conflict"},
+    409: {"not_deleted", "conflict", "id_taken", "batch_rejected"},
+    410: {"sync_expired"},
     412: {"stale_version"},
     413: {"body_too_large"},
     415: {"unsupported_media_type"},
@@ -49,6 +51,7 @@ CODES_OF_THE_CONTRACT: Final = {
 WITH_ARGUMENTS: Final[dict[type[TodoError], TodoError]] = {
     InvalidTask: InvalidTask([Violation("title", "blank", "must not be empty")]),
     TokenRejected: TokenRejected(TokenErrorCode.EXPIRED, "expired"),
+    TooManyAffected: TooManyAffected(3),
 }
 
 MARK: Final = "text-of-the-client"

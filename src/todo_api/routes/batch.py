@@ -1,0 +1,261 @@
+"""Batches: several operations on tasks in one request."""
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal, NotRequired, Required, cast
+
+import structlog
+from fastapi import APIRouter, Body, Request
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    with_config,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from todo_api.dependencies import Actor, Now, Tasks, count_requests
+from todo_api.http.headers import IdempotencyKey, parse_idempotency_key
+from todo_api.http.responses import json_response, serialize_task
+from todo_api.http.routing import ApiRoute
+from todo_api.openapi import BODY, CHANGES, COMMON, NEW_TASK, TASK, responses
+from todo_api.problems import PROBLEM_TYPES, FieldError, Problem, ProblemError, problem_document
+from todo_api.schemas import NewTask, Task, TaskChanges, TaskId
+from todo_domain import task as domain
+from todo_domain import use_cases
+from todo_domain.batch import (
+    OPERATIONS_MAX,
+    Batch,
+    BatchResult,
+    ChangeTask,
+    CreateTask,
+    DeleteTask,
+    Operation,
+    Outcome,
+    RestoreTask,
+)
+
+OPERATIONS_PER_REQUEST: Final = 10  # a batch counts as ceil(n / 10) requests
+
+_log = structlog.get_logger()
+
+router = APIRouter(prefix="/api/tasks", tags=["batches"], route_class=ApiRoute)
+
+Version = Annotated[
+    int, Field(ge=1, lt=2**31, description="Refuse the operation unless the task has this version.")
+]
+
+
+@with_config(strict=True)
+class CreateOperation(TypedDict):
+    """Create a task. An equal task with this id counts as created."""
+
+    op: Literal["create"]
+    id: TaskId
+    task: NewTask
+
+
+@with_config(strict=True)
+class ChangeOperation(TypedDict):
+    """Change the members that are sent."""
+
+    op: Literal["change"]
+    id: TaskId
+    task: TaskChanges
+    if_version: NotRequired[Version | None]
+
+
+@with_config(strict=True)
+class DeleteOperation(TypedDict):
+    """Delete a task."""
+
+    op: Literal["delete"]
+    id: TaskId
+    if_version: NotRequired[Version | None]
+
+
+@with_config(strict=True)
+class RestoreOperation(TypedDict):
+    """Undo a delete."""
+
+    op: Literal["restore"]
+    id: TaskId
+
+
+AnyOperation = Annotated[
+    CreateOperation | ChangeOperation | DeleteOperation | RestoreOperation,
+    Field(discriminator="op"),
+]
+
+
+def _validated(operations: object, validate: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401
+    """The validated operations. Raises ValidationError with every error, also of repeated ids."""
+    errors: list[InitErrorDetails] = []
+    try:
+        operations = validate(operations)
+    except ValidationError as invalid:
+        for error in invalid.errors(include_url=False):
+            details = InitErrorDetails(type=error["type"], loc=error["loc"], input=error["input"])
+            details["ctx"] = error.get("ctx", {})
+            errors.append(details)
+    errors += _repeated_ids(operations)
+    if errors:
+        raise ValidationError.from_exception_data("operations", errors)
+    return operations
+
+
+def _repeated_ids(operations: object) -> Iterator[InitErrorDetails]:
+    """An error for each operation whose id another operation has too."""
+    if not isinstance(operations, list) or len(operations) > OPERATIONS_MAX:
+        return
+    seen = set()
+    for number, operation in enumerate(operations):
+        task_id = operation.get("id") if isinstance(operation, dict) else None
+        name = str(task_id).lower()
+        if task_id and name in seen:
+            yield InitErrorDetails(type=_REPEATED, loc=(number, "id"), input=None)
+        seen.add(name)
+
+
+_REPEATED: Final = PydanticCustomError("repeated", "must not be the id of two operations")
+
+
+@with_config(strict=True, title="Batch")
+class BatchBody(TypedDict, total=False):
+    """Operations, each on another task."""
+
+    atomic: Annotated[
+        bool, Field(description="All or nothing. `false`: each operation for itself.")
+    ]
+    operations: Required[
+        Annotated[
+            list[AnyOperation],
+            Field(min_length=1, max_length=OPERATIONS_MAX),
+            WrapValidator(_validated),
+        ]
+    ]
+
+
+class OperationResult(TypedDict, total=False):
+    """The result of one operation. An operation with a `problem` has changed nothing."""
+
+    id: Required[Annotated[str, Field(json_schema_extra={"format": "uuid"})]]
+    status: Required[Annotated[int, Field(description="As for the same operation on its own.")]]
+    task: Required[
+        Annotated[
+            Task | None,
+            Field(description="The task as it is now; a deleted one as it was; `null` if missing."),
+        ]
+    ]
+    problem: Problem
+
+
+class BatchResults(TypedDict):
+    """The results of the operations, in their order."""
+
+    results: list[OperationResult]
+
+
+_CREATED: Final = {"op": "create", "id": TASK["id"], "task": NEW_TASK}
+_OTHER_ID: Final = "0198f3c2-8a44-7d19-8c55-3f2b7c9d1e01"
+_EXAMPLE: Final = {
+    "atomic": True,
+    "operations": [
+        _CREATED,
+        {"op": "change", "id": _OTHER_ID, "task": CHANGES, "if_version": 3},
+    ],
+}
+_RESULTS: Final = {"results": [{"id": TASK["id"], "status": 201, "task": TASK}]}
+
+
+@router.post(
+    "/batch",
+    operation_id="applyBatch",
+    response_model=BatchResults,
+    responses=responses(
+        _RESULTS,
+        *(*COMMON, *BODY, "bad_request", "batch_rejected", "conflict", "idempotency_key_reused"),
+    ),
+)
+async def apply_batch(
+    request: Request,
+    actor: Actor,
+    tasks: Tasks,
+    now: Now,
+    body: Annotated[BatchBody, Body(examples=[_EXAMPLE])],
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Create, change, delete and restore up to 100 tasks at once.
+
+    Either all operations are applied or none: 409 `batch_rejected` then names every operation that
+    was refused. With `"atomic": false` each operation is applied for itself, and its result has its
+    own status. A repeated `Idempotency-Key` returns the first results. A batch counts as one
+    request for every 10 operations.
+    """
+    key = parse_idempotency_key(idempotency_key)
+    count = len(body["operations"])
+    await count_requests(request, actor, -(-count // OPERATIONS_PER_REQUEST) - 1)
+    batch = Batch(
+        tuple(_operation(each, actor.user_id, now) for each in body["operations"]),
+        is_atomic=body.get("atomic", True),
+    )
+    result = await use_cases.apply_batch(tasks, actor, batch, now=now, key=key)
+    _log_counts(batch, result)
+    if not result.is_applied:
+        raise ProblemError("batch_rejected", errors=list(_refusals(result)))
+    results = [
+        _serialize(request, operation, outcome)
+        for operation, outcome in zip(batch.operations, result.outcomes, strict=True)
+    ]
+    return json_response({"results": results})
+
+
+def _operation(
+    sent: CreateOperation | ChangeOperation | DeleteOperation | RestoreOperation,
+    owner: str,
+    now: datetime,
+) -> Operation:
+    task_id = sent["id"]
+    match sent["op"]:
+        case "create":
+            members = {name: value for name, value in sent["task"].items() if name != "id"}
+            new = domain.Task.new(task_id, owner, now, **cast("domain.TaskChanges", members))
+            return CreateTask(new)
+        case "change":
+            changes = cast("domain.TaskChanges", sent["task"])
+            return ChangeTask(task_id, changes, sent.get("if_version"))
+        case "delete":
+            return DeleteTask(task_id, sent.get("if_version"))
+        case "restore":
+            return RestoreTask(task_id)
+
+
+def _log_counts(batch: Batch, result: BatchResult) -> None:
+    kinds = Counter(type(operation).__name__ for operation in batch.operations)
+    refused = sum(outcome.refusal is not None for outcome in result.outcomes)
+    event = "batch.applied" if result.is_applied else "batch.rejected"
+    _log.info(event, operations=dict(kinds), refused=refused)
+
+
+def _refusals(result: BatchResult) -> Iterator[FieldError]:
+    for number, outcome in enumerate(result.outcomes):
+        if outcome.refusal is not None:
+            yield FieldError(
+                field=f"operations.{number}",
+                pointer=f"/operations/{number}",
+                code=outcome.refusal,
+                message=PROBLEM_TYPES[outcome.refusal].detail,
+            )
+
+
+def _serialize(request: Request, operation: Operation, outcome: Outcome) -> dict[str, object]:
+    task = outcome.task and serialize_task(outcome.task)
+    result: dict[str, object] = {"id": str(operation.id), "status": 200, "task": task}
+    if outcome.refusal is not None:
+        status = PROBLEM_TYPES[outcome.refusal].status
+        return result | {"status": status, "problem": problem_document(request, outcome.refusal)}
+    return result | {"status": 201} if outcome.is_new else result
