@@ -163,7 +163,11 @@ async def _open_adapters(
             stack.push_async_callback(close)
         retention = timedelta(days=settings.retention_days)
         yield Adapters(
-            tasks=PostgresTaskRepository(database, retention=retention),
+            tasks=PostgresTaskRepository(
+                database,
+                retention=retention,
+                batches_in_transactions=settings.database_batches == "transaction",
+            ),
             tokens=auth.tokens,
             limiter=limiter,
             retention=retention,

@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     database_url_direct: SecretStr | None = None
     database_pool_size: Annotated[int, Field(ge=1, le=100)] = 10
     database_rls: Literal["on", "off"] = "off"
+    database_batches: Literal["statement", "transaction"] = "statement"
     database_network: Literal["auto", "private", "public"] = "auto"
     better_auth_url: str | None = None
     auth_jwks_url: str | None = None

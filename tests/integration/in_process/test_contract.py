@@ -400,7 +400,7 @@ class TestPrinciples:
         ]
         sendable = nasty.encode(errors="replace")
         parameters = (
-            *("status", "completed", "priority", "tag", "due_before", "due_after", "q"),
+            *("id", "status", "completed", "priority", "tag", "due_before", "due_after", "q"),
             *("sort", "order", "limit", "cursor"),
         )
         fields = (
@@ -412,6 +412,8 @@ class TestPrinciples:
             *[await ada.post("/api/tasks", content=body, headers=JSON) for body in bodies],
             *[await ada.patch(at(task), content=body, headers=JSON) for body in bodies],
             *[await ada.get("/api/tasks", params={name: sendable}) for name in parameters],
+            *[await ada.delete("/api/tasks", params={name: sendable}) for name in parameters],
+            *[await ada.post("/api/tasks/batch", content=body, headers=JSON) for body in bodies],
             *[await ada.get("/api/tasks", headers=head) for head in heads],
             *[await ada.post("/api/tasks", content=VALID, headers=head) for head in heads],
             *[await ada.put(at(task), content=VALID, headers=head) for head in heads],
@@ -441,9 +443,8 @@ class Asked:
             return text.replace("{id}", task["id"]).replace("{n}", str(number))
 
         headers = {name: filled(value) for name, value in self.headers.items()}
-        return await somebody.request(
-            self.method, filled(self.path), json=self.body, headers=headers
-        )
+        body = None if self.body is None else json.loads(filled(json.dumps(self.body)))
+        return await somebody.request(self.method, filled(self.path), json=body, headers=headers)
 
 
 TASKS: Final = "/api/tasks"
@@ -452,6 +453,12 @@ OAT: Final = {"title": "Buy oat milk"}
 FIRST: Final = {"If-Match": '"1"'}
 KEY: Final = {"Idempotency-Key": "key-{n}"}
 DELETED: Final = Asked(1, "DELETE", ONE)
+BATCH: Final = {
+    "operations": [
+        {"op": "create", "id": "0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b", "task": MILK},
+        {"op": "change", "id": "{id}", "task": {"completed": True}},
+    ]
+}
 ROUND_TRIPS: Final = {
     "GET /api/tasks": Asked(1, "GET", TASKS),
     "GET /api/tasks, filtered, sorted, counted": Asked(
@@ -482,6 +489,21 @@ ROUND_TRIPS: Final = {
     "DELETE /api/tasks/{id}, If-Match": Asked(2, "DELETE", ONE, headers=FIRST),
     "POST /api/tasks/{id}/restore": Asked(1, "POST", f"{ONE}/restore", before=[DELETED]),
     "DELETE /api/tasks?status=completed": Asked(1, "DELETE", f"{TASKS}?status=completed"),
+    "PATCH /api/tasks?status=pending": Asked(1, "PATCH", f"{TASKS}?status=pending", OAT),
+    "POST /api/tasks/restore?id={id}": Asked(
+        1, "POST", f"{TASKS}/restore?id={{id}}", before=[DELETED]
+    ),
+    "POST /api/tasks/batch": Asked(1, "POST", f"{TASKS}/batch", BATCH),
+    "POST /api/tasks/batch, new Idempotency-Key": Asked(1, "POST", f"{TASKS}/batch", BATCH, KEY),
+    "POST /api/tasks/batch, repeated Idempotency-Key": Asked(
+        2,
+        "POST",
+        f"{TASKS}/batch",
+        BATCH,
+        KEY,
+        before=[Asked(1, "POST", f"{TASKS}/batch", BATCH, KEY)],
+    ),
+    "GET /api/tasks/changes": Asked(1, "GET", f"{TASKS}/changes"),
     "GET /api/me": Asked(1, "GET", "/api/me"),
     "GET /health/live": Asked(0, "GET", "/health/live"),
     "GET /health/ready": Asked(1, "GET", "/health/ready"),

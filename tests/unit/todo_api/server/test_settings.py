@@ -33,6 +33,7 @@ VARIABLES: Final = [
     Variable("DATABASE_URL_DIRECT", None, DATABASE, SecretStr(DATABASE)),
     Variable("DATABASE_POOL_SIZE", 10, "25", 25),
     Variable("DATABASE_RLS", "off", "on", "on"),
+    Variable("DATABASE_BATCHES", "statement", "transaction", "transaction"),
     Variable("DATABASE_NETWORK", "auto", "private", "private"),
     Variable("BETTER_AUTH_URL", None, ORIGIN, ORIGIN),
     Variable("AUTH_JWKS_URL", None, "http://auth:3000/jwks", "http://auth:3000/jwks"),
