@@ -22,6 +22,7 @@ from bench.stress import (
     startup,
     workers,
 )
+from bench.writes import writes
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -73,6 +74,12 @@ def show_stress() -> None:
 def show_migration() -> None:
     """Time the migration of 1,000,000 tasks of version 0.1, and the waits of clients meanwhile."""
     typer.echo(asyncio.run(migration()))
+
+
+@app.command("writes")
+def show_writes() -> None:
+    """Time the writes of the repository, batches included, and run rival batches."""
+    typer.echo(asyncio.run(writes()))
 
 
 @app.command()
