@@ -83,7 +83,7 @@ class BearerAuthentication(SecurityBase):
             token = bearer_token(request)
             actor = await service.tokens.verify(token, datetime.now(UTC))
         except TokenRejected as rejected:
-            _log.warning("auth.rejected", code=rejected.code, reason=rejected.reason)
+            _log_rejection(rejected)
             network = client_network(request)
             await enforce(state, service.limiter, PER_FAILING_ADDRESS, network)
             raise
@@ -101,6 +101,13 @@ async def count_requests(request: Request, actor: Principal, count: int) -> None
         state = request_state(request.scope)
         limiter = adapters(request).limiter
         await enforce(state, limiter, PER_USER, actor.user_id, count=count)
+
+
+def _log_rejection(rejected: TokenRejected) -> None:
+    """Log why a token was rejected. Each token of a frontend expires, so that is no warning."""
+    is_routine = rejected.code is TokenErrorCode.EXPIRED
+    log = _log.info if is_routine else _log.warning
+    log("auth.rejected", code=rejected.code, reason=rejected.reason)
 
 
 def client_network(request: Request) -> str:

@@ -25,6 +25,7 @@ from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER
 from todo_api.server.logs import configure_logs
 from todo_api.server.proxies import behind_proxies
 from todo_api.server.settings import ConfigurationError, JwksAuth, Settings, translate_value_errors
+from todo_api.server.shutdown import with_stopping_event
 from todo_domain.ports import TokenVerifier
 
 _log = structlog.get_logger()
@@ -59,8 +60,9 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
         concurrency=settings.max_concurrent_requests,
         shows_metrics=settings.metrics == "on",
     )
+    service = with_stopping_event(api)
     proxies = settings.forwarded_allow_ips
-    return behind_proxies(api, proxies) if proxies else api
+    return behind_proxies(service, proxies) if proxies else service
 
 
 def validate_for_production(settings: Settings) -> None:

@@ -191,11 +191,22 @@ class Service:
 
     def press_ctrl_c(self) -> None:
         """Send SIGINT to the process group, as a terminal does."""
-        os.killpg(self._process.pid, signal.SIGINT)
+        self.send_to_group(signal.SIGINT)
+
+    def send_to_group(self, number: signal.Signals) -> None:
+        """Send a signal to the main process and to its workers."""
+        os.killpg(self._process.pid, number)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the main process only."""
         self._process.send_signal(number)
+
+    def workers(self) -> set[int]:
+        """The process ids of the workers."""
+        main = Path(f"/proc/{self._process.pid}")
+        children = _read(main / "task" / main.name / "children").split()
+        commands = {int(pid): _command(Path(f"/proc/{int(pid)}")) for pid in children}
+        return {pid for pid, command in commands.items() if "resource_tracker" not in command}
 
     def exit_code(self) -> int:
         """The exit code, negative for a signal. Raises TimeoutExpired after ``STOPS_WITHIN``."""

@@ -53,6 +53,7 @@ async def migrate(
 ) -> tuple[str | None, str]:
     """Apply the missing migrations, each in one transaction; return the revisions before and after.
 
+    A schema newer than this program stays as it is, so that a rollback can run ``migrate`` too.
     Also enables or disables row-level security, and grants the service's ``role`` what it needs.
     Connects past Neon's pooler. Raises the errors of asyncpg and SQLAlchemy.
     """
@@ -60,10 +61,10 @@ async def migrate(
         driver: Any = (await guard.get_raw_connection()).driver_connection
         await _lock_migrations(driver)
         async with engine.connect() as connection:
-            before = await connection.run_sync(_upgrade)
+            before, after = await connection.run_sync(_upgrade)
             await connection.run_sync(configure_rls, rls_enabled=rls_enabled, role=role)
             await connection.commit()
-    return before, wanted_revision()
+    return before, after
 
 
 async def current_revision(database_url: DatabaseUrl) -> str | None:
@@ -109,14 +110,16 @@ async def _lock_migrations(driver: Any) -> None:  # noqa: ANN401 - asyncpg has n
             return
 
 
-def _upgrade(connection: Connection) -> str | None:
-    """Apply the missing migrations; return the revision before.
+def _upgrade(connection: Connection) -> tuple[str | None, str]:
+    """Apply the missing migrations; return the revisions before and after.
 
     A migration that waits too long for a lock is repeated: while it waits, it blocks the service.
     """
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     before = _revision(connection)
     connection.commit()
+    if before is not None and not is_behind(before):
+        return before, before
     for attempts_left in reversed(range(LOCK_ATTEMPTS)):
         try:
             command.upgrade(_config(connection), "head")
@@ -126,7 +129,7 @@ def _upgrade(connection: Connection) -> str | None:
                 raise
         else:
             break
-    return before
+    return before, wanted_revision()
 
 
 def _revision(connection: Connection) -> str | None:

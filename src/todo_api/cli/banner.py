@@ -1,18 +1,12 @@
 """The banner of ``todo-api dev``: URLs, and commands to paste."""
 
 import sys
-import time
 from collections.abc import Callable
-from contextlib import closing, suppress
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from threading import Thread
 from typing import Final
 
+from todo_api.server import granian
 from todo_api.server.settings import Settings
-
-START_TIMEOUT: Final = 60.0  # seconds
 
 _BANNER: Final = """
   todo-api is ready
@@ -53,21 +47,12 @@ _AUTH_SERVER: Final = """
 """
 
 
-def print_when_ready(settings: Settings, token_for: Callable[[str], str] | None) -> None:
-    """Start a thread that prints the banner when the service is ready.
+def print_banner(settings: Settings, token_for: Callable[[str], str] | None) -> None:
+    """Print the banner.
 
     ``token_for`` makes a development token for a user id; None if the service does not accept them.
     """
-    Thread(target=_wait_and_print, args=(settings, token_for), daemon=True).start()
-
-
-def _wait_and_print(settings: Settings, token_for: Callable[[str], str] | None) -> None:
-    host = _reachable_host(settings.host)
-    deadline = time.monotonic() + START_TIMEOUT
-    while not _is_live(host, settings.port):
-        if time.monotonic() > deadline:
-            return
-        time.sleep(0.05)
+    host = granian.reachable_host(settings.host)
     origin = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
     sys.stderr.write(_banner(settings, origin, token_for))
     sys.stderr.flush()
@@ -101,15 +86,3 @@ def _data(settings: Settings) -> str:
     if settings.database_url is not None:
         return "the database of DATABASE_URL"
     return f"PostgreSQL in {settings.data_dir}, kept between runs"
-
-
-def _reachable_host(host: str) -> str:
-    return "localhost" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
-
-
-def _is_live(host: str, port: int) -> bool:
-    # Not urllib or httpx: they would use the proxy of HTTP_PROXY, which cannot reach this machine.
-    with suppress(OSError, HTTPException), closing(HTTPConnection(host, port, timeout=2)) as server:
-        server.request("GET", "/health/live")
-        return server.getresponse().status == HTTPStatus.OK
-    return False

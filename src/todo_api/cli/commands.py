@@ -4,11 +4,12 @@ Each command imports its code when it runs. If this module imported everything, 
 --version`` would import FastAPI, SQLAlchemy and httpx, and take 1.4 s instead of 0.1 s.
 """
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -152,11 +153,13 @@ def doctor(
 def _command_settings() -> Iterator["Settings"]:
     """The settings of a command. An expected error ends the program with its message.
 
-    Such a message says what to change, so there is no traceback.
+    Such a message says what to change, so there is no traceback. SIGTERM ends the program too, also
+    as process 1 of a container, for which Linux ignores a signal that has no handler.
     """
     from todo_api.server.settings import ConfigurationError, Settings
     from todo_domain.errors import TodoError
 
+    signal.signal(signal.SIGTERM, _exit)
     try:
         yield Settings.read()
     except (ConfigurationError, TodoError) as error:
@@ -165,3 +168,8 @@ def _command_settings() -> Iterator["Settings"]:
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _exit(number: int, _: object) -> NoReturn:
+    """End the program in order, so that ``dev`` stops its database."""
+    raise SystemExit(128 + number)

@@ -46,11 +46,15 @@ def with_running_database(settings: Settings) -> Settings:
     return _with_url(settings, url) if url else settings
 
 
-def migrate(settings: Settings) -> None:
+def migrate(settings: Settings, *, reports_no_change: bool = True) -> None:
     """Apply missing migrations. Raises ConfigurationError and DatabaseUnavailable."""
     before, after = asyncio.run(_migrate(settings))
-    if before != after:
+    if before is None:
         typer.echo(f"The database is now at schema version {after}.", err=True)
+    elif before != after:
+        typer.echo(f"The database is now at schema version {after}; it was at {before}.", err=True)
+    elif reports_no_change:
+        typer.echo(f"The database is at schema version {after}: no migration is missing.", err=True)
 
 
 def resync(settings: Settings) -> None:

@@ -26,10 +26,10 @@ def run_dev(settings: Settings) -> None:
     granian.check_port_free(settings.host, settings.port)
     authentication(settings, development=True)  # raises before the database is started
     with database.embedded_database(settings, partial(typer.echo, err=True)) as with_database:
-        database.migrate(with_database)
-        banner.print_when_ready(settings, _token_maker(settings))
+        database.migrate(with_database, reports_no_change=False)
         load_app = partial(build_app, with_database, development=True)
-        granian.serve(with_database, load_app, stop_on_sighup=True)
+        print_banner = partial(banner.print_banner, settings, _token_maker(settings))
+        granian.serve(with_database, load_app, print_banner, stop_on_sighup=True)
 
 
 def _token_maker(settings: Settings) -> Callable[[str], str] | None:

@@ -2,14 +2,18 @@
 
 import asyncio
 from functools import partial
+from importlib.metadata import version
 
+import structlog
 import typer
 
 from todo_api.cli.database import check_schema
-from todo_api.main import build_app, validate_for_production
+from todo_api.main import build_app, database_url, validate_for_production
 from todo_api.server import granian
 from todo_api.server.settings import Settings
 from todo_domain.errors import TodoError
+
+_log = structlog.get_logger()
 
 
 def run_serve(settings: Settings) -> None:
@@ -18,7 +22,20 @@ def run_serve(settings: Settings) -> None:
     build_app(settings)  # raises here, with a message, and not later in each worker
     granian.check_port_free(settings.host, settings.port)
     asyncio.run(_check_database(settings))
-    granian.serve(settings, partial(build_app, settings))
+    granian.serve(settings, partial(build_app, settings), partial(_log_start, settings))
+
+
+def _log_start(settings: Settings) -> None:
+    issuer, _ = settings.issuer_and_audience
+    _log.info(
+        "service.started",
+        version=version("todo-api"),
+        address=f"{settings.host}:{settings.port}",
+        workers=settings.workers,
+        database=database_url(settings).display_name,
+        issuer=issuer,
+        origins=settings.cors_origins,
+    )
 
 
 async def _check_database(settings: Settings) -> None:
