@@ -21,7 +21,7 @@ from todo_api.middleware.path_aliases import PathAliasMiddleware
 from todo_api.middleware.request_log import RequestLogMiddleware
 from todo_api.openapi import DocumentedApp
 from todo_api.routes import batch, bulk, docs, health, me, metrics, sync, tasks
-from todo_api.tracing import telemetry
+from todo_api.tracing import stop_tracing, telemetry
 
 _DESCRIPTION: Final = (
     "Tasks of users who sign in with Better Auth.\n\nAuthorize with the JWT that your auth server "
@@ -51,6 +51,7 @@ def create_app(
 ) -> FastAPI:
     """The app. It opens the adapters when it starts and closes them when it stops."""
     app_metrics = Metrics()
+    tracing = telemetry()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -62,6 +63,7 @@ def create_app(
                 "readiness": health.Readiness(adapters.checks),
                 "timeouts": timeouts,
             }
+        await stop_tracing(tracing)
 
     # sync before tasks: the path of the feed also matches the path of a task.
     routers = [
@@ -82,7 +84,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        telemetry=telemetry(),
+        telemetry=tracing,
         middleware=[
             Middleware(RequestLogMiddleware, metrics=app_metrics),
             Middleware(CorsMiddleware, origins=cors_origins),

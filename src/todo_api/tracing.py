@@ -5,7 +5,9 @@ installed. If only the extra is missing, FastAPI logs a warning. If tracing is o
 nothing.
 """
 
+import asyncio
 import os
+from threading import Thread
 from typing import Any, Final
 
 from fastapi.telemetry import TelemetryConfig
@@ -13,6 +15,7 @@ from fastapi.telemetry import TelemetryConfig
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 # A URL can contain a search text, or an e-mail address as user id.
 REDACTED_ATTRIBUTES: Final = ("url.path", "url.query")
+EXPORT_TIMEOUT: Final = 2.0  # seconds to send the remaining spans when the service stops
 
 
 def telemetry() -> TelemetryConfig:
@@ -25,6 +28,18 @@ def telemetry() -> TelemetryConfig:
         "metrics": False,
         "logs": False,
     }
+
+
+async def stop_tracing(config: TelemetryConfig) -> None:
+    """Send the remaining spans, but do not wait long for a collector that does not respond.
+
+    FastAPI sends them too, but waits 10 s or more for each batch.
+    """
+    provider: Any = config["tracer_provider"]
+    if provider:
+        shutdown = Thread(target=provider.shutdown, daemon=True)  # the process can end before it
+        shutdown.start()
+        await asyncio.to_thread(shutdown.join, EXPORT_TIMEOUT)
 
 
 def _provider() -> Any:  # noqa: ANN401 - the package is optional

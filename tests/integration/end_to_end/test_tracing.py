@@ -1,6 +1,8 @@
 """Traces of the running service, received by a collector."""
 
 import gzip
+import signal
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,10 +14,11 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from support.frontend import AUTH_SETTINGS, as_user
-from support.service import new_sandbox
+from support.service import Sandbox, new_sandbox
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_api.tracing import ENDPOINTS, telemetry
 
+UNREACHABLE: Final = "postgresql://ada@127.0.0.1:1/todo"
 TRACE: Final = "0af7651916cd43dd8448eb211c80319c"
 USER_DATA: Final = ("ada@example.com", "gift", "Buy milk")
 
@@ -103,6 +106,16 @@ def test_a_span_has_the_status(spans: Spans) -> None:
 def test_no_span_contains_user_data(exported: list[bytes], text: str) -> None:
     assert exported
     assert not any(text.encode() in body for body in exported)
+
+
+def test_a_collector_that_does_not_respond_does_not_delay_the_end(sandbox: Sandbox) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        variables = {"DATABASE_URL": UNREACHABLE, "OTEL_EXPORTER_OTLP_ENDPOINT": address}
+        with sandbox.serving("serve", **variables, **AUTH_SETTINGS) as service:
+            service.send(signal.SIGTERM)
+            assert service.exit_code() == 0
+            assert "Killing worker" not in service.stdout
 
 
 def test_nothing_is_traced_without_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
