@@ -30,7 +30,7 @@ def _log_start(settings: Settings) -> None:
     _log.info(
         "service.started",
         version=version("todo-api"),
-        address=f"{settings.host}:{settings.port}",
+        address=settings.address,
         workers=settings.workers,
         database=database_url(settings).display_name,
         issuer=issuer,

@@ -188,6 +188,12 @@ class Settings(BaseSettings):
         return self.auth_issuer or self.better_auth_url, self.auth_audience or self.better_auth_url
 
     @property
+    def address(self) -> str:
+        """Host and port, as in a URL."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
     def rls_enabled(self) -> bool:
         return self.database_rls == "on"
 

@@ -1,14 +1,16 @@
 """``todo-api serve`` as a process: configuration errors, tokens, workers, database outages."""
 
 import asyncio
+import json
 import signal
 import socket
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from subprocess import CompletedProcess
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -179,6 +181,35 @@ class TestService:
             two_workers.send(signal.SIGTERM)
             assert two_workers.exit_code() == 0
             assert other.remaining() == {}
+
+
+class TestLifecycleEvents:
+    def test_say_once_what_runs_and_that_it_has_stopped(self, sandbox: Sandbox) -> None:
+        origins = {"CORS_ORIGINS": "https://app.example.com"}
+        variables = SETTINGS | origins | {"WORKERS": "2"}
+        with sandbox.serving("serve", **variables) as service:
+            assert eventually(lambda: events(service, "service.started"))
+            service.send(signal.SIGTERM)
+            assert service.exit_code() == 0
+            (started,) = events(service, "service.started")
+            (stopped,) = events(service, "service.stopped")
+        assert started["time"] < stopped["time"]
+        assert started | {"time": "", "level": ""} == {
+            "event": "service.started",
+            "version": version("todo-api"),
+            "address": f"127.0.0.1:{service.port}",
+            "workers": 2,
+            "database": "127.0.0.1:1/todo",
+            "issuer": "http://localhost:3000",
+            "origins": ["https://app.example.com"],
+            "time": "",
+            "level": "",
+        }
+
+
+def events(service: Service, name: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in service.stdout.splitlines()]
+    return [line for line in lines if line["event"] == name]
 
 
 class TestDatabase:

@@ -135,15 +135,22 @@ class TestImports:
 
 
 class TestMigrate:
-    def test_creates_the_schema_and_does_nothing_the_second_time(
+    def test_creates_the_schema_and_says_that_nothing_is_missing_the_second_time(
         self, todo_api: Command, database_url: str
     ) -> None:
         first, second = [todo_api("migrate", DATABASE_URL=database_url) for _ in range(2)]
 
         assert (first.returncode, second.returncode) == (0, 0)
         assert "The database is now at schema version" in first.stderr
-        assert second.stdout + second.stderr == ""
+        assert "no migration is missing" in second.stderr
         assert execute(database_url, "SELECT count(*) FROM todo.tasks") == 0
+
+    def test_leaves_a_newer_schema_as_it_is(self, todo_api: Command, database_url: str) -> None:
+        todo_api("migrate", DATABASE_URL=database_url)
+        execute(database_url, "UPDATE todo.alembic_version SET version_num = '9999'")
+        result = todo_api("migrate", DATABASE_URL=database_url)
+        assert (result.returncode, result.stdout) == (0, "")
+        assert "at schema version 9999: no migration is missing" in result.stderr
 
     @pytest.mark.parametrize(
         ("url", "message"),
