@@ -46,6 +46,8 @@ def todo_api(
     ] = False,
 ) -> None:
     """The API of a to-do application: verifies Better Auth tokens, keeps tasks in PostgreSQL."""
+    # A process 1, as in a container, ignores a signal that has no handler.
+    signal.signal(signal.SIGTERM, _exit)
 
 
 @app.command()
@@ -153,13 +155,11 @@ def doctor(
 def _command_settings() -> Iterator["Settings"]:
     """The settings of a command. An expected error ends the program with its message.
 
-    Such a message says what to change, so there is no traceback. SIGTERM ends the program too, also
-    as process 1 of a container, for which Linux ignores a signal that has no handler.
+    Such a message says what to change, so there is no traceback.
     """
     from todo_api.server.settings import ConfigurationError, Settings
     from todo_domain.errors import TodoError
 
-    signal.signal(signal.SIGTERM, _exit)
     try:
         yield Settings.read()
     except (ConfigurationError, TodoError) as error:

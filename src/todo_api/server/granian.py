@@ -32,12 +32,13 @@ from starlette.types import ASGIApp
 from todo_api.metrics import MULTIPROCESS_DIR, all_workers_registry
 from todo_api.server.logs import library_logs
 from todo_api.server.settings import ConfigurationError, Settings
+from todo_api.server.stalled_requests import close_stalled_requests
 
 SHUTDOWN_TIMEOUT: Final = 8  # seconds for accepted requests to finish after SIGTERM
 RESPAWN_INTERVAL: Final = 10.0  # seconds for a new worker to start before the old one stops
 GC_THRESHOLD: Final = 10_000  # generation 0; the default of 700 collects too often here
 RUNTIME_THREADS: Final = 2  # per worker; while one waits for the GIL, the other reads requests
-HEADER_TIMEOUT: Final = 20_000  # milliseconds for a client to send the request head
+REQUEST_TIMEOUT: Final = 30.0  # seconds from the first byte to the response; a body has 20
 HEADER_BUFFER: Final = 64 * 1024  # bytes
 MAX_CONNECTIONS: Final = 8192  # per worker; many, so that idle connections do not block others
 CONNECT_TIMEOUT: Final = 2.0  # seconds
@@ -71,7 +72,7 @@ def serve(
         watch = Thread(target=_call_when_listening, args=(settings, when_ready), daemon=True)
         server.on_startup(watch.start)
         server.on_shutdown(partial(_log.info, "service.stopped"))
-        server.serve(target_loader=_AppLoader(load_app), wrap_loader=False)
+        server.serve(target_loader=_AppLoader(settings.port, load_app), wrap_loader=False)
 
 
 def _call_when_listening(settings: Settings, callback: Callable[[], None]) -> None:
@@ -98,7 +99,8 @@ def _server(settings: Settings) -> "_Server":
         http=HTTPModes.http1,  # the limits on slow and large request heads exist for HTTP/1 only
         websockets=False,
         http1_settings=HTTP1Settings(
-            header_read_timeout=HEADER_TIMEOUT, max_buffer_size=HEADER_BUFFER
+            header_read_timeout=settings.keep_alive_timeout * 1000,  # counts idle time too
+            max_buffer_size=HEADER_BUFFER,
         ),
         backpressure=MAX_CONNECTIONS,
         runtime_mode=RuntimeModes.mt,
@@ -231,7 +233,8 @@ class _AppLoader:
     On Linux the worker is killed when the main process dies, so that kill -9 leaves no workers.
     """
 
-    def __init__(self, load_app: Callable[[], ASGIApp]) -> None:
+    def __init__(self, port: int, load_app: Callable[[], ASGIApp]) -> None:
+        self._port = port
         self._load_app = load_app
         self._main_pid = os.getpid()
 
@@ -243,6 +246,7 @@ class _AppLoader:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != self._main_pid:  # the main process died before prctl
             os.kill(os.getpid(), signal.SIGKILL)
+        close_stalled_requests(self._port, REQUEST_TIMEOUT)
         app = self._load_app()
         gc.collect()
         gc.freeze()  # the app lives as long as the worker: garbage collections need not scan it

@@ -2,10 +2,12 @@
 
 import logging.config
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from traceback import format_tb
 from types import TracebackType
-from typing import Any, Final, Literal
+from typing import IO, Any, AnyStr, BinaryIO, Final, Literal, TextIO, cast
 
 import orjson
 import structlog
@@ -57,6 +59,24 @@ def _render_json(logger: object, level: str, event: EventDict) -> bytes:
     return orjson.dumps(event, repr, orjson.OPT_UTC_Z)
 
 
+class _Output:
+    """A stream that drops what it cannot write.
+
+    Requests do not fail because nothing reads the log any more, or because the disk is full.
+    """
+
+    def __init__(self, stream: IO[Any]) -> None:
+        self._stream = stream
+
+    def write(self, text: AnyStr) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
 def configure_logs(level: str, log_format: Format | None) -> None:
     """Write log events to standard output.
 
@@ -67,10 +87,16 @@ def configure_logs(level: str, log_format: Format | None) -> None:
     structlog.configure(
         processors=[merge_context, _render_json] if is_json else console,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=BytesLoggerFactory() if is_json else PrintLoggerFactory(),
+        logger_factory=_logger_factory(is_json=is_json),
         cache_logger_on_first_use=True,
     )
     logging.config.dictConfig(library_logs(log_format))
+
+
+def _logger_factory(*, is_json: bool) -> Callable[..., Any]:
+    if is_json:
+        return BytesLoggerFactory(cast("BinaryIO", _Output(sys.stdout.buffer)))
+    return PrintLoggerFactory(cast("TextIO", _Output(sys.stdout)))
 
 
 def silence_logs() -> None:

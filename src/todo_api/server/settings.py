@@ -85,6 +85,7 @@ class Settings(BaseSettings):
     rate_limit: str = "600/minute"
     rate_limit_auth_failures: str = "60/minute"
     max_concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    keep_alive_timeout: Annotated[int, Field(ge=1, le=3600)] = 125
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     forwarded_allow_ips: Annotated[tuple[str, ...], NoDecode] = ()
     metrics: Literal["on", "off"] | int = "on"

@@ -226,6 +226,15 @@ class TestStop:
             assert sandbox.remaining() == {}
             assert "Traceback" not in service.stderr + service.stdout
 
+    @linux
+    def test_before_the_service_runs_stops_the_database_too(self) -> None:
+        with new_sandbox() as sandbox, sandbox.start(sandbox.program, "dev") as service:
+            service.wait_until_it_says("Creating a new database")
+            service.send(signal.SIGTERM)
+            assert service.exit_code() == 128 + signal.SIGTERM
+            assert sandbox.remaining() == {}
+            assert "Traceback" not in service.stderr
+
     def test_waits_for_the_request_in_flight(
         self, sandbox: Sandbox, alices_token: str, acknowledged: set[str]
     ) -> None:

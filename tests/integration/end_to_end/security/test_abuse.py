@@ -100,7 +100,6 @@ STALLS: Final = (
     b"",
     b"GET /health/live HTT",
     get()[:-2],
-    get(),
     post(LENGTH, MILK[:-1]),
     post(CHUNKED, CHUNK[:-3]),
     post(CHUNKED, b"ffffffffffffffff\r\n" + MILK),

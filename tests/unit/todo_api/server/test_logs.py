@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from subprocess import PIPE, CompletedProcess
 from typing import Any, Final
 
 import pytest
@@ -35,17 +36,20 @@ asyncio.run(run())
 
 def written(log_format: str) -> str:
     """The output of a process that logs three counts and an exception with a cause."""
-    program = [sys.executable, "-c", PROGRAM, log_format]
-    result = subprocess.run(
-        program,
+    result = run(log_format, PIPE)
+    assert result.stderr == b""
+    return result.stdout.decode()
+
+
+def run(log_format: str, stdout: int) -> CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, log_format],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
+        stdout=stdout,
+        stderr=PIPE,
+        check=False,
         timeout=30,
     )
-    assert result.stderr == ""
-    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +76,12 @@ def test_a_traceback_has_no_exception_messages(log_format: str) -> None:
     output = written(log_format)
     assert "Traceback (most recent call last):" in output
     assert "text of a user" not in output
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_events_that_cannot_be_written_are_dropped(log_format: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = run(log_format, writer)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, b"")
