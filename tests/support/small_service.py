@@ -1,8 +1,8 @@
 """A service without a database, which ``todo_api.server.granian`` runs. Starts in a second.
 
-``python -m support.small_service [stop-on-sighup] [renew-at-once]``. ``POST`` answers 201 when the
-body is complete. ``GET`` answers the worker's process id; the response to ``GET /stream`` ends when
-the worker has to stop.
+``python -m support.small_service [stop-on-sighup] [renew-at-once] [fail]``. ``POST`` answers 201
+when the body is complete. ``GET`` answers the worker's process id; the response to ``GET /stream``
+ends when the worker has to stop.
 """
 
 import os
@@ -41,6 +41,8 @@ async def _send(send: Send, status: int, body: bytes, *, more_body: bool = False
 
 
 def load_app() -> ASGIApp:
+    if "fail" in sys.argv:
+        raise SystemExit(1)
     return with_stopping_event(app)
 
 

@@ -164,6 +164,17 @@ class _Event:
         """Do nothing: ``wait`` takes back one ``set``."""
 
 
+class _Times(dict[int, float]):
+    """When each worker was replaced. Granian stops if one fails soon after that.
+
+    Granian clears the times before it replaces another worker. Two workers that fail in turn would
+    be replaced for ever.
+    """
+
+    def clear(self) -> None:
+        """Keep the times."""
+
+
 # Granian's own type hints are incomplete.
 _Worker = Any
 _Target = Any
@@ -175,6 +186,7 @@ class _Server(MPServer):
     def __init__(self, target: str, **options: Any) -> None:  # noqa: ANN401 - Granian's options
         super().__init__(target, **options)
         self.main_loop_interrupt: Any = _Event()
+        self.respawned_wrks = _Times()
 
     def _spawn_workers(self, spawn_target: _Target, target_loader: _Target) -> None:
         self.wrks += [

@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 
+from support.ports import free_port
 from support.service import PATIENCE, Sandbox, Service, eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing listens too early there")
@@ -97,9 +98,7 @@ class TestStop:
 
 
 class TestRenewal:
-    @pytest.mark.parametrize(
-        ("workers", "send"), [(1, Service.send), (2, Service.send), (2, Service.send_to_group)]
-    )
+    @pytest.mark.parametrize(("workers", "send"), [(1, Service.send), (2, Service.send_to_group)])
     def test_by_sighup_finishes_requests(self, sandbox: Sandbox, workers: int, send: Send) -> None:
         with (
             running(sandbox, *PROGRAM, "renew-at-once", workers=workers) as service,
@@ -113,6 +112,10 @@ class TestRenewal:
             service.wait_until_it_answers()
             service.send(signal.SIGTERM)
             assert service.exit_code() == 0
+
+    def test_is_not_repeated_for_ever_if_all_workers_fail(self, sandbox: Sandbox) -> None:
+        variables = {"PYTHONPATH": TESTS, "WORKERS": "2", "PORT": str(free_port())}
+        assert sandbox.run(*PROGRAM, "fail", **variables).returncode == 1
 
     def test_replaces_a_worker_that_was_killed(self, sandbox: Sandbox) -> None:
         with running(sandbox, *PROGRAM, workers=2) as service:
