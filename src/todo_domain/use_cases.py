@@ -5,7 +5,7 @@ A returned task is as it is now stored, unless the docstring says otherwise. Eve
 raises what the ports raise.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Container
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple, Unpack
 from uuid import UUID
@@ -26,8 +26,8 @@ from todo_domain.task import Task, TaskChanges
 
 EDIT_ATTEMPTS: Final = 8
 
-# The versions of the task that the edit may be applied to (``If-Match``); None for any version.
-Versions = Collection[int] | None
+# The versions of the task that the edit may be applied to; None for any version.
+Versions = Container[int] | None
 
 
 class Created(NamedTuple):

@@ -10,6 +10,7 @@ from http_contract.preconditions import (
     TestIfMatch,
     TestIfMatchOfAnEdit,
     TestIfNoneMatchOfAList,
+    TestIfNoneMatchOfAnEdit,
     TestIfNoneMatchOfATask,
 )
 from http_contract.sync import TestChanges, TestIdsOfClients
@@ -45,6 +46,7 @@ __all__ = [
     "TestIfMatch",
     "TestIfMatchOfAnEdit",
     "TestIfNoneMatchOfAList",
+    "TestIfNoneMatchOfAnEdit",
     "TestIfNoneMatchOfATask",
     "TestList",
     "TestPages",

@@ -46,6 +46,9 @@ from todo_domain.errors import (
 
 _LOGGED_STATUSES: Final = frozenset({400, 406, 408, 413, 414, 415, 422, 431})
 _NO_LIFESPAN: Final = "the server did not run the app's lifespan (uvicorn: use --lifespan on)"
+_EXCLUDED: Final = (
+    "If-None-Match: the task exists in a version that this header excludes; nothing was changed"
+)
 _log = structlog.get_logger()
 
 _CODES: Final[dict[type[TodoError], str]] = {
@@ -116,6 +119,8 @@ def _todo_error(request: Request, error: TodoError) -> Response:
             # One such event is normal; many in a row mean that a client guesses ids.
             _log.info("access.denied", reason="no_such_task")
             return problem(request, "not_found")
+        case StaleVersion() if "if-match" not in request.headers:
+            return problem(request, "stale_version", _EXCLUDED)
         case Overloaded():
             _log.warning("overloaded", reason="waited_too_long")
             return problem(request, "overloaded")

@@ -2,9 +2,16 @@
 
 The entity tag of a task is its version in quotes (RFC 9110, sections 8.8.3 and 13). That of a list
 begins with the user's last change number, so that a 304 needs no tasks.
+
+Proxies that compress a response rename its entity tag: nginx sends ``W/"1"``, Apache ``"1-gzip"``,
+Jetty ``"1--gzip"``, LiteSpeed ``"1;gz"``, Traffic Server ``"1-df"``; most of them do not restore it
+in requests. All these tags name version 1, in If-Match too: its strong comparison (section 13.1.1)
+would refuse every edit behind such a proxy, and a version is exact however a response is encoded.
 """
 
 import re
+from collections.abc import Container
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Annotated, Final
 
@@ -27,6 +34,14 @@ IfNoneMatch = Annotated[
         description="An `ETag`: return 304 if the `ETag` is still this one.",
     ),
 ]
+UnlessMatch = Annotated[
+    str | None,
+    Header(
+        alias="If-None-Match",
+        description="An `ETag`: change the task only if its `ETag` is another one. `*`: only if "
+        "the task does not exist.",
+    ),
+]
 Prefer = Annotated[
     str | None,
     Header(
@@ -46,7 +61,9 @@ IdempotencyKey = Annotated[
     ),
 ]
 
-_TAG: Final = re.compile(r'(?:W/)?"([^"]*)"')
+# At most two separators: with "+" the time would grow with the square of the field's length.
+_CODINGS: Final = r"(?:[-;:.]{1,2}(?:x-)?(?:gzip|gz|brotli|br|zstd|zst|deflate|df|compress))*"
+_TAG: Final = re.compile(rf'(?:W/)?"([^"]*?){_CODINGS}"{_CODINGS}', re.IGNORECASE)
 _CHANGE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _DIGEST_SIZE: Final = 8  # bytes
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
@@ -82,14 +99,47 @@ def _query_digest(query: str) -> str:
     return blake2b(query.encode(errors="surrogateescape"), digest_size=_DIGEST_SIZE).hexdigest()
 
 
-def parse_if_match(if_match: str | None) -> frozenset[int] | None:
-    """The versions that If-Match allows; None if it allows any version.
+@dataclass(frozen=True, slots=True)
+class AllExcept(Container[int]):
+    """Every version except these."""
 
-    Weak tags count as well: proxies that compress a response add ``W/`` to its tag.
+    excluded: frozenset[int]
+
+    def __contains__(self, version: object) -> bool:
+        return version not in self.excluded
+
+
+def allowed_versions(if_match: str | None, if_none_match: str | None) -> Container[int] | None:
+    """The versions of an existing task that a write may change; None for any version.
+
+    Raises ProblemError for a field that is not a list of entity tags.
     """
-    if if_match is None or if_match.strip() == "*":
+    allowed = None if if_match is None else _versions("If-Match", if_match)
+    if if_none_match is None:
+        return allowed
+    excluded = _versions("If-None-Match", if_none_match)
+    if excluded is None:
+        return frozenset()
+    return AllExcept(excluded) if allowed is None else allowed - excluded
+
+
+def _versions(name: str, field: str) -> frozenset[int] | None:
+    """The versions that the field names; None for ``*``, which names any version."""
+    if field.strip() == "*":
         return None
-    return frozenset(int(tag) for tag in _TAG.findall(if_match) if _VERSION.fullmatch(tag))
+    if not field.strip() or _TAG.sub("", field).strip(" \t,"):
+        raise ProblemError("bad_request", f"{name}: {_mistake(field.strip())}")
+    return frozenset(int(tag) for tag in _TAG.findall(field) if _VERSION.fullmatch(tag))
+
+
+def _mistake(field: str) -> str:
+    if not field:
+        return "is empty: send the ETag, or leave the header out"
+    if _VERSION.fullmatch(field):
+        return f'the quotes are missing: send "{field}" instead of {field}'
+    if '"' not in field:
+        return 'the quotes are missing: send the ETag unchanged, such as "2"'
+    return 'must be * or a list of ETags, such as "2" or "1", "2"'
 
 
 def matches_if_none_match(etag: str, if_none_match: str | None) -> bool:
@@ -122,7 +172,7 @@ def max_affected(prefer: str | None) -> int | None:
 
 def parse_idempotency_key(key: str | None) -> str | None:
     """The key without the quotes that the IETF draft puts around it. Raises ProblemError."""
-    if key is None:
+    if not key:
         return None
     bare = key[1:-1] if len(key) > 1 and key[0] == key[-1] == '"' else key
     if not _KEY.fullmatch(bare):

@@ -29,7 +29,8 @@ from todo_domain.errors import DatabaseUnavailable, TaskNotFound
 _ACCEPT: Final = b"accept"
 _PREFER: Final = b"prefer"
 _ZERO: Final = re.compile(r"q\s*=\s*0(\.0*)?")
-_ACCEPTABLE: Final = ("*/*", "application/*", "application/json", "application/problem+json")
+# Also "*", "*/json" and "text/json" of some clients, and every media type that is JSON.
+_JSON_RANGE: Final = re.compile(r"\*|\*/\*|application/\*|[^/]+/(?:[^/]*\+|x-)?json")
 
 _Result = TypeVar("_Result")
 _Call = Callable[..., Awaitable[Any]]
@@ -130,7 +131,7 @@ class _Handler:
         if is_strict and not self._query:
             refuse_unknown(request.query_params, (), "parameter")
         for name, header in self._headers.items():
-            values[name] = fields.get(header) or None
+            values[name] = fields.get(header)
         for name, body in self._body:
             values[name] = await _read(body, request, body_timeout, is_strict=is_strict)
         if self._request_name:
@@ -197,10 +198,17 @@ def _uuid(text: str) -> UUID:
 
 @lru_cache(maxsize=256)
 def _accepts_json(accept: str | None) -> bool:
-    """Whether the Accept field allows a JSON response (RFC 9110, section 12.5.1)."""
-    return not accept or any(_is_json_range(part) for part in accept.lower().split(","))
+    """Whether the Accept field allows a JSON response (RFC 9110, section 12.5.1).
+
+    A field without a media range, such as ``undefined``, counts as absent.
+    """
+    parts = (
+        [part.strip() for part in text.split(";")] for text in (accept or "").lower().split(",")
+    )
+    ranges = [part for part in parts if "/" in part[0] or part[0] == "*"]
+    return not ranges or any(_is_json_range(*part) for part in ranges)
 
 
-def _is_json_range(media_range: str) -> bool:
-    name, *parameters = (part.strip() for part in media_range.split(";"))
-    return name in _ACCEPTABLE and not any(_ZERO.fullmatch(part) for part in parameters)
+def _is_json_range(name: str, *parameters: str) -> bool:
+    is_excluded = any(_ZERO.fullmatch(part) for part in parameters)
+    return not is_excluded and _JSON_RANGE.fullmatch(name) is not None

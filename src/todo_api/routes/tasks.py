@@ -15,11 +15,12 @@ from todo_api.http.headers import (
     IfMatch,
     IfNoneMatch,
     Prefer,
+    UnlessMatch,
+    allowed_versions,
     known_change,
     list_etag,
     matches_if_none_match,
     parse_idempotency_key,
-    parse_if_match,
     prefers,
 )
 from todo_api.http.query_params import query_parameters
@@ -45,7 +46,7 @@ from todo_domain.queries import PAGE_MAX, TaskQuery
 router = APIRouter(prefix="/api/tasks", tags=["tasks"], route_class=ApiRoute)
 
 TaskId = Annotated[UUID, Path()]
-_EDIT = ("not_found", "conflict", "stale_version")
+_EDIT = ("bad_request", "not_found", "conflict", "stale_version")
 
 
 @router.get(
@@ -158,15 +159,18 @@ async def put_task(
     now: Now,
     changes: Annotated[TaskChanges, Body(examples=[CHANGES])],
     if_match: IfMatch = None,
-    if_none_match: IfNoneMatch = None,
+    if_none_match: UnlessMatch = None,
     prefer: Prefer = None,
 ) -> Response:
     """Change the members that are sent, as PATCH does, or create the task with this id.
 
     `If-None-Match: *` creates it: 201, or 412 if the task exists. The `title` is required then.
     """
-    if if_none_match is None or if_none_match.strip() != "*":
-        return await change_task(actor, tasks, task_id, now, changes, if_match, prefer)
+    creates = if_match is None and if_none_match is not None and if_none_match.strip() == "*"
+    if not creates:
+        return await change_task(
+            actor, tasks, task_id, now, changes, if_match, if_none_match, prefer
+        )
     if "title" not in changes:
         error = FieldError(field="title", pointer="/title", code="required", message="is required")
         raise ProblemError("validation_failed", errors=[error])
@@ -188,13 +192,14 @@ async def change_task(
     now: Now,
     changes: Annotated[TaskChanges, Body(examples=[CHANGES])],
     if_match: IfMatch = None,
+    if_none_match: UnlessMatch = None,
     prefer: Prefer = None,
 ) -> Response:
     """Change the members that are sent. `null` clears a member; absent members keep their value.
 
     The body is `application/json` or `application/merge-patch+json` (RFC 7396).
     """
-    versions = parse_if_match(if_match)
+    versions = allowed_versions(if_match, if_none_match)
     task = await use_cases.change_task(tasks, actor, task_id, now=now, versions=versions, **changes)
     return changed_task_response(task, prefer)
 
@@ -213,10 +218,11 @@ async def complete_task(
     now: Now,
     body: Annotated[Completion, Body()] = Completion(),  # noqa: B008 - never changed
     if_match: IfMatch = None,
+    if_none_match: UnlessMatch = None,
     prefer: Prefer = None,
 ) -> Response:
     """Set `completed`, or toggle it if the body is empty or `{}`."""
-    versions = parse_if_match(if_match)
+    versions = allowed_versions(if_match, if_none_match)
     if "completed" in body:
         task = await use_cases.complete_task(
             tasks, actor, task_id, completed=body["completed"], now=now, versions=versions
@@ -230,7 +236,9 @@ async def complete_task(
     "/{task_id}",
     operation_id="deleteTask",
     response_model=Task,
-    responses=responses(TASK, *COMMON, "not_found", "stale_version", headers=("ETag",)),
+    responses=responses(
+        TASK, *COMMON, "bad_request", "not_found", "stale_version", headers=("ETag",)
+    ),
 )
 async def delete_task(
     actor: Actor,
@@ -238,13 +246,14 @@ async def delete_task(
     task_id: TaskId,
     now: Now,
     if_match: IfMatch = None,
+    if_none_match: UnlessMatch = None,
     prefer: Prefer = None,
 ) -> Response:
     """Delete a task and return it.
 
     The task can be restored for 30 days; the operator can configure this time.
     """
-    versions = parse_if_match(if_match)
+    versions = allowed_versions(if_match, if_none_match)
     task = await use_cases.delete_task(tasks, actor, task_id, now=now, versions=versions)
     return changed_task_response(task, prefer)
 
