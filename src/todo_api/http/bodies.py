@@ -37,6 +37,7 @@ class JsonBody:
         Raises ProblemError with status 400, 413, 415 or 422.
         """
         _require_uncompressed(request)
+        _require_whole(request)
         body = await _read(request)
         if self._is_optional and not body:
             return self._declared.get_default(call_default_factory=True)
@@ -51,10 +52,19 @@ class JsonBody:
 
 
 def _require_uncompressed(request: Request) -> None:
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    codings = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
+    if {coding.strip() for coding in codings} - {"", "identity"}:
         raise ProblemError(
-            "unsupported_media_type", "Content-Encoding: send the body without compression"
+            "unsupported_media_type",
+            "Content-Encoding: send the body without compression",
+            headers={"Accept-Encoding": "identity"},  # RFC 9110, section 15.5.16
         )
+
+
+def _require_whole(request: Request) -> None:
+    """Refuse a part of a representation (RFC 9110, section 14.5): it is not a whole JSON body."""
+    if "content-range" in request.headers:
+        raise ProblemError("bad_request", "Content-Range: send the whole body, without this header")
 
 
 def _require_json(request: Request) -> None:

@@ -216,8 +216,66 @@ class TestMediaType:
         response = await ada.post("/api/tasks", content=MILK, headers=headers)
         assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
         assert "Content-Encoding" in response.json()["detail"]
+        assert response.headers["Accept-Encoding"] == "identity"
 
-    @pytest.mark.parametrize("coding", ["identity", "Identity"])
+    async def test_several_content_encoding_fields_are_one_list(
+        self, ada: httpx.AsyncClient
+    ) -> None:
+        fields = [*JSON.items(), ("Content-Encoding", "identity"), ("Content-Encoding", "gzip")]
+        assert (await ada.post("/api/tasks", content=MILK, headers=fields)).status_code == 415
+
+    async def test_a_part_of_a_body_is_400(
+        self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository
+    ) -> None:
+        headers = {**JSON, "Content-Range": "bytes 0-20/42"}
+        response = await ada.post("/api/tasks", content=MILK, headers=headers)
+        assert (response.status_code, response.json()["code"]) == (400, "bad_request")
+        assert response.json()["detail"].startswith("Content-Range: ")
+        assert await is_empty(tasks)
+
+    # Header fields of RFC 9110 that the service ignores: it has no dates, ranges or trailers.
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("If-Unmodified-Since", "Sat, 29 Oct 1994 19:43:31 GMT"),
+            ("If-Modified-Since", "Fri, 31 Dec 2038 23:59:59 GMT"),
+            ("If-Unmodified-Since", "yesterday"),
+            ("If-Range", '"1"'),
+            ("Range", "bytes=0-1"),
+            ("Range", "lines=1-"),
+            ("Expect", "200-ok"),
+            ("TE", "trailers, deflate;q=0.5"),
+            ("Trailer", "Expires"),
+            ("Max-Forwards", "-1"),
+            ("Upgrade", "h2c"),
+            ("Connection", "close, X-Nothing"),
+            ("Date", "tomorrow"),
+            ("From", "nobody"),
+            ("Referer", "not a URL"),
+            ("Via", "1.1 proxy"),
+            ("Accept-Charset", "iso-8859-1, utf-8;q=0"),
+            ("Accept-Encoding", "identity;q=0, *;q=0"),
+            ("Accept-Language", "*;q=high"),
+            ("Content-Language", "tlh"),
+            ("Content-Location", "/elsewhere"),
+            ("Content-Disposition", "form-data"),
+            ("Allow", "GET"),
+            ("Proxy-Authorization", "Basic x"),
+            ("X-HTTP-Method-Override", "DELETE"),
+            ("X-Forwarded-Prefix", "/elsewhere"),
+            ("X-Forwarded-Host", "evil.example"),
+            ("Host", "a:b:c"),
+        ],
+    )
+    async def test_a_header_without_meaning_here_does_not_change_a_write(
+        self, ada: httpx.AsyncClient, name: str, value: str
+    ) -> None:
+        headers = {**JSON, name: value}
+        response = await ada.post("/api/tasks", content=MILK, headers=headers)
+        assert response.status_code == 201
+        assert response.headers["Location"] == f"/api/tasks/{response.json()['id']}"
+
+    @pytest.mark.parametrize("coding", ["identity", "Identity", "", "identity, identity"])
     async def test_content_encoding_identity_is_accepted(
         self, ada: httpx.AsyncClient, coding: str
     ) -> None:
