@@ -13,10 +13,11 @@ from fastapi import Depends, Request
 from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 
+from todo_api.bearer_tokens import bearer_token
 from todo_api.metrics import GaugeSource
 from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER, RateLimiter, enforce
 from todo_api.request_state import request_state
-from todo_domain.errors import TokenErrorCode, TokenRejected, UserMismatch
+from todo_domain.errors import TokenRejected, UserMismatch
 from todo_domain.ownership import Principal
 from todo_domain.ports import RETENTION, TaskRepository, TokenVerifier
 
@@ -80,7 +81,7 @@ class BearerAuthentication(SecurityBase):
         service = adapters(request)
         state = request_state(request.scope)
         try:
-            token = bearer_token(request)
+            token = bearer_token(request.scope)
             actor = await service.tokens.verify(token, datetime.now(UTC))
         except TokenRejected as rejected:
             _log_rejection(rejected)
@@ -124,17 +125,6 @@ def client_network(request: Request) -> str:
     if isinstance(address, IPv4Address):
         return str(address)
     return str(address.ipv4_mapped or ip_network((address, 64), strict=False))
-
-
-def bearer_token(request: Request) -> str:
-    """The token in the Authorization field. Raises TokenRejected."""
-    fields = [value for name, value in request.scope["headers"] if name == b"authorization"]
-    if len(fields) > 1:
-        raise TokenRejected(TokenErrorCode.MALFORMED, "several_authorization_fields")
-    scheme, _, token = fields[0].decode("latin-1").partition(" ") if fields else ("", "", "")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise TokenRejected(TokenErrorCode.MISSING, "no_bearer_token")
-    return token.strip()
 
 
 Actor = Annotated[Principal, Depends(BearerAuthentication())]

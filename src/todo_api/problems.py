@@ -35,14 +35,15 @@ class ProblemType:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def _unauthorized(detail: str) -> ProblemType:
+def token_challenge(detail: str) -> dict[str, str]:
+    """The header field that says why a token was rejected (RFC 6750, section 3)."""
     challenge = f'{_WWW_AUTHENTICATE}, error="invalid_token", error_description="{detail}"'
-    return ProblemType(
-        401,
-        "Not authenticated",
-        detail,
-        {"WWW-Authenticate": challenge, "Cache-Control": "no-store"},
-    )
+    return {"WWW-Authenticate": challenge}
+
+
+def _unauthorized(detail: str) -> ProblemType:
+    headers = {**token_challenge(detail), "Cache-Control": "no-store"}
+    return ProblemType(401, "Not authenticated", detail, headers)
 
 
 def _unavailable(title: str, detail: str, seconds: int) -> ProblemType:

@@ -86,12 +86,16 @@ class TokenErrorCode(StrEnum):
 
 
 class TokenRejected(TodoError):
-    """The token is invalid. ``reason`` is a code for the log and contains no part of the token."""
+    """The token is invalid. ``reason`` is a code for the log and contains no part of the token.
 
-    def __init__(self, code: TokenErrorCode, reason: str) -> None:
+    ``detail`` is for people, if there is more to say than the code does.
+    """
+
+    def __init__(self, code: TokenErrorCode, reason: str, detail: str | None = None) -> None:
         super().__init__(f"{code}: {reason}")
         self.code = code
         self.reason = reason
+        self.detail = detail
 
 
 class AuthKeysUnavailable(TodoError):

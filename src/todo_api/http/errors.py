@@ -25,6 +25,7 @@ from todo_api.problems import (
     http_problem,
     problem,
     summarize,
+    token_challenge,
 )
 from todo_domain.errors import (
     AuthKeysUnavailable,
@@ -39,6 +40,7 @@ from todo_domain.errors import (
     TaskNotDeleted,
     TaskNotFound,
     TodoError,
+    TokenErrorCode,
     TokenRejected,
     TooManyAffected,
     UserMismatch,
@@ -107,8 +109,8 @@ def _problem_error(request: Request, error: ProblemError) -> Response:
 
 def _todo_error(request: Request, error: TodoError) -> Response:
     match error:
-        case TokenRejected(code=code):
-            return problem(request, code)
+        case TokenRejected():
+            return _token_rejected(request, error)
         case InvalidTask(violations=violations):
             errors = [
                 FieldError(field=v.field, pointer=f"/{v.field}", code=v.code, message=v.message)
@@ -129,6 +131,12 @@ def _todo_error(request: Request, error: TodoError) -> Response:
             return problem(request, "too_many_affected", detail)
         case _:
             return problem(request, _CODES[type(error)])
+
+
+def _token_rejected(request: Request, error: TokenRejected) -> Response:
+    if error.detail is None or error.code == TokenErrorCode.MISSING:
+        return problem(request, error.code, error.detail)
+    return problem(request, error.code, error.detail, headers=token_challenge(error.detail))
 
 
 def _http_exception(request: Request, error: HTTPException) -> Response:

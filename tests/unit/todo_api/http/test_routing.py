@@ -104,6 +104,52 @@ class TestBearerToken:
         assert (response.status_code, response.json()["code"]) == (401, "token_malformed")
 
     @pytest.mark.parametrize(
+        ("token", "detail"),
+        [
+            ("undefined", "has no token yet and sent undefined instead"),
+            ("null", "has no token yet and sent null instead"),
+            ("None", "has no token yet and sent none instead"),
+            ("NaN", "has no token yet and sent nan instead"),
+            ("false", "has no token yet and sent false instead"),
+            ('""', "has no token yet and sent an empty text instead"),
+            ("''", "has no token yet and sent an empty text instead"),
+            ('"undefined"', "has no token yet and sent undefined instead"),
+            ("[object Object]", "sent an object or a promise"),
+            ("[object Promise]", "sent an object or a promise"),
+            ("Promise", "sent an object or a promise"),
+            ("Promise { <pending> }", "sent an object or a promise"),
+            ("<coroutine object token at 0x7f>", "sent an object or a promise"),
+            ('{"token":"ada"}', "sent a JSON object"),
+            ("{}", "sent a JSON object"),
+            ("${token}", "sent a placeholder"),
+            ("{{token}}", "sent a placeholder"),
+            ("<token>", "sent a placeholder"),
+            ("$TOKEN", "sent a placeholder"),
+            ("YOUR_TOKEN", "sent a placeholder"),
+            ("Bearer ada", "the word Bearer is there twice"),
+            ("bearer: ada", "the word Bearer is there twice"),
+            ('"ada"', "is in quotation marks"),
+            ("'ada'", "is in quotation marks"),
+            ('ada"', "is in quotation marks"),
+        ],
+    )
+    async def test_a_common_mistake_of_a_frontend_is_named(
+        self, stranger: httpx.AsyncClient, token: str, detail: str
+    ) -> None:
+        response = await stranger.get("/api/tasks", headers={"Authorization": f"Bearer {token}"})
+        assert (response.status_code, response.json()["code"]) == (401, "token_malformed")
+        assert detail in response.json()["detail"]
+        description = f'error_description="{response.json()["detail"]}"'
+        assert response.headers["WWW-Authenticate"].endswith(description)
+
+    @pytest.mark.parametrize("value", ["ada", "Token ada", "Bearer:ada", "Bearer"])
+    async def test_another_form_of_the_authorization_field_is_named(
+        self, stranger: httpx.AsyncClient, value: str
+    ) -> None:
+        response = await stranger.get("/api/tasks", headers={"Authorization": value})
+        assert response.json()["detail"].startswith("Authorization: must be the word Bearer")
+
+    @pytest.mark.parametrize(
         "fields",
         [
             {"Cookie": "token=ada; better-auth.session_token=ada; Authorization=Bearer ada"},
