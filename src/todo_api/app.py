@@ -45,6 +45,7 @@ def create_app(
     open_adapters: Callable[[], AbstractAsyncContextManager[Adapters]],
     *,
     cors_origins: Sequence[str] = (),
+    root_path: str = "",
     concurrency: int = 1000,
     shows_metrics: bool = True,
     timeouts: Timeouts = _DEFAULT_TIMEOUTS,
@@ -80,17 +81,18 @@ def create_app(
         # include_router would match each request twice, which costs 17 % of a GET.
         routes=[route for router in routers for route in router.routes],
         lifespan=lifespan,
+        openapi_url=None,  # routes.docs has the route
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
         telemetry=tracing,
         middleware=[
+            Middleware(PathAliasMiddleware, root_path=root_path),
             Middleware(RequestLogMiddleware, metrics=app_metrics),
             Middleware(CorsMiddleware, origins=cors_origins),
             Middleware(ExceptionMiddleware, handlers=EXCEPTION_HANDLERS),
             Middleware(LimitsMiddleware, concurrency=concurrency),
-            Middleware(PathAliasMiddleware),
             Middleware(AsyncExitStackMiddleware),  # for FastAPI's own routes, such as PublicRoute
         ],
     )

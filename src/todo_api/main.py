@@ -57,6 +57,7 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
     api = create_app(
         open_adapters,
         cors_origins=settings.cors_origins,
+        root_path=settings.root_path,
         concurrency=settings.max_concurrent_requests,
         shows_metrics=settings.metrics == "on",
     )

@@ -185,7 +185,7 @@ class ProblemError(Exception):
 
 def problem_document(request: Request, code: str, detail: str | None = None) -> dict[str, Any]:
     """The members of the problem document for an error code of the table."""
-    return _members(request, f"/problems/{code}", code, PROBLEM_TYPES[code], detail)
+    return _members(request, _type(request, code), code, PROBLEM_TYPES[code], detail)
 
 
 def problem(
@@ -201,6 +201,11 @@ def problem(
     if errors:
         document["errors"] = errors[:_ERRORS_MAX]
     return _response(document, {**PROBLEM_TYPES[code].headers, **(headers or {})})
+
+
+def _type(request: Request, code: str) -> str:
+    """The path of the route that explains the error code."""
+    return f"{request_state(request.scope).root_path}/problems/{code}"
 
 
 def http_problem(request: Request, problem_type: ProblemType) -> Response:

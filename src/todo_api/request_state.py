@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Final
 from urllib.parse import quote
 
@@ -23,11 +25,14 @@ class RequestState:
     """The state of one request.
 
     ``user_id`` is the authenticated user, ``path_user_id`` the user that the path names.
-    ``rate_limit_fields`` are the header fields that tell the client its remaining requests.
+    ``method`` is that of the client, ``root_path`` the path prefix under which the client sees the
+    service, ``rate_limit_fields`` the header fields with its remaining requests.
     """
 
     request_id: str
     client: str | None
+    method: str
+    root_path: str = ""
     user_id: str | None = None
     path_user_id: str | None = None
     rate_limit_fields: Sequence[tuple[bytes, bytes]] = ()
@@ -43,15 +48,35 @@ def request_state(scope: Scope) -> RequestState:
     state: RequestState | None = scope.get(_KEY)
     if state is None:
         client = scope.get("client")
-        state = scope[_KEY] = RequestState(_request_id(scope), client and client[0])
+        address = client and unmapped_address(client[0])
+        state = scope[_KEY] = RequestState(_request_id(scope), address, scope["method"])
         _current.set(state)
     return state
 
 
 def original_path(scope: Scope) -> str:
-    """The path as the client sent it, before any rewriting, as a URI reference."""
-    raw = scope.get("raw_path")
-    return quote(raw, safe=_PATH) if raw else quote(scope["path"], errors="replace")
+    """The path as the client sent it, with the prefix of the proxy, as a URI reference.
+
+    It begins with one slash: a reference that begins with two names a host.
+    """
+    path = quote_path(scope.get("raw_path") or scope["path"])
+    return f"{request_state(scope).root_path}/{path.lstrip('/')}"
+
+
+def quote_path(path: str | bytes) -> str:
+    """The path with all other characters than those of a URI percent-encoded."""
+    if isinstance(path, bytes):
+        return quote(path, safe=_PATH)
+    return quote(path, errors="replace")
+
+
+def unmapped_address(address: str) -> str:
+    """The IPv4 address of a client that a dual-stack socket shows as an IPv6 address."""
+    if not address.lower().startswith("::ffff:"):
+        return address
+    with suppress(ValueError):
+        return str(IPv6Address(address).ipv4_mapped or address)
+    return address
 
 
 def merge_context(_logger: object, _level: str, event: EventDict) -> EventDict:

@@ -68,6 +68,7 @@ class AppOptions(TypedDict, total=False):
     limiter: RateLimiter
     gauges: Mapping[str, GaugeSource]
     cors_origins: Sequence[str]
+    root_path: str
     concurrency: int
     shows_metrics: bool
     timeouts: Timeouts
@@ -94,6 +95,7 @@ async def served(
     app = create_app(
         open_adapters,
         cors_origins=options.get("cors_origins", [FRONTEND]),
+        root_path=options.get("root_path", ""),
         concurrency=options.get("concurrency", 1000),
         shows_metrics=options.get("shows_metrics", True),
         timeouts=options.get("timeouts", Timeouts()),

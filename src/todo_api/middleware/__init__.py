@@ -1,1 +1,1 @@
-"""ASGI middleware, outermost first: request_log, cors, limits, path_aliases."""
+"""ASGI middleware, outermost first: path_aliases, request_log, cors, limits."""

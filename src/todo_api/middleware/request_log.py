@@ -28,7 +28,6 @@ class RequestLogMiddleware:
             await self._app(scope, receive, send)
             return
         started = perf_counter()
-        method = scope["method"]  # PathAliasMiddleware rewrites HEAD to GET
         state = request_state(scope)
         status = 0
 
@@ -44,10 +43,10 @@ class RequestLogMiddleware:
         finally:
             seconds = perf_counter() - started
             route = getattr(scope.get("route"), "path_format", None)
-            self._metrics.count_request(method, route, status, seconds)
+            self._metrics.count_request(state.method, route, status, seconds)
             self._log.info(
                 "request",
-                method=method,
+                method=state.method,
                 route=route,
                 status=status,
                 ms=round(seconds * 1000, 1),

@@ -8,31 +8,41 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import FileResponse, Response
 
+from todo_api.http.responses import json_response
 from todo_api.http.routing import PublicRoute
 from todo_api.problems import PROBLEM_TYPES, ProblemError
+from todo_api.request_state import request_state
 
 router = APIRouter(include_in_schema=False, route_class=PublicRoute)
 
 _ASSETS: Final = ("swagger-ui-bundle.js", "swagger-ui.css")
 
 
+@router.get("/openapi.json")
+async def show_schema(request: Request) -> Response:
+    """The OpenAPI document, whose server is the path prefix of the proxy."""
+    root_path = request_state(request.scope).root_path
+    servers = {"servers": [{"url": root_path}]} if root_path else {}
+    return json_response({**request.app.openapi(), **servers})
+
+
 @router.get("/docs")
-async def show_docs() -> Response:
-    return _docs_page()
+async def show_docs(request: Request) -> Response:
+    return _docs_page(request_state(request.scope).root_path)
 
 
 @cache
-def _docs_page() -> Response:
+def _docs_page(root_path: str) -> Response:
     """The page. Its policy forbids other scripts and frames, because users enter tokens there."""
     page = get_swagger_ui_html(
-        openapi_url="/openapi.json",
+        openapi_url=f"{root_path}/openapi.json",
         title="todo-api",
-        swagger_js_url="/docs/swagger-ui-bundle.js",
-        swagger_css_url="/docs/swagger-ui.css",
+        swagger_js_url=f"{root_path}/docs/swagger-ui-bundle.js",
+        swagger_css_url=f"{root_path}/docs/swagger-ui.css",
         swagger_favicon_url="data:,",
         swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True},
     )

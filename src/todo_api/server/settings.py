@@ -22,6 +22,8 @@ _DOTENV: Final = ".env"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\\\s]+", re.IGNORECASE)
 
+_SEGMENT: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._~!$&'()*+,;=:@-]+", re.ASCII)
+
 
 class ConfigurationError(Exception):
     """The service cannot run with these settings. Each line says what to change."""
@@ -81,6 +83,7 @@ class Settings(BaseSettings):
     auth_mode: Literal["jwks", "shared-secret"] = "jwks"
     better_auth_secret: SecretStr | None = None
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    root_path: str = ""
     redis_url: SecretStr | None = None
     rate_limit: str = "600/minute"
     rate_limit_auth_failures: str = "60/minute"
@@ -129,6 +132,15 @@ class Settings(BaseSettings):
             if all(map(_ORIGIN.fullmatch, origins)):
                 return tuple(_origin(AnyUrl(origin)) for origin in origins)
         raise ValueError("must be exact origins like https://app.example.com, without * or path")
+
+    @field_validator("root_path")
+    @classmethod
+    def _normalize_root_path(cls, value: str) -> str:
+        """The path prefix with a slash before each segment and none at the end."""
+        segments = value.strip().strip("/").split("/") if value.strip(" /") else []
+        if all(map(_SEGMENT.fullmatch, segments)):
+            return "".join(f"/{segment}" for segment in segments)
+        raise ValueError("must be the path alone, like /backend, without host, dots or query")
 
     @field_validator("metrics", mode="before")
     @classmethod

@@ -43,7 +43,7 @@ COMMON: Final = {
 }
 WITH_BODY: Final = {"malformed_json", "body_too_large", "unsupported_media_type"}
 GUARD: Final = {"bad_request", "filter_required", "too_many_affected"}
-EDIT: Final = {"not_found", "conflict", "stale_version"}
+EDIT: Final = {"bad_request", "not_found", "conflict", "stale_version"}
 PROBLEMS: Final = {
     "listTasks": COMMON | {"bad_cursor"},
     "createTask": COMMON | WITH_BODY | {"bad_request", "id_taken", "idempotency_key_reused"},
@@ -51,7 +51,7 @@ PROBLEMS: Final = {
     "updateTask": COMMON | WITH_BODY | EDIT | {"id_taken"},
     "patchTask": COMMON | WITH_BODY | EDIT,
     "completeTask": COMMON | WITH_BODY | EDIT,
-    "deleteTask": COMMON | {"not_found", "stale_version"},
+    "deleteTask": COMMON | {"bad_request", "not_found", "stale_version"},
     "changeTasks": COMMON | WITH_BODY | GUARD,
     "deleteTasks": COMMON | GUARD,
     "restoreTasks": COMMON | {"bad_request"},
@@ -303,7 +303,7 @@ class TestParameters:
             ("getTask", {"If-None-Match"}),
             ("updateTask", {"Prefer", "If-Match", "If-None-Match"}),
             *(
-                (name, {"Prefer", "If-Match"})
+                (name, {"Prefer", "If-Match", "If-None-Match"})
                 for name in ("patchTask", "completeTask", "deleteTask")
             ),
             ("restoreTask", {"Prefer"}),

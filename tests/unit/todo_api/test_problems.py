@@ -70,7 +70,7 @@ def document_and_headers(code: str) -> tuple[dict[str, Any], Mapping[str, str]]:
 
 def a_request() -> Request:
     headers = [(b"x-request-id", b"r1")]
-    return Request({"type": "http", "path": "/api/tasks", "headers": headers})
+    return Request({"type": "http", "method": "GET", "path": "/api/tasks", "headers": headers})
 
 
 class RejectingVerifier:

@@ -1,7 +1,7 @@
-"""Path aliases: a trailing slash, the user id in the path, and HEAD reach the same route."""
+"""Path aliases: slashes, versions, prefixes, user ids and HEAD lead to the same route."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 from uuid import UUID
 
@@ -9,7 +9,7 @@ import httpx
 import pytest
 from structlog.typing import EventDict
 
-from fakes import InMemoryTaskRepository
+from fakes import FakeTokenVerifier, InMemoryTaskRepository
 from support.http_client import StaticVerifier, client, served
 from support.tasks import a_task
 from todo_domain.queries import TaskQuery
@@ -37,6 +37,11 @@ GETTABLE: Final = [
 async def with_tasks(tasks: InMemoryTaskRepository) -> None:
     for task in (TASK, a_task()):
         await tasks.add(task)
+
+
+def raw_url(path: bytes) -> httpx.URL:
+    """A URL with exactly these bytes as its path."""
+    return httpx.URL("http://todo.test").copy_with(raw_path=path)
 
 
 def comparable(headers: Mapping[str, str]) -> dict[str, str]:
@@ -72,10 +77,90 @@ async def test_one_trailing_slash_is_served_without_a_redirect(
     assert (await ada.request(method, path, json=body)).status_code == status
 
 
-@pytest.mark.parametrize("path", ["/api/tasks//", "//api/tasks", "/api//tasks", "/", "//"])
-async def test_other_extra_slashes_are_404(ada: httpx.AsyncClient, path: str) -> None:
-    response = await ada.get(httpx.URL("http://todo.test").copy_with(raw_path=path.encode()))
-    assert (response.status_code, response.json()["code"]) == (404, "not_found")
+BASES: Final = [
+    "//api",
+    "///api",
+    "/api/",
+    "/api//",
+    "/api/v1",
+    "/api/v1/",
+    "//api//v1",
+    "/api/api",
+]
+every_base = pytest.mark.parametrize("base", BASES)
+
+
+class TestBaseUrl:
+    """Other spellings of the base URL that a frontend is configured with."""
+
+    @every_base
+    @pytest.mark.parametrize(
+        ("method", "rest", "status"),
+        [
+            ("GET", "/tasks", 200),
+            ("GET", "/tasks//?limit=1", 200),
+            ("GET", "/me", 200),
+            ("POST", "/tasks/", 201),
+            ("PATCH", f"/tasks//{TASK.id}//complete", 200),
+            ("DELETE", f"/tasks/{TASK.id}/", 200),
+            ("GET", "/ada/tasks/", 200),
+            ("GET", "/ada//tasks", 200),
+            ("GET", "/eve/tasks", 403),
+            ("GET", "/tasks/tasks", 404),
+        ],
+    )
+    async def test_another_spelling_is_served_without_a_redirect(
+        self, ada: httpx.AsyncClient, base: str, method: str, rest: str, status: int
+    ) -> None:
+        body = (
+            {"title": "Buy oat milk"} if method in {"POST", "PATCH"} and "/c" not in rest else None
+        )
+        response = await ada.request(method, raw_url((base + rest).encode()), json=body)
+        assert response.status_code == status
+        if status != 404:
+            assert response.headers["Cache-Control"] == "private, no-cache"
+
+    @every_base
+    async def test_references_keep_the_spelling_and_name_no_other_host(
+        self, ada: httpx.AsyncClient, base: str
+    ) -> None:
+        url = raw_url(f"{base}/tasks?limit=1".encode())
+        spelled = "/" + base.lstrip("/")
+        created = await ada.post(url, json={"title": "Buy oat milk"})
+        assert created.headers["Location"] == f"{spelled}/tasks/{created.json()['id']}"
+        first = await ada.get(url)
+        assert first.links["next"]["url"].startswith(f"{spelled}/tasks?")
+        problem = await ada.get(raw_url(f"{base}/tasks/nothing".encode()))
+        assert problem.json()["instance"] == f"{spelled}/tasks/nothing"
+        for reference in (created.headers["Location"], first.links["next"]["url"]):
+            assert (await ada.get(url.join(reference))).status_code == 200
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            *("/api%2Ftasks", "/api/tasks%2F", "/api%2F%2Ftasks", "/%2Fapi/tasks", "/api/%2Ftasks"),
+            f"/api/tasks%2f{TASK.id}",
+            *("/api/v1%2Ftasks", "/v1/tasks", "/api/v2/tasksx", "/api/v1", "/api/api", "/", "//"),
+        ],
+    )
+    async def test_an_encoded_slash_is_data_and_other_spellings_are_404(
+        self, ada: httpx.AsyncClient, path: str
+    ) -> None:
+        response = await ada.get(raw_url(path.encode()))
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+    @pytest.mark.parametrize("user_id", ["v1", "api"])
+    async def test_a_user_whose_id_is_such_a_segment_sees_only_the_own_tasks(
+        self, tasks: InMemoryTaskRepository, user_id: str
+    ) -> None:
+        own = await tasks.add(a_task(owner=user_id))
+        tokens = FakeTokenVerifier("ada", user_id)
+        async with served(tasks, tokens) as app, client(app, user_id) as user:
+            for path in (f"/api/{user_id}/tasks", f"/api/v1/{user_id}/tasks", "/api/v1/tasks"):
+                assert [task["id"] for task in (await user.get(path)).json()] == [str(own.id)]
+            user.headers["Authorization"] = "Bearer ada"
+            seen = (await user.get(f"/api/{user_id}/tasks")).json()
+            assert {task["user_id"] for task in seen} == {"ada"}
 
 
 @pytest.mark.parametrize("path", GETTABLE)
@@ -120,11 +205,6 @@ USER_IDS: Final = [
     *("a/b", "a%2Fb", "a?b#c", "...", "me", "{user_id}", "a;b=c", "a\\b"),
 ]
 every_user_id = pytest.mark.parametrize("user_id", USER_IDS)
-
-
-def raw_url(path: bytes) -> httpx.URL:
-    """A URL with exactly these bytes as its path."""
-    return httpx.URL("http://todo.test").copy_with(raw_path=path)
 
 
 class TestUserPath:
@@ -260,8 +340,12 @@ class TestOtherPaths:
         "path",
         [
             *("/api/ada", "/api/ada/", "/api/ada/me", "/api/ada/health/live", "/ada/tasks"),
-            *("/api//tasks", "/api/ada/tasks//", "/api/ada//tasks", "/api/ada/eve/tasks"),
-            *("/api/ada/tasksx", "/api/ada/Tasks", f"/api/ada/tasks/{TASK.id}/nothing"),
+            *(
+                "/api/ada/eve/tasks",
+                "/api/ada/tasksx",
+                "/api/ada/Tasks",
+                f"/api/ada/tasks/{TASK.id}/nothing",
+            ),
             *("/api/users/ada/tasks", "/API/ada/tasks"),
         ],
     )
@@ -286,3 +370,124 @@ class TestOtherPaths:
         self, ada: httpx.AsyncClient, path: bytes
     ) -> None:
         assert (await ada.get(raw_url(path))).status_code in {403, 404}
+
+
+class Prefix(NamedTuple):
+    """How a path prefix reaches the app: from the setting, from the server, and in the path."""
+
+    setting: str
+    server: str
+    sent: str
+
+
+PREFIXES: Final = {
+    "the proxy strips it": Prefix("/backend", "", ""),
+    "the proxy keeps it": Prefix("/backend", "", "/backend"),
+    "uvicorn --root-path, the proxy strips it": Prefix("", "/backend", "/backend"),
+    "the server strips it": Prefix("", "/backend", ""),
+    "both, the proxy strips it": Prefix("/backend", "/backend", "/backend"),
+    "both, the proxy keeps it": Prefix("/backend", "/backend", "/backend/backend"),
+    "extra slashes": Prefix("/backend", "", "//backend/"),
+}
+
+
+@pytest.mark.parametrize("prefix", PREFIXES.values(), ids=PREFIXES)
+class TestPathPrefix:
+    @pytest.fixture
+    async def ada(
+        self, tasks: InMemoryTaskRepository, log: list[EventDict], prefix: Prefix
+    ) -> AsyncIterator[httpx.AsyncClient]:
+        del log
+        async with served(tasks, root_path=prefix.setting, concurrency=1) as app:
+            transport = httpx.ASGITransport(app, root_path=prefix.server)
+            headers = {"Authorization": "Bearer ada"}
+            async with httpx.AsyncClient(transport=transport, headers=headers) as ada:
+                yield ada
+
+    def url(self, prefix: Prefix, path: str) -> httpx.URL:
+        return raw_url(f"{prefix.sent}{path}".encode())
+
+    @pytest.mark.parametrize("path", ["/api/tasks", "/api/ada/tasks", "/api/v1/tasks/"])
+    async def test_references_resolve_under_the_prefix(
+        self, ada: httpx.AsyncClient, prefix: Prefix, path: str
+    ) -> None:
+        url = self.url(prefix, f"{path}?limit=1")
+        created = await ada.post(url, json={"title": "Buy oat milk"})
+        location = created.headers["Location"]
+        assert location == f"/backend{path.rstrip('/')}/{created.json()['id']}"
+        listed = await ada.get(url)
+        assert listed.links["next"]["url"].startswith(f"/backend{path}?")
+
+    async def test_a_problem_refers_to_paths_under_the_prefix(
+        self, ada: httpx.AsyncClient, prefix: Prefix
+    ) -> None:
+        problem = (await ada.get(self.url(prefix, "/api/tasks/nothing"))).json()
+        assert problem["instance"] == "/backend/api/tasks/nothing"
+        assert problem["type"] == "/backend/problems/not_found"
+        unknown = (await ada.get(self.url(prefix, "/nowhere"))).json()
+        assert unknown["instance"] == "/backend/nowhere"
+
+    async def test_the_path_of_another_user_is_403(
+        self, ada: httpx.AsyncClient, prefix: Prefix
+    ) -> None:
+        response = await ada.get(self.url(prefix, "/api/eve/tasks"))
+        assert (response.status_code, response.json()["code"]) == (403, "user_mismatch")
+
+    async def test_header_fields_and_log_are_those_of_the_route(
+        self, ada: httpx.AsyncClient, log: list[EventDict], prefix: Prefix
+    ) -> None:
+        response = await ada.get(self.url(prefix, f"/api/ada/tasks/{TASK.id}"))
+        assert response.headers["Cache-Control"] == "private, no-cache"
+        assert response.headers["Vary"] == "Origin, Authorization"
+        assert [entry["route"] for entry in log] == ["/api/tasks/{task_id}"]
+
+    async def test_health_and_metrics_are_served(
+        self, ada: httpx.AsyncClient, prefix: Prefix
+    ) -> None:
+        for path in ("/health/live", "/metrics"):
+            assert (await ada.get(self.url(prefix, path))).status_code == 200
+
+    async def test_the_documentation_loads_its_parts_under_the_prefix(
+        self, ada: httpx.AsyncClient, prefix: Prefix
+    ) -> None:
+        page = (await ada.get(self.url(prefix, "/docs"))).text
+        for part in ("/openapi.json", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js"):
+            assert f"/backend{part}" in page
+            assert (await ada.get(self.url(prefix, part))).status_code == 200
+
+    async def test_the_schema_names_the_prefix_as_server(
+        self, ada: httpx.AsyncClient, prefix: Prefix
+    ) -> None:
+        schema = (await ada.get(self.url(prefix, "/openapi.json"))).json()
+        assert schema["servers"] == [{"url": "/backend"}]
+        assert "/api/tasks" in schema["paths"]
+
+
+class TestAmbiguousPrefix:
+    @pytest.mark.parametrize("path", ["/api/tasks", "/api/api/tasks", "/docs", "/api/docs"])
+    async def test_the_prefix_api_is_served_with_and_without_stripping(self, path: str) -> None:
+        async with served(root_path="/api") as app, client(app, "ada") as ada:
+            assert (await ada.get(path)).status_code == 200
+
+    @pytest.mark.parametrize("path", ["/backends/api/tasks", "/api/backend/tasks", "/back/api/me"])
+    async def test_a_path_that_only_resembles_the_prefix_keeps_it(self, path: str) -> None:
+        async with served(root_path="/backend") as app, client(app, "ada") as ada:
+            assert (await ada.get(path)).status_code in {403, 404}
+
+    async def test_a_prefix_of_any_text_is_encoded(self) -> None:
+        async with served() as app:
+            transport = httpx.ASGITransport(app, root_path='/a "b"/ä')
+            async with httpx.AsyncClient(transport=transport) as stranger:
+                problem = (await stranger.get(raw_url(b"/nowhere"))).json()
+        assert problem["instance"] == "/a%20%22b%22/%C3%A4/nowhere"
+
+    async def test_a_prefix_that_equals_the_start_of_a_route_does_not_hide_the_route(
+        self, log: list[EventDict]
+    ) -> None:
+        async with served() as app, client(app) as stranger:
+            paths = (await stranger.get("/openapi.json")).json()["paths"]
+        for path in (*paths, "/docs", "/openapi.json", "/problems/not_found", "/metrics"):
+            prefix = "/" + path.split("/")[1]
+            async with served(root_path=prefix) as app, client(app) as stranger:
+                await stranger.get(path)
+        assert None not in [entry["route"] for entry in log if entry["event"] == "request"]

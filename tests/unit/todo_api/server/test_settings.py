@@ -43,6 +43,7 @@ VARIABLES: Final = [
     Variable("AUTH_MODE", "jwks", "shared-secret", "shared-secret"),
     Variable("BETTER_AUTH_SECRET", None, SECRET, SecretStr(SECRET)),
     Variable("CORS_ORIGINS", (), f"{ORIGIN}, {LOCAL}", (ORIGIN, LOCAL)),
+    Variable("ROOT_PATH", "", "/backend", "/backend"),
     Variable("REDIS_URL", None, REDIS, SecretStr(REDIS)),
     Variable("RATE_LIMIT", "600/minute", "10/second;600/minute", "10/second;600/minute"),
     Variable("RATE_LIMIT_AUTH_FAILURES", "60/minute", "off", "off"),
@@ -207,6 +208,16 @@ class TestAnInvalidValue:
             ("CORS_ORIGINS", "capacitor://localhost/"),
             ("CORS_ORIGINS", "file://"),
             ("CORS_ORIGINS", "https://[todo.example"),
+            ("ROOT_PATH", "https://todo.example/backend"),
+            ("ROOT_PATH", "/backend/../admin"),
+            ("ROOT_PATH", "/./backend"),
+            ("ROOT_PATH", "/backend?x=1"),
+            ("ROOT_PATH", "/backend#x"),
+            ("ROOT_PATH", "/back end"),
+            ("ROOT_PATH", "/a//b"),
+            ("ROOT_PATH", "/back%2Fend"),
+            ("ROOT_PATH", "/bäckend"),
+            ("ROOT_PATH", "back\\end"),
         ],
     )
     def test_is_reported_with_the_variable_and_without_the_value(
@@ -234,6 +245,27 @@ class TestAnInvalidValue:
     def test_in_a_dotenv_file_is_reported_in_the_same_way(self) -> None:
         Path(".env").write_text("PORT=eighty\n", "utf-8")
         assert settings_error().startswith("PORT must ")
+
+
+class TestRootPath:
+    @pytest.mark.parametrize(
+        ("text", "root_path"),
+        [
+            ("/", ""),
+            (" // ", ""),
+            ("backend", "/backend"),
+            ("/backend/", "/backend"),
+            (" backend/ ", "/backend"),
+            ("//backend", "/backend"),
+            ("/a/b-c_d~e.f", "/a/b-c_d~e.f"),
+            ("...", "/..."),
+        ],
+    )
+    def test_begins_with_a_slash_and_ends_without_one(
+        self, monkeypatch: pytest.MonkeyPatch, text: str, root_path: str
+    ) -> None:
+        set_variables(monkeypatch, ROOT_PATH=text)
+        assert Settings.read().root_path == root_path
 
 
 class TestOrigins:
