@@ -220,6 +220,7 @@ async def test_the_fields_are_structured_lists_of_strings_with_integers() -> Non
         ("2001:db8::1", "2001:db8::/64"),
         ("2001:db8::ffff:1", "2001:db8::/64"),
         ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
         ("testclient", "unknown"),
     ],
 )

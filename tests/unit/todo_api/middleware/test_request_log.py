@@ -121,6 +121,14 @@ class TestLogLine:
     ) -> None:
         assert [line["status"] for line in lines(log)] == [any_response.status_code]
 
+    async def test_an_ipv4_client_of_a_dual_stack_socket_is_logged_as_ipv4(
+        self, app: ASGIApp, log: list[EventDict]
+    ) -> None:
+        transport = httpx.ASGITransport(app, client=("::ffff:192.0.2.1", 50000))
+        async with httpx.AsyncClient(transport=transport, base_url="http://todo.test") as stranger:
+            await stranger.get("/health/live")
+        assert [line["client"] for line in lines(log)] == ["192.0.2.1"]
+
     async def test_a_preflight_is_logged(
         self, stranger: httpx.AsyncClient, log: list[EventDict]
     ) -> None:
