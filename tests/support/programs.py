@@ -20,7 +20,8 @@ def require(program: str, version: str = "--version") -> str:
     A program runs if it prints its ``version``: pyenv, for one, has a shim on PATH for each Python
     that it knows, and those of versions that are not chosen fail.
     """
-    path = shutil.which(program)
+    # Debian keeps servers in /usr/sbin, which is on root's PATH only.
+    path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
     problem = f"{program} is not installed" if path is None else _problem(path, version)
     if path and not problem:
         return path
