@@ -51,7 +51,8 @@ def _rewrite(scope: Scope, root_path: str) -> None:
     relative = sent
     if root_path or scope.get("root_path"):
         relative = _without_prefixes(sent, scope["root_path"], root_path)
-        state.root_path = quote_path(root_path or scope["root_path"])
+        prefix = (root_path or scope["root_path"]).strip("/")
+        state.root_path = f"/{quote_path(prefix)}" if prefix else ""
         scope["root_path"] = ""
     scope["raw_path"] = relative
     path = _canonical(relative)

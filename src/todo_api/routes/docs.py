@@ -5,12 +5,11 @@ from base64 import b64encode
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
-from pathlib import Path
 from typing import Final
 
 from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from todo_api.http.responses import json_response
 from todo_api.http.routing import PublicRoute
@@ -19,7 +18,7 @@ from todo_api.request_state import request_state
 
 router = APIRouter(include_in_schema=False, route_class=PublicRoute)
 
-_ASSETS: Final = ("swagger-ui-bundle.js", "swagger-ui.css")
+_ASSETS: Final = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
 
 @router.get("/openapi.json")
@@ -59,8 +58,14 @@ def _docs_page(root_path: str) -> Response:
 async def show_asset(asset: str) -> Response:
     if asset not in _ASSETS:
         raise ProblemError("not_found")
-    path = Path(str(files("fastapi_offline") / "static" / asset))
-    return FileResponse(path, headers={"Cache-Control": "public, max-age=86400"})
+    headers = {"Cache-Control": "public, max-age=86400"}
+    return Response(_content(asset), headers=headers, media_type=_ASSETS[asset])
+
+
+@cache
+def _content(asset: str) -> bytes:
+    """The whole file: FileResponse would send ranges, and plain text for a malformed Range."""
+    return files("fastapi_offline").joinpath("static", asset).read_bytes()
 
 
 @router.get("/problems/{code}")

@@ -71,7 +71,7 @@ async def list_tasks(
     matching task, or with `Prefer: count=exact`.
     """
     query = _task_query(listing, actor.user_id, prefer)
-    text = f"{request.url.query} {query.with_total}"
+    text = f"{request.scope['query_string'].decode('latin-1')} {query.with_total}"
     known = known_change(text, if_none_match)
     page = await use_cases.list_tasks(tasks, actor, replace(query, unless_change=known))
     headers = {"ETag": list_etag(text, page.state)}

@@ -6,6 +6,7 @@ from typing import Final
 
 import httpx
 import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fakes import InMemoryTaskRepository
 from support.http_client import UnreadBody, client, plain_app, started
@@ -176,6 +177,15 @@ class TestBearerToken:
         body = {"access_token": "ada", "title": "Buy milk"}
         assert (await stranger.post("/api/tasks", json=body)).status_code == 401
         assert (await stranger.post("/api/tasks", data=body)).status_code == 401
+
+
+@pytest.mark.parametrize("query", [b"q=\xff", b"\xed\xa0\x80", b"q=%ff&\x80=\x00"])
+async def test_a_query_that_is_not_utf_8_is_answered(app: ASGIApp, query: bytes) -> None:
+    async def with_query(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "query_string": query}, receive, send)
+
+    async with client(with_query, "ada") as ada:
+        assert (await ada.get("/api/tasks")).status_code in {200, 422}
 
 
 class TestAccept:

@@ -388,6 +388,7 @@ PREFIXES: Final = {
     "both, the proxy strips it": Prefix("/backend", "/backend", "/backend"),
     "both, the proxy keeps it": Prefix("/backend", "/backend", "/backend/backend"),
     "extra slashes": Prefix("/backend", "", "//backend/"),
+    "uvicorn --root-path with a slash at the end": Prefix("", "/backend/", "/backend/"),
 }
 
 

@@ -56,6 +56,13 @@ async def test_assets_may_be_cached_for_a_day(stranger: httpx.AsyncClient) -> No
     assert response.headers["Cache-Control"] == "public, max-age=86400"
 
 
+@pytest.mark.parametrize("part", ["bytes=0-1", "bytes=9999999-", "bytes=x", "lines=1-2"])
+async def test_an_asset_is_sent_whole(stranger: httpx.AsyncClient, part: str) -> None:
+    whole = await stranger.get("/docs/swagger-ui.css")
+    response = await stranger.get("/docs/swagger-ui.css", headers={"Range": part})
+    assert (response.status_code, response.content) == (200, whole.content)
+
+
 @pytest.mark.parametrize(
     "asset",
     ["favicon.png", "%2e%2e", "..%2fdocs.py", "%2fetc%2fpasswd", "swagger-ui.css%00", "a/b"],
