@@ -20,7 +20,7 @@ from todo_api.request_state import quote_path, request_state
 _USER_PATH: Final = re.compile(rb"/api/(?!tasks/)([^/]+)/tasks(/.*)?", re.DOTALL)
 # Base URLs with a version, or with an "/api" that the frontend adds again. A user with the id "v1"
 # or "api" loses nothing: the path of tasks without a user id leads to the tasks of the token.
-_BASE: Final = re.compile(rb"/api/(?:api/|v1/|api/v1/)")
+_BASE: Final = re.compile(rb"/api/(?:api/v1/|api/|v1/)")
 _ENCODED_SLASH: Final = re.compile(rb"%2f", re.IGNORECASE)
 _SLASHES: Final = re.compile(rb"/{2,}")
 _OWN: Final = re.compile(rb"/+(?:api|docs|health|metrics|openapi\.json|problems)(?:/|$)")
@@ -50,9 +50,9 @@ def _rewrite(scope: Scope, root_path: str) -> None:
     sent = scope.get("raw_path") or quote_path(scope["path"]).encode()
     relative = sent
     if root_path or scope.get("root_path"):
-        relative = _without_prefixes(sent, scope["root_path"], root_path)
-        prefix = (root_path or scope["root_path"]).strip("/")
-        state.root_path = f"/{quote_path(prefix)}" if prefix else ""
+        prefix = root_path or scope["root_path"]
+        relative = _without_prefixes(sent, scope["root_path"], prefix)
+        state.root_path = quote_path("/" + prefix.strip("/")).rstrip("/")
         scope["root_path"] = ""
     scope["raw_path"] = relative
     path = _canonical(relative)
@@ -71,11 +71,12 @@ def _canonical(path: bytes) -> bytes:
     path = _SLASHES.sub(b"/", path) if b"//" in path else path
     if len(path) > 1 and path.endswith(b"/"):
         path = path[:-1]
-    return _BASE.sub(b"/api/", path, count=1) if _BASE.match(path) else path
+    base = _BASE.match(path)
+    return b"/api/" + path[base.end() :] if base else path
 
 
 def _without_prefixes(path: bytes, *prefixes: str) -> bytes:
-    """The path relative to the prefix that the server has added and the one of ROOT_PATH.
+    """The path relative to the prefix that the server has added, and the one that the proxy keeps.
 
     With the prefix ``/api``, ``/api/tasks`` is a path whose prefix the proxy has removed.
     """

@@ -86,6 +86,7 @@ BASES: Final = [
     "/api/v1/",
     "//api//v1",
     "/api/api",
+    "/api/api/v1",
 ]
 every_base = pytest.mark.parametrize("base", BASES)
 
@@ -384,6 +385,7 @@ PREFIXES: Final = {
     "the proxy strips it": Prefix("/backend", "", ""),
     "the proxy keeps it": Prefix("/backend", "", "/backend"),
     "uvicorn --root-path, the proxy strips it": Prefix("", "/backend", "/backend"),
+    "uvicorn --root-path, the proxy keeps it": Prefix("", "/backend", "/backend/backend"),
     "the server strips it": Prefix("", "/backend", ""),
     "both, the proxy strips it": Prefix("/backend", "/backend", "/backend"),
     "both, the proxy keeps it": Prefix("/backend", "/backend", "/backend/backend"),
