@@ -23,6 +23,17 @@ POSITION_MAX: Final = 64
 POSITION_FORM: Final = re.compile(rf"[0-9A-Za-z]{{0,{POSITION_MAX - 1}}}[1-9A-Za-z]", re.ASCII)
 
 
+# Any character except white space, format characters that have no glyph (category Cf), Unicode's
+# Default_Ignorable_Code_Point (also fillers and variation selectors), and the Braille blank.
+# unicodedata does not have that property. Control characters count as visible, because browsers
+# draw a glyph for them (CSS Text 3, section 4.1.1).
+_VISIBLE: Final = re.compile(
+    r"[^\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f"
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
+
 class Priority(StrEnum):
     LOW = "low"
     MEDIUM = "medium"
@@ -73,14 +84,14 @@ class _CheckedText(str):
             return text
         if cls._is_trimmed:
             text = text.strip()
-            if not text:
-                raise InvalidValue("blank", "must not be empty")
         _check_text(text, cls._max_length)
+        if cls._is_trimmed and not _VISIBLE.search(text):
+            raise InvalidValue("blank", "must not be empty")
         return super().__new__(cls, text)
 
 
 class Title(_CheckedText):
-    """A title: 1 to TITLE_MAX characters without outer white space."""
+    """A title: 1 to TITLE_MAX characters, one of them visible, without outer white space."""
 
     __slots__ = ()
     _max_length = TITLE_MAX
@@ -95,7 +106,7 @@ class Description(_CheckedText):
 
 
 class Tag(_CheckedText):
-    """A tag: 1 to TAG_MAX characters without outer white space."""
+    """A tag: 1 to TAG_MAX characters, one of them visible, without outer white space."""
 
     __slots__ = ()
     _max_length = TAG_MAX

@@ -17,7 +17,7 @@ import orjson
 from todo_api.problems import ProblemError
 from todo_domain.queries import SeekPosition, Sort, SortBy, SortValue, TaskFilter, TaskQuery
 from todo_domain.sync import Epoch, FeedPosition, SyncToken
-from todo_domain.task import Priority, Title, clean_position, in_utc
+from todo_domain.task import Description, Priority, clean_position, in_utc
 
 _CHECKSUM_SIZE: Final = 8  # bytes
 
@@ -92,7 +92,8 @@ def _sort_value(sort: Sort, value: object) -> SortValue:
     """The value, if a task can have it. Raises ValueError."""
     match sort.by, value:
         case SortBy.TITLE, str():
-            return Title(value)
+            # Only refuses what PostgreSQL cannot compare: a stored title may be older than a rule.
+            return Description(value)
         case SortBy.PRIORITY, int() | None:
             return value if value is None else Priority.of_rank(value).rank
         case SortBy.POSITION, str():

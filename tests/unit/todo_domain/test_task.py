@@ -27,6 +27,12 @@ from todo_domain.task import (
 )
 
 UNSTORABLE = ("\0", "a\0b", "\ud800", "a\udfffb", "\udc00\ud800")
+# Each text has only characters that are not drawn.
+INVISIBLE = (
+    *("\u200b", "\ufeff", "\u2060", "\u00ad", "\u180e", "\u2800", "\u3164", "\uffa0"),
+    *("\ufe0f", "\u034f", "\u061c", "\u2064", "\u180b", "\U000e0020", "\U000e0101"),
+    *("\u115f\u1160", "\u202a\u202c", "\u2066\u2069", "\u200e\u200f", "\u200d \u2028 \u200c"),
+)
 IN_PARIS = timezone(timedelta(hours=1))
 NAIVE = datetime(2026, 1, 20, tzinfo=UTC).replace(tzinfo=None)
 
@@ -59,9 +65,28 @@ class TestTitle:
     def test_loses_outer_white_space_only(self) -> None:
         assert Title("\n\u00a0 Buy  milk\t ") == "Buy  milk"
 
-    @pytest.mark.parametrize("text", ["", " ", "\t\r\n\u00a0\u2003"])
+    @pytest.mark.parametrize("text", ["", " ", "\t\r\n\u00a0\u2003", *INVISIBLE])
     def test_cannot_be_blank(self, text: str) -> None:
         assert error_code(Title, text) == "blank"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "\u200bmilk\ufeff",
+            "👩\u200d👧",
+            "❤\ufe0f",
+            "\u202ea\u202c",
+            "\u115f\u1161",
+            "\u0301",
+            "\u0600",
+            "\x1b",
+            "\ue000",
+            "\U0010ffff",
+        ],
+        ids=ascii,
+    )
+    def test_with_a_visible_character_is_kept_exactly(self, text: str) -> None:
+        assert Title(text) == text
 
     def test_is_measured_without_outer_white_space(self) -> None:
         assert Title(f" {'x' * TITLE_MAX} ") == "x" * TITLE_MAX
@@ -79,7 +104,7 @@ class TestTitle:
 
     @given(st.text(max_size=2 * TITLE_MAX))
     def test_that_passes_a_javascript_length_check_is_valid(self, text: str) -> None:
-        title = text.replace("\0", "").strip() or "x"
+        title = f"x{text}".replace("\0", "").strip()
         if len(title.encode("utf-16-le")) // 2 <= TITLE_MAX:
             assert Title(title) == title
 
@@ -118,7 +143,12 @@ class TestTags:
 
     @pytest.mark.parametrize(
         ("tag", "code"),
-        [(" ", "blank"), ("x" * (TAG_MAX + 1), "too_long"), ("a\0", "bad_character")],
+        [
+            (" ", "blank"),
+            ("\u200b", "blank"),
+            ("x" * (TAG_MAX + 1), "too_long"),
+            ("a\0", "bad_character"),
+        ],
     )
     def test_are_each_checked(self, tag: str, code: str) -> None:
         assert error_code(Tag, tag) == code
