@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from pydantic import TypeAdapter
 
-from todo_api.problems import MEDIA_TYPE, PROBLEM_TYPES, FieldError, Problem
+from todo_api.problems import MEDIA_TYPE, PROBLEM_TYPES, FieldError, Problem, summarize
 from todo_api.schemas import Task
 from todo_domain.errors import TokenErrorCode
 
@@ -52,6 +52,18 @@ NOT_MODIFIED: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 _PROBLEM: Final = "Problem"
+# In the example of a code that has errors.
+_ERRORS: Final = {
+    "validation_failed": FieldError(
+        field="title", pointer="/title", code="blank", message="must not be empty"
+    ),
+    "nothing_to_change": FieldError(
+        field="is_completed",
+        pointer="/is_completed",
+        code="unknown",
+        message="is not a member of this route: use completed",
+    ),
+}
 _HEADERS: Final = {
     "ETag": "Identifies this state of the task or list, for `If-Match` and `If-None-Match`.",
     "Link": 'The next page, with `rel="next"`. Absent on the last page.',
@@ -128,12 +140,9 @@ def _example(code: str) -> dict[str, Any]:
         "instance": "/api/tasks",
         "request_id": "0198f3c27d1e7c3a9b1f5a0f6f1d2c3b",
     }
-    if code == "validation_failed":
-        detail = "title: must not be empty"
-        error = FieldError(
-            field="title", pointer="/title", code="blank", message="must not be empty"
-        )
-        example |= {"detail": detail, "message": detail, "errors": [error]}
+    if code in _ERRORS:
+        errors = [_ERRORS[code]]
+        example |= {"detail": summarize(errors), "message": summarize(errors), "errors": errors}
     return example
 
 

@@ -16,7 +16,7 @@ from todo_api.request_state import original_path, request_state
 from todo_domain.errors import TokenErrorCode
 
 _NAME_MAX: Final = 100  # characters of a client's own name in an error
-_ERRORS_MAX: Final = 100  # a small request must not cause a huge response
+ERRORS_MAX: Final = 100  # a small request must not cause a huge response
 
 MEDIA_TYPE: Final = "application/problem+json"
 _WWW_AUTHENTICATE: Final = 'Bearer realm="todo-api"'
@@ -117,6 +117,9 @@ PROBLEM_TYPES: Final[dict[str, ProblemType]] = {
         415, "Unsupported media type", "Content-Type: send the body as application/json"
     ),
     "validation_failed": ProblemType(422, "Validation failed", "the request is not valid"),
+    "nothing_to_change": ProblemType(
+        422, "Nothing to change", "the body names no member that can be changed"
+    ),
     "idempotency_key_reused": ProblemType(
         422,
         "Idempotency key reused",
@@ -199,7 +202,7 @@ def problem(
     """The problem document for an error code of the table."""
     document = problem_document(request, code, detail)
     if errors:
-        document["errors"] = errors[:_ERRORS_MAX]
+        document["errors"] = errors[:ERRORS_MAX]
     return _response(document, {**PROBLEM_TYPES[code].headers, **(headers or {})})
 
 

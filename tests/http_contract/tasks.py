@@ -158,6 +158,14 @@ class TestCreate:
         (listed,) = (await ada.get("/api/tasks")).json()
         assert created == listed == {**created, **sent}
 
+    @pytest.mark.parametrize("name", ["name", "text", "Title", "task"])
+    async def test_without_a_title_names_the_member_that_was_sent_instead(
+        self, ada: httpx.AsyncClient, name: str
+    ) -> None:
+        answer = await ada.post("/api/tasks", json={name: "Buy milk", "description": "2 litres"})
+        assert answer.json()["code"] == "validation_failed"
+        assert answer.json()["detail"] == f"title: is required: use title instead of {name}"
+
     @pytest.mark.parametrize("body", [{}, {"title": " "}, {"title": "x", "completed": "yes"}, []])
     async def test_with_an_invalid_body_stores_nothing(
         self, ada: httpx.AsyncClient, tasks: TaskRepository, body: Json
@@ -260,7 +268,7 @@ class TestEdit:
             {"title": "Buy milk"},
             {"title": " Buy milk ", "priority": "High", "tags": ["home ", "food", "home"]},
             {"completed": False, "due_date": "2026-01-31", "description": "2 litres"},
-            {"version": 99, "user_id": "eve", "id": "x", "created_at": None, "colour": "red"},
+            {"title": "Buy milk", "version": 99, "user_id": "eve", "id": "x", "colour": "red"},
         ],
     )
     async def test_that_alters_nothing_keeps_version_and_time(
@@ -299,6 +307,42 @@ class TestEdit:
         assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
         assert (await ada.get(at(task))).content == before.content
 
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("is_completed", "is not a member of this route: use completed"),
+            ("isCompleted", "is not a member of this route: use completed"),
+            ("status", "is not a member of this route: use completed"),
+            ("completed_at", "is read-only: use completed"),
+            ("name", "is not a member of this route: use title"),
+            ("Title", "is not a member of this route: use title"),
+            ("descripton", "is not a member of this route: use description"),
+            ("due-date", "is not a member of this route: use due_date"),
+            ("labels", "is not a member of this route: use tags"),
+            ("order", "is not a member of this route: use position"),
+            ("colour", "is not a member of this route"),
+            ("", "is not a member of this route"),
+            ("version", "is read-only"),
+        ],
+    )
+    async def test_without_a_known_member_is_422_and_names_the_closest(
+        self, ada: httpx.AsyncClient, task: Task, method: str, name: str, message: str
+    ) -> None:
+        before = await ada.get(at(task))
+        answer = await ada.request(method, at(task), json={name: True})
+        assert (answer.status_code, answer.json()["code"]) == (422, "nothing_to_change")
+        (error,) = answer.json()["errors"]
+        assert (error["pointer"], error["message"]) == (f"/{name}", message)
+        assert answer.json()["detail"] == f"{name}: {message}"
+        assert (await ada.get(at(task))).content == before.content
+
+    async def test_without_a_known_member_names_every_member(
+        self, ada: httpx.AsyncClient, task: Task, method: str
+    ) -> None:
+        answer = await ada.request(method, at(task), json={"id": "x", "a/b": 1, "status": "done"})
+        errors = [(error["pointer"], error["code"]) for error in answer.json()["errors"]]
+        assert errors == [("/id", "read_only"), ("/a~1b", "unknown"), ("/status", "unknown")]
+
     async def test_keeps_concurrent_changes_of_other_members(
         self, ada: httpx.AsyncClient, task: Task, method: str
     ) -> None:
@@ -325,9 +369,8 @@ class TestComplete:
             {"content": b"", "headers": {"Content-Type": "application/json"}},
             {"content": b"", "headers": {"Content-Type": "text/plain;charset=UTF-8"}},
             {"json": {}},
-            {"json": {"title": "ignored", "done": True}},
         ],
-        ids=["nothing", "empty", "empty JSON", "empty text", "{}", "unknown members"],
+        ids=["nothing", "empty", "empty JSON", "empty text", "{}"],
     )
     async def test_toggles_without_the_member_completed(
         self, ada: httpx.AsyncClient, task: Task, suffix: str, form: Mapping[str, Any]
@@ -379,6 +422,8 @@ class TestComplete:
             ("application/json", b"{", 400),
             ("application/json", b"null", 422),
             ("application/json", b"true", 422),
+            ("application/json", b'{"is_completed": true}', 422),
+            ("application/json", b'{"status": "completed", "title": "Mine"}', 422),
         ],
     )
     async def test_refuses_any_other_body_and_changes_nothing(
@@ -394,6 +439,14 @@ class TestComplete:
         answer = await ada.patch(at(task, f"/{suffix}"), content=body, headers=headers)
         assert answer.status_code == status
         assert await everything(tasks) == (task,)
+
+    @pytest.mark.parametrize("name", ["is_completed", "done", "status", "completion_status"])
+    async def test_without_a_known_member_names_completed(
+        self, ada: httpx.AsyncClient, task: Task, suffix: str, name: str
+    ) -> None:
+        answer = await ada.patch(at(task, f"/{suffix}"), json={name: True})
+        assert answer.json()["code"] == "nothing_to_change"
+        assert answer.json()["detail"] == f"{name}: is not a member of this route: use completed"
 
     async def test_applies_every_one_of_several_concurrent_toggles(
         self, ada: httpx.AsyncClient, task: Task, suffix: str
@@ -513,7 +566,7 @@ class TestWhatIsNotThere:
         for stored in (foreign, deleted):
             await tasks.add(stored)
         await tasks.delete("ada", deleted.id, now=datetime.now(UTC) - RETENTION)
-        body = {"title": "Mine"} if method in {"PUT", "PATCH"} else None
+        body = {"title": "Mine", "completed": True} if method in {"PUT", "PATCH"} else None
         malformed = ["1", "null", "undefined", "%00", "%F0%9F", f"{foreign.id}0"]
         ids = [uuid4(), foreign.id, deleted.id, *malformed]
         seen = set()

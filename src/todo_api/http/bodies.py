@@ -1,15 +1,16 @@
 """Reads a JSON body: limits its size, parses strict JSON, and validates it."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, NoReturn
 
 from pydantic.fields import FieldInfo
 from starlette.requests import ClientDisconnect, Request
 
-from todo_api.http.field_names import field_names
-from todo_api.http.validation_errors import field_errors
-from todo_api.problems import ProblemError, refuse_unknown
+from todo_api.http.field_names import closest_name, field_names
+from todo_api.http.validation_errors import field_errors, json_pointer
+from todo_api.problems import ERRORS_MAX, FieldError, ProblemError, printable, refuse_unknown
 from todo_api.schemas import Task, TaskChanges
 
 BODY_MAX: Final = 1024 * 1024  # bytes
@@ -17,6 +18,7 @@ _LENGTH_DIGITS_MAX: Final = 18  # int() refuses text of more than 4,300 digits
 _MEDIA_TYPES: Final = frozenset({"application/json", "application/merge-patch+json"})
 # A client may send a task as it read it; the members that a body does not declare are ignored.
 _TASK_MEMBERS: Final = frozenset(Task.__annotations__).union(*field_names(TaskChanges).values())
+_READ_ONLY: Final = Task.__annotations__.keys() - TaskChanges.__annotations__.keys()
 
 Validate = Callable[[object], tuple[Any, Sequence[Mapping[str, Any]]]]
 
@@ -28,13 +30,15 @@ class JsonBody:
         self._declared = declared
         self._validate = validate
         self._is_optional = not declared.is_required()
-        names = field_names(declared.annotation).values()
-        self._known = _TASK_MEMBERS.union(*names) if names else None
+        self._names = field_names(declared.annotation)
+        known = _TASK_MEMBERS.union(*self._names.values())
+        self._known = known if self._names else frozenset()
 
     async def read(self, request: Request, *, is_strict: bool) -> Any:  # noqa: ANN401 - what the endpoint declares
         """The validated body. If strict, a body with unknown members is refused.
 
-        Raises ProblemError with status 400, 413, 415 or 422.
+        A body that has members, but none that is declared, is refused as well: the client intends a
+        change that would be lost. Raises ProblemError with status 400, 413, 415 or 422.
         """
         _require_uncompressed(request)
         _require_whole(request)
@@ -47,8 +51,38 @@ class JsonBody:
             refuse_unknown(value, self._known, "member")
         validated, errors = self._validate(value)
         if errors:
-            raise ProblemError("validation_failed", errors=field_errors(errors, value, root="body"))
+            invalid = field_errors(errors, value, root="body")
+            raise ProblemError(
+                "validation_failed", errors=[self._explain(error, value) for error in invalid]
+            )
+        if isinstance(value, dict) and value and validated == {}:
+            unchangeable = [_unchangeable(name, self._names) for name in islice(value, ERRORS_MAX)]
+            raise ProblemError("nothing_to_change", errors=unchangeable)
         return validated
+
+    def _explain(self, error: FieldError, sent: object) -> FieldError:
+        """The error; if a member is missing, with the unknown member that was sent instead."""
+        missing = error["field"]
+        if error["code"] == "required" and isinstance(sent, dict):
+            for name in islice(sent, ERRORS_MAX):
+                if name not in self._known and closest_name(name, (missing,)):
+                    instead = f"use {missing} instead of {printable(name)}"
+                    return {**error, "message": f"{error['message']}: {instead}"}
+        return error
+
+
+def _unchangeable(name: str, known: Collection[str]) -> FieldError:
+    """The error for a member that a route does not change, with the closest one that it does."""
+    code, message = "unknown", "is not a member of this route"
+    if name in _READ_ONLY:
+        code, message = "read_only", "is read-only"
+    closest = closest_name(name, known)
+    return FieldError(
+        field=printable(name),
+        pointer=json_pointer([printable(name)]),
+        code=code,
+        message=f"{message}: use {closest}" if closest else message,
+    )
 
 
 def _require_uncompressed(request: Request) -> None:

@@ -1,12 +1,31 @@
-"""The names under which clients may send the fields of a declared type."""
+"""The names under which clients send the fields of a declared type."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from typing import Any, Final
 
 from pydantic import TypeAdapter
 
+# Names that other to-do APIs and frontends use, without case and punctuation.
+_SYNONYMS: Final = {
+    synonym: name
+    for name, synonyms in {
+        "title": "name task text todo summary subject label content",
+        "description": "desc details detail body note notes comment",
+        "completed": "iscompleted complete iscomplete done isdone finished checked status state "
+        "completedat completionstatus",
+        "priority": "importance urgency level",
+        "due_date": "due dueat dueon dueby deadline date",
+        "tags": "tag labels label categories category",
+        "position": "order rank index sortorder",
+    }.items()
+    for synonym in synonyms.split()
+}
+_SIMILARITY: Final = 0.75  # of 1; "updated_at" and "due_date" have 0.59
+_LENGTH_MAX: Final = 40  # difflib's cost is quadratic
 
-def field_names(declared: Any) -> dict[str, frozenset[str]]:  # noqa: ANN401 - any type
+
+def field_names(declared: Any) -> dict[str, tuple[str, ...]]:  # noqa: ANN401 - any type
     """Each field of a model or TypedDict with its names: aliases, or the field's own name.
 
     Empty for a type that has no fixed fields, such as a list or a union.
@@ -30,7 +49,15 @@ def _fields(schema: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     return [(field["name"], field) for field in fields]  # of a dataclass
 
 
-def _names(name: str, field: Mapping[str, Any]) -> frozenset[str]:
+def closest_name(name: str, known: Collection[str]) -> str | None:
+    """The known name that a client most likely means by another name."""
+    plain = "".join(filter(str.isalnum, name[:_LENGTH_MAX])).lower()
+    if _SYNONYMS.get(plain) in known:
+        return _SYNONYMS[plain]
+    return next(iter(get_close_matches(plain, known, 1, _SIMILARITY)), None)
+
+
+def _names(name: str, field: Mapping[str, Any]) -> tuple[str, ...]:
     """An alias is a text; several aliases are a list of paths."""
     alias = field.get("validation_alias", name)
-    return frozenset([alias] if isinstance(alias, str) else [path[0] for path in alias])
+    return (alias,) if isinstance(alias, str) else tuple(path[0] for path in alias)

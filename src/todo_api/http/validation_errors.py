@@ -89,8 +89,12 @@ def _field_error(
     field = ".".join(path) or root
     if not has_pointers:
         return FieldError(field=field, code=code, message=message)
-    pointer = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in path)
-    return FieldError(field=field, pointer=pointer, code=code, message=message)
+    return FieldError(field=field, pointer=json_pointer(path), code=code, message=message)
+
+
+def json_pointer(path: Iterable[str]) -> str:
+    """The JSON pointer (RFC 6901) to the value at this path."""
+    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in path)
 
 
 def _code_and_message(error: Mapping[str, Any]) -> tuple[str, str]:

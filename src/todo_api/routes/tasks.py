@@ -46,7 +46,7 @@ from todo_domain.queries import PAGE_MAX, TaskQuery
 router = APIRouter(prefix="/api/tasks", tags=["tasks"], route_class=ApiRoute)
 
 TaskId = Annotated[UUID, Path()]
-_EDIT = ("bad_request", "not_found", "conflict", "stale_version")
+_EDIT = ("bad_request", "not_found", "conflict", "stale_version", "nothing_to_change")
 
 
 @router.get(

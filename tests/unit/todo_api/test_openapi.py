@@ -43,7 +43,7 @@ COMMON: Final = {
 }
 WITH_BODY: Final = {"malformed_json", "body_too_large", "unsupported_media_type"}
 GUARD: Final = {"bad_request", "filter_required", "too_many_affected"}
-EDIT: Final = {"bad_request", "not_found", "conflict", "stale_version"}
+EDIT: Final = {"bad_request", "not_found", "conflict", "stale_version", "nothing_to_change"}
 PROBLEMS: Final = {
     "listTasks": COMMON | {"bad_cursor"},
     "createTask": COMMON | WITH_BODY | {"bad_request", "id_taken", "idempotency_key_reused"},

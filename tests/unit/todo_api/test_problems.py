@@ -40,7 +40,7 @@ CODES_OF_THE_CONTRACT: Final = {
     412: {"stale_version"},
     413: {"body_too_large"},
     415: {"unsupported_media_type"},
-    422: {"validation_failed", "idempotency_key_reused"},
+    422: {"validation_failed", "nothing_to_change", "idempotency_key_reused"},
     429: {"rate_limited"},
     431: {"headers_too_large"},
     500: {"internal_error"},

@@ -387,6 +387,7 @@ def visit_tasks(ada: httpx.Client, eve: httpx.Client) -> None:
     ada.post("/api/tasks", json=TASK | {"title": Secret.SEARCH}, headers=keyed)
     ada.patch(task, json={"title": Secret.SEARCH}, headers={"If-Match": f'"{Secret.CURSOR}"'})
     ada.patch(f"{task}/toggle")  # the trigger discards the update
+    ada.patch(task, json={"name": Secret.TITLE})
     ada.post(f"{task}/restore")
     listed = {"q": "7c1d9e", "tag": Secret.TAG, "sort": "title", "limit": "1"}
     ada.post("/api/tasks", json=TASK)
