@@ -1,8 +1,8 @@
 """The JSON representation of tasks and queries. The domain's validators check the values."""
 
 import re
-from collections.abc import Callable
-from datetime import date, datetime
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any, Final, Literal, Required
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from pydantic import (
     WithJsonSchema,
     with_config,
 )
+from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 from pydantic_core import core_schema
 from typing_extensions import TypedDict
@@ -32,7 +33,9 @@ UUID_FORM: Final = re.compile(
     r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE
 )
 _DUE_DATE: Final = re.compile(
-    r"\d{4}-\d\d-\d\d(?P<time>[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:[0-5]\d))?", re.ASCII
+    r"\d{4}-\d\d-\d\d"
+    r"(?P<time>[Tt ]\d\d:\d\d:(?P<second>\d\d)(\.\d+)?([Zz]|[+-]\d\d:[0-5]\d))?",
+    re.ASCII,
 )
 
 
@@ -48,20 +51,33 @@ def limit_tags(tags: object) -> object:
     """The tags; null means no tags. Raises InvalidValue for too many, before each is validated."""
     if isinstance(tags, list) and len(tags) > TAGS_SENT_MAX:
         raise InvalidValue("too_many", f"must be at most {domain.TAGS_MAX} tags")
-    return [] if tags is None else tags
+    return [] if empty_to_null(tags) is None else tags
+
+
+def empty_to_null(value: object) -> object:
+    """The value, None for the empty text that a form sends for an empty field."""
+    return None if value == "" else value
 
 
 def parse_search_text(text: str) -> str:
     """The text to search for, "" if it is blank. Raises InvalidValue."""
-    return domain.Title(text) if text.strip() else ""
+    try:
+        return domain.Title(text)
+    except InvalidValue as invalid:
+        if invalid.code == "blank":
+            return ""
+        raise
+
+
+_SORT_FIELDS: Final = {name.lower(): by for by in SortBy for name in (by, to_camel(by))}
 
 
 def parse_sort(text: str) -> Sort:
     """The field to sort by, with ``-`` in front for descending. Raises InvalidValue."""
-    try:
-        return Sort(SortBy(text.removeprefix("-")), descending=text.startswith("-"))
-    except ValueError:
-        raise InvalidValue("unknown_value", f"must be one of {', '.join(SortBy)}") from None
+    by = _SORT_FIELDS.get(text.removeprefix("-").lower())
+    if by is None:
+        raise InvalidValue("unknown_value", f"must be one of {', '.join(SortBy)}")
+    return Sort(by, descending=text.startswith("-"))
 
 
 def parse_due_date(text: str) -> date | datetime:
@@ -72,10 +88,25 @@ def parse_due_date(text: str) -> date | datetime:
     try:
         if match["time"] is None:
             return date.fromisoformat(text)
+        if match["second"] == "60":
+            start, end = match.span("second")
+            return _after_leap_second(f"{text[:start]}59{text[end:]}")
         due = datetime.fromisoformat(text.upper())
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InvalidValue("bad_date", "must be a date and time that exist") from None
     return domain.in_utc(due)
+
+
+def _after_leap_second(before: str) -> datetime:
+    """The time one second after ``before``, which must start a month in UTC.
+
+    A leap second is the last second of a month in UTC (ITU-R TF.460). The months that have one are
+    announced half a year ahead, so every month is accepted. Raises ValueError and OverflowError.
+    """
+    after = (datetime.fromisoformat(before.upper()) + timedelta(seconds=1)).astimezone(UTC)
+    if (after.day, after.time().replace(microsecond=0)) != (1, time.min):
+        raise ValueError(before)
+    return after
 
 
 def _text(parse: Callable[[str], object], **schema: object) -> tuple[Any, Any]:
@@ -128,6 +159,8 @@ Position = Annotated[
     Field(description="A key of the order by hand: `sort=position` compares it byte by byte."),
 ]
 
+# For the nullable members that a form may have as fields, except a description, which may be empty.
+_EMPTY_TO_NULL: Final = BeforeValidator(empty_to_null)
 # Requests may have either spelling, responses have the first.
 _DUE_DATE_SPELLINGS: Final = Field(validation_alias=AliasChoices("due_date", "dueDate"))
 
@@ -166,8 +199,8 @@ class NewTask(TypedDict, total=False):
     title: Required[Title]
     description: Description | None
     completed: bool
-    priority: Priority | None
-    due_date: Annotated[DueDate | None, _DUE_DATE_SPELLINGS]
+    priority: Annotated[Priority | None, _EMPTY_TO_NULL]
+    due_date: Annotated[DueDate | None, _EMPTY_TO_NULL, _DUE_DATE_SPELLINGS]
     tags: Tags
     position: Position | None
 
@@ -179,8 +212,8 @@ class TaskChanges(TypedDict, total=False):
     title: Title
     description: Description | None
     completed: bool
-    priority: Priority | None
-    due_date: Annotated[DueDate | None, _DUE_DATE_SPELLINGS]
+    priority: Annotated[Priority | None, _EMPTY_TO_NULL]
+    due_date: Annotated[DueDate | None, _EMPTY_TO_NULL, _DUE_DATE_SPELLINGS]
     tags: Tags
     position: Position | None
 
@@ -215,6 +248,21 @@ class Task(TypedDict):
     version: int
 
 
+def _words(synonyms: Mapping[str, str | None]) -> BeforeValidator:
+    """Reads a word in upper or lower case, or one of its synonyms. None: no filter."""
+
+    def canonical(word: str) -> str | None:
+        return synonyms.get(word.lower(), word.lower())
+
+    return BeforeValidator(lambda value: canonical(value) if isinstance(value, str) else value)
+
+
+_STATUS_WORDS: Final = {
+    **dict.fromkeys(("active", "incomplete", "open", "todo"), "pending"),
+    **dict.fromkeys(("done", "complete"), "completed"),
+}
+
+
 class IdsQuery(BaseModel):
     """The query parameters that name tasks."""
 
@@ -225,7 +273,7 @@ class IdsQuery(BaseModel):
 
 
 class FilterQuery(BaseModel):
-    """The query parameters that filter tasks."""
+    """The query parameters that filter tasks. The aliases are names that other APIs use."""
 
     id: Annotated[
         list[TaskId],
@@ -233,22 +281,48 @@ class FilterQuery(BaseModel):
     ] = []
     status: Annotated[
         Literal["all", "pending", "completed"] | None,
-        Field(description="Which tasks. Overrides `completed`."),
+        _words(_STATUS_WORDS),
+        Field(
+            description="Which tasks. Overrides `completed`.",
+            validation_alias=AliasChoices("status", "filter"),
+        ),
     ] = None
     completed: Annotated[
         Literal["true", "false"] | None,
-        Field(description="`true`: completed tasks. `false`: pending tasks."),
+        _words({"all": None}),
+        Field(
+            description="`true`: completed tasks. `false`: pending tasks.",
+            validation_alias=AliasChoices("completed", "is_completed", "done"),
+        ),
     ] = None
-    priority: Priority | None = None
+    priority: Annotated[Priority | None, _words({"all": None})] = None
     tag: Annotated[
         list[Tag],
-        Field(description="Only tasks with this tag. Repeat it for tasks with all the tags."),
+        Field(
+            description="Only tasks with this tag. Repeat it for tasks with all the tags.",
+            validation_alias=AliasChoices("tag", "tags"),
+        ),
     ] = []
-    due_before: Annotated[DueBound | None, Field(description="Due before this time.")] = None
-    due_after: Annotated[DueBound | None, Field(description="Due after this time.")] = None
+    due_before: Annotated[
+        DueBound | None,
+        Field(
+            description="Due before this time.",
+            validation_alias=AliasChoices("due_before", "due_date_before"),
+        ),
+    ] = None
+    due_after: Annotated[
+        DueBound | None,
+        Field(
+            description="Due after this time.",
+            validation_alias=AliasChoices("due_after", "due_date_after"),
+        ),
+    ] = None
     q: Annotated[
         SearchText | None,
-        Field(description="Text in the title or description, in upper or lower case."),
+        Field(
+            description="Text in the title or description, in upper or lower case.",
+            validation_alias=AliasChoices("q", "search", "query", "keyword"),
+        ),
     ] = None
 
     def filter(self) -> TaskFilter:
@@ -273,11 +347,19 @@ class ListQuery(FilterQuery):
     """The query parameters of a list."""
 
     sort: Annotated[
-        SortOrder | None, Field(description="The field to sort by; with `-` in front: descending.")
+        SortOrder | None,
+        Field(
+            description="The field to sort by; with `-` in front: descending.",
+            validation_alias=AliasChoices("sort", "sort_by", "order_by"),
+        ),
     ] = None
     order: Annotated[
         Literal["asc", "desc"] | None,
-        Field(description="The direction. Overrides the `-` of `sort`."),
+        _words({}),
+        Field(
+            description="The direction. Overrides the `-` of `sort`.",
+            validation_alias=AliasChoices("order", "sort_order", "sort_dir", "sort_direction"),
+        ),
     ] = None
     limit: Annotated[int | None, Field(ge=1, le=PAGE_MAX)] = None
     cursor: Annotated[

@@ -293,7 +293,7 @@ class TestEdit:
             {"title": ""},
             {"completed": None},
             {"priority": "urgent"},
-            {"due_date": ""},
+            {"due_date": "soon"},
             {"tags": [None]},
             {"position": "a0"},
         ],
@@ -664,6 +664,49 @@ FILTERS: Final = [
 ]
 
 
+# Spellings that other APIs have shaped, and values that mean no filter.
+ALIASES: Final = [
+    ("search=milk", "dc"),
+    ("query=milk", "dc"),
+    ("keyword=milk", "dc"),
+    ("q=milk&search=milk", "dc"),
+    ("sort_by=title", "abcd"),
+    ("sortBy=title", "abcd"),
+    ("order_by=-title", "dcba"),
+    ("sort=dueDate", "abdc"),
+    ("sort=-UPDATED_AT", "bdac"),
+    ("sort_by=title&sort_order=desc", "dcba"),
+    ("sortBy=dueDate&sortOrder=DESC", "dbac"),
+    ("sort_by=title&sortDir=desc", "dcba"),
+    ("sort_by=title&sort_direction=desc", "dcba"),
+    ("tag[]=home", "ba"),
+    ("tag%5B%5D=home&tag%5B%5D=work", "b"),
+    ("tags=home&tags=work", "b"),
+    ("tags[]=home&tag=work", "b"),
+    ("tag[0]=home&tag[1]=work", "b"),
+    ("dueBefore=2026-01-20", "a"),
+    ("due_before=2026-01-20&dueBefore=2026-01-20", "a"),
+    ("dueAfter=2026-01-19", "db"),
+    ("dueDateAfter=2026-01-19&due_date_before=2026-01-21", "b"),
+    ("filter=active", "ca"),
+    ("done=true", "db"),
+    ("is_completed=true", "db"),
+    ("isCompleted=False", "ca"),
+    *((f"status={word}", "ca") for word in ("active", "incomplete", "open", "TODO", "Pending")),
+    *((f"status={word}", "db") for word in ("done", "complete", "COMPLETED")),
+    ("status=ALL", "dcba"),
+    ("priority=all", "dcba"),
+    ("priority=ALL&completed=all", "dcba"),
+    ("completed=all&status=done", "db"),
+    ("status=&priority=&completed=&tag=&due_before=&due_after=&q=", "dcba"),
+    ("sort=&order=&limit=&cursor=", "dcba"),
+    ("tag[]=&tag[]=home", "ba"),
+    ("search=&q=milk", "dc"),
+    ("status=pending&status=", "ca"),
+    ("q=%E2%80%8B%EF%BB%BF", "dcba"),
+]
+
+
 def initials(answer: httpx.Response) -> str:
     assert answer.status_code == 200, answer.text
     return "".join(task["title"][0].lower() for task in answer.json())
@@ -716,6 +759,7 @@ class TestList:
             ("status=completed&completed=false", "db"),
             ("status=all&completed=false", "dcba"),
             ("_=1768728600&colour=red&page=2", "dcba"),
+            *ALIASES,
         ],
     )
     async def test_has_the_tasks_that_the_query_selects(
@@ -736,18 +780,24 @@ class TestList:
     @pytest.mark.parametrize(
         ("parameter", "value", "code"),
         [
-            *(("status", value, "unknown_value") for value in ("done", "", "Pending", "true")),
-            *(("completed", value, "unknown_value") for value in ("1", "yes", "", "null")),
-            *(("priority", value, "unknown_value") for value in ("urgent", "", "1")),
-            *(("sort", value, "unknown_value") for value in ("colour", "", "--title", "+title")),
-            *(("order", value, "unknown_value") for value in ("up", "", "ascending")),
+            *(("status", value, "unknown_value") for value in ("in_progress", " ", "true")),
+            *(("completed", value, "unknown_value") for value in ("1", "yes", "on", "null")),
+            ("isCompleted", "1", "unknown_value"),
+            *(("priority", value, "unknown_value") for value in ("urgent", " ", "1")),
+            *(("sort", value, "unknown_value") for value in ("colour", "--title", "+title")),
+            ("sort_by", "colour", "unknown_value"),
+            *(("order", value, "unknown_value") for value in ("up", "ascending", "all")),
             *(("limit", value, "out_of_range") for value in ("0", "-1", "1001", "9" * 30)),
             ("limit", "9" * 5000, "out_of_range"),
-            *(("limit", value, "wrong_type") for value in ("ten", "", "1.5", "1e2", "NaN")),
-            *(("due_before", value, "bad_date") for value in ("today", "", "2026-02-30")),
+            *(("limit", value, "wrong_type") for value in ("ten", "1.5", "1e2", "NaN")),
+            *(("limit", value, "wrong_type") for value in ("1_0", "5.0", "+5", " 5", "5\n", "0x5")),
+            *(("limit", value, "wrong_type") for value in ("\uff15", "\u0665", "null", " ")),
+            *(("due_before", value, "bad_date") for value in ("today", " ", "2026-02-30")),
+            ("dueBefore", "today", "bad_date"),
             *(("due_after", value, "bad_date") for value in ("2026-01-31T09:30:00", "1769817600")),
             ("due_after", "0001-01-01T00:00:00+01:00", "out_of_range"),
-            ("tag", "", "blank"),
+            ("tag", " ", "blank"),
+            ("tag", "\u200b", "blank"),
             ("tag", "x" * 51, "too_long"),
             ("tag", "a\0b", "bad_character"),
             ("q", "x" * 201, "too_long"),
@@ -763,6 +813,24 @@ class TestList:
         assert (error["field"].split(".")[0], error["code"]) == (parameter, code)
         assert "pointer" not in error
         assert answer.json()["detail"] == f"{error['field']}: {error['message']}"
+
+    @pytest.mark.parametrize(
+        ("query", "names"),
+        [
+            ("q=milk&search=oat", ("search", "q")),
+            ("sort_by=title&sort=-title", ("sort", "sort_by")),
+            ("dueBefore=2026-01-20&due_before=2026-01-21", ("due_before", "dueBefore")),
+            ("completed=true&isCompleted=false", ("isCompleted", "completed")),
+        ],
+    )
+    async def test_refuses_two_values_under_two_spellings_of_a_parameter(
+        self, ada: httpx.AsyncClient, query: str, names: tuple[str, str]
+    ) -> None:
+        answer = await ada.get(f"/api/tasks?{query}")
+        assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+        (error,) = answer.json()["errors"]
+        assert (error["field"], error["code"]) == (names[0], "contradictory")
+        assert error["message"].startswith(f"differs from {names[1]},")
 
     async def test_names_every_bad_parameter_at_once(self, ada: httpx.AsyncClient) -> None:
         bad = {"status": "x", "limit": "0", "sort": "x", "priority": "x", "due_after": "x"}
@@ -859,8 +927,14 @@ class TestPages:
         assert listed == [str(task.id) for task in expected]
         assert len(found) == -(-30 // limit)
 
-    async def test_keep_the_whole_query(self, ada: httpx.AsyncClient) -> None:
-        query = "status=pending&q=%C3%A9&sort=-title&tag=home&tag=work&limit=1&_=a%26b"
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "status=pending&q=%C3%A9&sort=-title&tag=home&tag=work&limit=1&_=a%26b",
+            "status=Active&search=%C3%A9&sortBy=title&sortOrder=DESC&tag[]=home&limit=1&priority=",
+        ],
+    )
+    async def test_keep_the_whole_query(self, ada: httpx.AsyncClient, query: str) -> None:
         whole = (await ada.get(f"/api/tasks?{query.replace('&limit=1', '')}")).json()
         found = [page async for page in pages(ada, f"/api/tasks?{query}")]
         assert [page.json() for page in found] == [[task] for task in whole]
@@ -912,7 +986,7 @@ class TestPages:
     async def test_are_not_reached_by_a_tampered_cursor(self, ada: httpx.AsyncClient) -> None:
         link = httpx.URL((await ada.get("/api/tasks?limit=2")).links["next"]["url"])
         cursor = link.params["cursor"]
-        for tampered in (cursor[:-1], f"{cursor}A", cursor.swapcase(), "1", "0", ""):
+        for tampered in (cursor[:-1], f"{cursor}A", cursor.swapcase(), "1", "0", " "):
             answer = await ada.get("/api/tasks", params={"limit": "2", "cursor": tampered})
             assert (answer.status_code, answer.json()["code"]) == (400, "bad_cursor")
 

@@ -497,10 +497,10 @@ TARGETS: Final = (
 
 QUERIES: Final = (
     "limit=0", "limit=-1", "limit=1001", "limit=1e3", "limit=0x10", "limit=" + "9" * 4000,
-    "limit=%D9%A1", "limit=", "limit=1&limit=x", "status=done", "status=ALL", "completed=1",
+    "limit=%D9%A1", "limit=1_0", "limit=1&limit=x", "status=dome", "status=5", "completed=1",
     "sort=id", "sort=title;", "sort=--title", "sort=title,id", "order=up", "priority=urgent",
-    "priority=1", "tag=", "tag=%00", "tag=" + "x" * 51, "q=%00", "q=" + "x" * 201,
-    "q=%ED%A0%80x%00", "cursor=", "cursor=x", "cursor=%00", "cursor=AAAA", "cursor=" + "A" * 4000,
+    "priority=1", "tag=+", "tag=%00", "tag=" + "x" * 51, "q=%00", "q=" + "x" * 201,
+    "q=%ED%A0%80x%00", "cursor=+", "cursor=x", "cursor=%00", "cursor=AAAA", "cursor=" + "A" * 4000,
     "cursor=..%2f", "cursor=%F0%9F%98%80", "cursor=====", "cursor=eyJ", "due_before=yesterday",
     "due_before=0", "due_after=2026-02-30", "due_after=9999-12-31T23:59:59-01:00",
     "due_before=2026-01-01T00:00:00+99:99", "due_after=%00", "due_before=2026-01-01%27--",

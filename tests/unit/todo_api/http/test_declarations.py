@@ -185,7 +185,7 @@ WORKING: Final[dict[Declare, list[dict[str, Any]]]] = {
         {"params": {"limit": [1, 2], "favourite": "blue"}},
         {"params": {"favourite": ["red", "green"]}},
         {"params": {"limit": 11}},
-        {"params": {"limit": "x", "colour": ["red", "green"], "since": ""}},
+        {"params": {"limit": "x", "colour": ["red", "green"], "since": "soon"}},
     ],
     optional_header: [{}, {"headers": {"X-Trace": "on"}}],
     path_of_a_uuid: [{"url": f"/v1/{ID}"}, {"url": f"/v1/{ID.upper()}"}],

@@ -247,6 +247,12 @@ class TestHandlingStrict:
         )
         assert (await ada.get(f"/api/tasks?{query}", headers=STRICT)).status_code == 200
 
+    async def test_strict_handling_accepts_every_alias_of_a_parameter(
+        self, ada: httpx.AsyncClient
+    ) -> None:
+        query = "search=milk&sortBy=title&sort_order=asc&tag[]=a&tags[0]=b&dueBefore=2026-01-31"
+        assert (await ada.get(f"/api/tasks?{query}", headers=STRICT)).status_code == 200
+
     async def test_strict_handling_accepts_the_link_to_the_next_page(
         self, ada: httpx.AsyncClient, tasks: InMemoryTaskRepository
     ) -> None:
@@ -300,7 +306,7 @@ class TestHostileNames:
         "name",
         [
             *("%ed%a0%80", "%00", "%0d%0a", "%22%3cscript%3e", "%e2%80%ae", "%ff", "%", "%zz"),
-            *("", "__proto__", "tag[]", "a.b", "x" * 7000),
+            *("", "__proto__", "q[]", "tag[x]", "a.b", "x" * 7000),
         ],
         ids=lambda name: name[:20],
     )
