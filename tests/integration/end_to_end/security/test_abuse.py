@@ -383,7 +383,7 @@ MALFORMED: Final = (
 )  # fmt: skip
 
 NO_DATES: Final = (
-    b"0", b"1e18", b'""', b'"today"', b'"2026-02-30"', b'"0000-01-01"', b'"10000-01-01"',
+    b"0", b"1e18", b'" "', b'"today"', b'"2026-02-30"', b'"0000-01-01"', b'"10000-01-01"',
     b'"2026-01-01T24:00:00Z"', b'"2026-01-01T00:00:00"', b'"0001-01-01T00:00:00+23:59"',
 )  # fmt: skip
 
@@ -396,7 +396,7 @@ BORDERLINE: Final = (
     b'{"title":"\\u0000"}', b'{"title":"\\u2003\\u00a0"}', b'{"title":"%s"}' % (b"x" * 201),
     *(b'{"title":"x","completed":%s}' % value for value in (b"1", b"0", b'"true"', b"null", b"[]")),
     *(b'{"title":"x","tags":%s}' % value for value in (b'"a"', b"[1]", b'[""]', b"[[]]", b"{}")),
-    *(b'{"title":"x","priority":%s}' % value for value in (b"1", b'""', b'"urgent"', b"[]")),
+    *(b'{"title":"x","priority":%s}' % value for value in (b"1", b'" "', b'"urgent"', b"[]")),
     *(b'{"title":"x","due_date":%s}' % value for value in NO_DATES),
 )  # fmt: skip
 

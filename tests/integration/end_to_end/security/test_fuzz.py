@@ -20,6 +20,7 @@ from todo_adapters.postgres.url import DatabaseUrl
 
 SCHEMATHESIS: Final = str(Path(sys.executable).with_name("st"))
 CONFIGURATION: Final = str(Path(__file__).with_name("schemathesis.toml"))
+HOOKS: Final = {"SCHEMATHESIS_HOOKS": str(Path(__file__).with_name("schemathesis_hooks.py"))}
 EXAMPLES: Final = os.environ.get("FUZZ_EXAMPLES", "25")  # of each operation in each phase
 SEED: Final = os.environ.get("FUZZ_SEED", "1")
 UNLIMITED: Final = {"RATE_LIMIT": "off", "RATE_LIMIT_AUTH_FAILURES": "off"}
@@ -51,7 +52,14 @@ def test_no_case_that_schemathesis_makes_up_finds_anything(
         *("--header", f"Authorization: {token}", "--no-color", "--checks", "all"),
         *("--max-examples", EXAMPLES, "--seed", SEED, "--continue-on-failure"),
     ]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, **HOOKS},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.search(r"Selected: (\d+)/\1\s+Tested: \1\s", result.stdout), result.stdout
     assert "internal_error" not in service.stdout
