@@ -17,7 +17,7 @@ from todo_api.bearer_tokens import bearer_token
 from todo_api.metrics import GaugeSource
 from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER, RateLimiter, enforce
 from todo_api.request_state import request_state
-from todo_domain.errors import TokenRejected, UserMismatch
+from todo_domain.errors import TokenErrorCode, TokenRejected, UserMismatch
 from todo_domain.ownership import Principal
 from todo_domain.ports import RETENTION, TaskRepository, TokenVerifier
 

@@ -5,7 +5,7 @@ A returned task is as it is now stored, unless the docstring says otherwise. Eve
 raises what the ports raise.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple, Unpack
 from uuid import UUID

@@ -184,6 +184,10 @@ class TestBatch:
                 [{"op": "change", "id": ID, "task": {"completed": "yes"}, "if_version": 0}],
                 ["/operations/0/task/completed", "/operations/0/if_version"],
             ),
+            (
+                [{"op": "change", "id": ID, "task": {"is_completed": True, "id": ID}}],
+                ["/operations/0/task/is_completed", "/operations/0/task/id"],
+            ),
             ([{"op": "delete", "id": ID, "if_version": "1"}], ["/operations/0/if_version"]),
             ([{"op": "delete", "id": ID, "if_version": 2**31}], ["/operations/0/if_version"]),
         ],
@@ -273,7 +277,13 @@ class TestEveryTaskThatMatches:
         "query",
         [
             *("", "?", "?status=all", "?status=completed&colour=red", "?Status=completed"),
-            *("?status=completed&limit=1", "?status=completed&cursor=x", "?sort=title", "?q="),
+            *(
+                "?status=completed&limit=1",
+                "?status=completed&cursor=x",
+                "?sort=title",
+                "?q=",
+                "?id=",
+            ),
         ],
     )
     async def test_needs_a_filter_and_no_unknown_parameter(
@@ -284,7 +294,7 @@ class TestEveryTaskThatMatches:
         assert (answer.status_code, answer.json()["code"]) == (400, "filter_required")
         assert await everything(tasks) == (task,)
 
-    @pytest.mark.parametrize("query", ["id=7", "id=", f"id={ID}&id=x", "priority=no"])
+    @pytest.mark.parametrize("query", ["id=7", f"id={ID}&id=x", "priority=no"])
     async def test_is_left_alone_if_the_filter_is_invalid(
         self, ada: httpx.AsyncClient, tasks: TaskRepository, query: str
     ) -> None:

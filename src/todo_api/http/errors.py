@@ -63,6 +63,7 @@ _CODES: Final[dict[type[TodoError], str]] = {
     SyncExpired: "sync_expired",
     TaskIdTaken: "id_taken",
     TaskNotDeleted: "not_deleted",
+    TooManyAffected: "too_many_affected",
     UserMismatch: "user_mismatch",
 }
 _Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
@@ -121,16 +122,22 @@ def _todo_error(request: Request, error: TodoError) -> Response:
             # One such event is normal; many in a row mean that a client guesses ids.
             _log.info("access.denied", reason="no_such_task")
             return problem(request, "not_found")
-        case StaleVersion() if "if-match" not in request.headers:
-            return problem(request, "stale_version", _EXCLUDED)
         case Overloaded():
             _log.warning("overloaded", reason="waited_too_long")
             return problem(request, "overloaded")
-        case TooManyAffected(count=count):
-            detail = f"Prefer: {count} tasks match, more than max-affected allows; none was changed"
-            return problem(request, "too_many_affected", detail)
         case _:
-            return problem(request, _CODES[type(error)])
+            return problem(request, _CODES[type(error)], _detail(request, error))
+
+
+def _detail(request: Request, error: TodoError) -> str | None:
+    """The detail of the problem if it differs from the table's."""
+    match error:
+        case StaleVersion() if "if-match" not in request.headers:
+            return _EXCLUDED
+        case TooManyAffected(count=count):
+            return f"Prefer: {count} tasks match, more than max-affected allows; none was changed"
+        case _:
+            return None
 
 
 def _token_rejected(request: Request, error: TokenRejected) -> Response:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
 from typing import Annotated, Any, Final, Literal, NotRequired, Required, cast
 
 import structlog
@@ -14,16 +15,24 @@ from pydantic import (
     WrapValidator,
     with_config,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from todo_api.dependencies import Actor, Now, Tasks, count_requests
+from todo_api.http.field_names import closest_name, field_names
 from todo_api.http.headers import IdempotencyKey, parse_idempotency_key
 from todo_api.http.responses import json_response, serialize_task
 from todo_api.http.routing import ApiRoute
 from todo_api.openapi import BODY, CHANGES, COMMON, NEW_TASK, TASK, responses
-from todo_api.problems import PROBLEM_TYPES, FieldError, Problem, ProblemError, problem_document
+from todo_api.problems import (
+    ERRORS_MAX,
+    PROBLEM_TYPES,
+    FieldError,
+    Problem,
+    ProblemError,
+    problem_document,
+)
 from todo_api.schemas import NewTask, Task, TaskChanges, TaskId
 from todo_domain import task as domain
 from todo_domain import use_cases
@@ -38,6 +47,7 @@ from todo_domain.batch import (
     Outcome,
     RestoreTask,
 )
+from todo_domain.errors import InvalidValue
 
 OPERATIONS_PER_REQUEST: Final = 10  # a batch counts as ceil(n / 10) requests
 
@@ -93,10 +103,12 @@ AnyOperation = Annotated[
 
 
 def _validated(operations: object, validate: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401
-    """The validated operations. Raises ValidationError with every error, also of repeated ids."""
+    """The validated operations. Raises ValidationError with every error of every operation."""
     errors: list[InitErrorDetails] = []
+    validated: Any = None
     try:
-        operations = validate(operations)
+        validated = validate(operations)
+        errors += _ineffective_changes(operations, validated)
     except ValidationError as invalid:
         for error in invalid.errors(include_url=False):
             details = InitErrorDetails(type=error["type"], loc=error["loc"], input=error["input"])
@@ -105,7 +117,21 @@ def _validated(operations: object, validate: ValidatorFunctionWrapHandler) -> An
     errors += _repeated_ids(operations)
     if errors:
         raise ValidationError.from_exception_data("operations", errors)
-    return operations
+    return validated
+
+
+def _ineffective_changes(sent: Any, validated: Any) -> Iterator[InitErrorDetails]:  # noqa: ANN401
+    """An error for each member of a change that has members, but none that can be changed."""
+    for number, (given, operation) in enumerate(zip(sent, validated, strict=True)):
+        if operation["op"] == "change" and not operation["task"]:
+            for name in islice(given["task"], ERRORS_MAX):
+                closest = closest_name(name, _CHANGEABLE)
+                message = f"cannot be changed: use {closest}" if closest else "cannot be changed"
+                yield _error((number, "task", name), InvalidValue("unknown", message))
+
+
+def _error(location: tuple[str | int, ...], invalid: InvalidValue) -> InitErrorDetails:
+    return InitErrorDetails(type="value_error", loc=location, input=None, ctx={"error": invalid})
 
 
 def _repeated_ids(operations: object) -> Iterator[InitErrorDetails]:
@@ -117,11 +143,12 @@ def _repeated_ids(operations: object) -> Iterator[InitErrorDetails]:
         task_id = operation.get("id") if isinstance(operation, dict) else None
         name = str(task_id).lower()
         if task_id and name in seen:
-            yield InitErrorDetails(type=_REPEATED, loc=(number, "id"), input=None)
+            yield _error((number, "id"), _REPEATED)
         seen.add(name)
 
 
-_REPEATED: Final = PydanticCustomError("repeated", "must not be the id of two operations")
+_REPEATED: Final = InvalidValue("repeated", "must not be the id of two operations")
+_CHANGEABLE: Final = field_names(TaskChanges)
 
 
 @with_config(strict=True, title="Batch")

@@ -6,7 +6,6 @@ from fastapi import APIRouter, Body, Query, Request
 from starlette.responses import Response
 
 from todo_api.dependencies import Actor, Now, Tasks
-from todo_api.http.field_names import field_names
 from todo_api.http.headers import Prefer, max_affected
 from todo_api.http.query_params import query_parameters
 from todo_api.http.responses import json_response
@@ -19,7 +18,7 @@ from todo_domain.queries import TaskFilter
 
 router = APIRouter(prefix="/api/tasks", tags=["tasks"], route_class=ApiRoute)
 
-_PARAMETERS: Final = frozenset().union(*field_names(FilterQuery).values())
+_REPEATABLE: Final = frozenset({"id", "tag"})
 _GUARD: Final = ("bad_request", "filter_required", "too_many_affected")
 
 
@@ -91,11 +90,22 @@ async def restore_tasks(
 
 
 def _required_filter(request: Request, query: FilterQuery) -> TaskFilter:
-    """The filter. Raises ProblemError if there is none, or a parameter that it does not know."""
+    """The filter. Raises ProblemError if there is none, or if it is not clear what it selects.
+
+    The aliases of a list's parameters are refused: what a write misunderstands is lost.
+    """
+    seen: set[str] = set()
     for name, _ in query_parameters(request):
-        if name not in _PARAMETERS:
-            detail = f"{printable(name)}: is not a filter; no task was changed"
-            raise ProblemError("filter_required", detail)
+        if name not in FilterQuery.model_fields or (name in seen and name not in _REPEATABLE):
+            reason = "is sent twice" if name in seen else "is not a filter of this request"
+            raise ProblemError(
+                "filter_required", f"{printable(name)}: {reason}; no task was changed"
+            )
+        seen.add(name)
+    if {"status", "completed"} <= seen:
+        raise ProblemError(
+            "filter_required", "status: send either status or completed; no task was changed"
+        )
     wanted = query.filter()
     if wanted == TaskFilter():
         raise ProblemError("filter_required")
