@@ -277,13 +277,9 @@ class TestEveryTaskThatMatches:
         "query",
         [
             *("", "?", "?status=all", "?status=completed&colour=red", "?Status=completed"),
-            *(
-                "?status=completed&limit=1",
-                "?status=completed&cursor=x",
-                "?sort=title",
-                "?q=",
-                "?id=",
-            ),
+            *("?status=completed&limit=1", "?status=completed&cursor=x", "?sort=title"),
+            *("?q=", "?id=", "?status=completed&tag[]=home", "?search=milk", "?done=true"),
+            *("?status=pending&status=completed", "?status=pending&completed=true"),
         ],
     )
     async def test_needs_a_filter_and_no_unknown_parameter(
