@@ -9,8 +9,8 @@ from todo_domain.errors import TokenErrorCode, TokenRejected
 
 _EXPECTED: Final = "Authorization: must be the word Bearer, a space and the token"
 _FETCH: Final = "fetch it (await authClient.token(), then data.token) before the request"
-# The texts of JavaScript, Python and other values that are no token.
-_NO_VALUE: Final = re.compile(r"undefined|null|none|nil|nan|true|false|0|-1|", re.IGNORECASE)
+# The texts of values of JavaScript, Python and other languages that are no token and no user id.
+_NO_VALUE: Final = re.compile(r"undefined|null|none|nan|true|false|", re.IGNORECASE)
 # Each mistake: a reason code for the log, how to recognise it, and what to do.
 _MISTAKES: Final[tuple[tuple[str, re.Pattern[str], str], ...]] = (
     (
@@ -60,11 +60,16 @@ def bearer_token(scope: Scope) -> str:
     return token
 
 
+def no_value(text: str) -> str | None:
+    """What the client sent instead of a value, such as ``undefined``; None if it sent a value."""
+    value = text.strip("\"'` ").lower()
+    return (value or "an empty text") if _NO_VALUE.fullmatch(value) else None
+
+
 def _refuse_mistakes(token: str) -> None:
-    value = token.strip("\"'` ")
-    if _NO_VALUE.fullmatch(value):
-        shown = value.lower() or "an empty text"
-        detail = f"the frontend has no token yet and sent {shown} instead: {_FETCH}"
+    sent = no_value(token)
+    if sent:
+        detail = f"the frontend has no token yet and sent {sent} instead: {_FETCH}"
         raise TokenRejected(TokenErrorCode.MALFORMED, "no_value_as_token", detail)
     for reason, pattern, detail in _MISTAKES:
         if pattern.fullmatch(token):

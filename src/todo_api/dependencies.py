@@ -13,7 +13,7 @@ from fastapi import Depends, Request
 from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 
-from todo_api.bearer_tokens import bearer_token
+from todo_api.bearer_tokens import bearer_token, no_value
 from todo_api.metrics import GaugeSource
 from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER, RateLimiter, enforce
 from todo_api.request_state import request_state
@@ -92,7 +92,7 @@ class BearerAuthentication(SecurityBase):
         await enforce(state, service.limiter, PER_USER, actor.user_id)
         if state.path_user_id is not None and state.path_user_id != actor.user_id:
             _log.warning("access.denied", reason="user_mismatch")
-            raise UserMismatch
+            raise UserMismatch(_mistake(state.path_user_id))
         return actor
 
 
@@ -109,6 +109,15 @@ def _log_rejection(rejected: TokenRejected) -> None:
     is_routine = rejected.code is TokenErrorCode.EXPIRED
     log = _log.info if is_routine else _log.warning
     log("auth.rejected", code=rejected.code, reason=rejected.reason)
+
+
+def _mistake(path_user_id: str) -> str | None:
+    """What a frontend did wrong that has no user id yet."""
+    sent = no_value(path_user_id)
+    return sent and (
+        f"the frontend has no user id yet and sent {sent} in the path: wait for the session, or "
+        "use the path without a user id"
+    )
 
 
 def client_network(request: Request) -> str:

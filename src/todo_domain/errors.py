@@ -6,7 +6,12 @@ from enum import StrEnum
 
 
 class TodoError(Exception):
-    """Base class of all expected errors. Any other exception that reaches the API is a bug."""
+    """Base class of all expected errors. Any other exception that reaches the API is a bug.
+
+    ``detail`` is for people, if there is more to say than the class does.
+    """
+
+    detail: str | None = None
 
 
 class InvalidValue(ValueError):
@@ -70,6 +75,10 @@ class TooManyAffected(TodoError):
 class UserMismatch(TodoError):
     """The user id in the path is not the authenticated user's."""
 
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
 
 class EditConflict(TodoError):
     """Every attempt of this edit met a concurrent edit. Nothing was written."""
@@ -86,10 +95,7 @@ class TokenErrorCode(StrEnum):
 
 
 class TokenRejected(TodoError):
-    """The token is invalid. ``reason`` is a code for the log and contains no part of the token.
-
-    ``detail`` is for people, if there is more to say than the code does.
-    """
+    """The token is invalid. ``reason`` is a code for the log and contains no part of the token."""
 
     def __init__(self, code: TokenErrorCode, reason: str, detail: str | None = None) -> None:
         super().__init__(f"{code}: {reason}")

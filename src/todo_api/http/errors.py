@@ -132,12 +132,16 @@ def _todo_error(request: Request, error: TodoError) -> Response:
 def _detail(request: Request, error: TodoError) -> str | None:
     """The detail of the problem if it differs from the table's."""
     match error:
-        case StaleVersion() if "if-match" not in request.headers:
+        case StaleVersion() if _has_only_if_none_match(request):
             return _EXCLUDED
         case TooManyAffected(count=count):
             return f"Prefer: {count} tasks match, more than max-affected allows; none was changed"
         case _:
-            return None
+            return error.detail
+
+
+def _has_only_if_none_match(request: Request) -> bool:
+    return "if-none-match" in request.headers and "if-match" not in request.headers
 
 
 def _token_rejected(request: Request, error: TokenRejected) -> Response:

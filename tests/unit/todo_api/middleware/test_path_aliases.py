@@ -336,6 +336,15 @@ class TestPathOfAnotherUser:
         assert denied["request_id"] == line["request_id"]
 
 
+@pytest.mark.parametrize("user_id", ["undefined", "null", "None", "NaN", "%22undefined%22"])
+async def test_a_path_of_a_frontend_without_a_user_id_is_403_and_says_so(
+    ada: httpx.AsyncClient, user_id: str
+) -> None:
+    response = await ada.get(f"/api/{user_id}/tasks")
+    assert (response.status_code, response.json()["code"]) == (403, "user_mismatch")
+    assert "has no user id yet" in response.json()["detail"]
+
+
 class TestOtherPaths:
     @pytest.mark.parametrize(
         "path",
@@ -401,7 +410,7 @@ class TestPathPrefix:
         self, tasks: InMemoryTaskRepository, log: list[EventDict], prefix: Prefix
     ) -> AsyncIterator[httpx.AsyncClient]:
         del log
-        async with served(tasks, root_path=prefix.setting, concurrency=1) as app:
+        async with served(tasks, root_path=prefix.setting) as app:
             transport = httpx.ASGITransport(app, root_path=prefix.server)
             headers = {"Authorization": "Bearer ada"}
             async with httpx.AsyncClient(transport=transport, headers=headers) as ada:
@@ -444,11 +453,15 @@ class TestPathPrefix:
         assert response.headers["Vary"] == "Origin, Authorization"
         assert [entry["route"] for entry in log] == ["/api/tasks/{task_id}"]
 
-    async def test_health_and_metrics_are_served(
-        self, ada: httpx.AsyncClient, prefix: Prefix
-    ) -> None:
-        for path in ("/health/live", "/metrics"):
-            assert (await ada.get(self.url(prefix, path))).status_code == 200
+    async def test_health_checks_are_served_at_the_limit_of_requests(self, prefix: Prefix) -> None:
+        async with served(root_path=prefix.setting, concurrency=0) as app:
+            transport = httpx.ASGITransport(app, root_path=prefix.server)
+            async with httpx.AsyncClient(transport=transport) as probe:
+                statuses = [
+                    (await probe.get(self.url(prefix, path))).status_code
+                    for path in ("/health/live", "/metrics")
+                ]
+        assert statuses == [200, 503]
 
     async def test_the_documentation_loads_its_parts_under_the_prefix(
         self, ada: httpx.AsyncClient, prefix: Prefix
