@@ -31,7 +31,7 @@ _MISTAKES: Final[tuple[tuple[str, re.Pattern[str], str], ...]] = (
     (
         "placeholder_as_token",
         re.compile(r"[$<{%].*|(?:your|my)[-_ ].*|(?:jwt|token|access_token)", re.IGNORECASE),
-        "the client sent a placeholder instead of a token: put the token in its place",
+        "the client sent a placeholder: replace it with the token",
     ),
     (
         "quoted_token",

@@ -98,7 +98,7 @@ MODULES: Final = "/usr/lib/apache2/modules"
 
 
 class Server(NamedTuple):
-    """A server of a proxy, the coding that it is asked for, and how it then renames ``"1"``."""
+    """A server of a proxy, the coding that clients request, and its name for ``"1"`` then."""
 
     program: str
     name: str

@@ -250,7 +250,7 @@ class TestMediaType:
             ("Upgrade", "h2c"),
             ("Connection", "close, X-Nothing"),
             ("Date", "tomorrow"),
-            ("From", "nobody"),
+            ("From", "ada"),
             ("Referer", "not a URL"),
             ("Via", "1.1 proxy"),
             ("Accept-Charset", "iso-8859-1, utf-8;q=0"),
