@@ -252,6 +252,14 @@ class TestEveryTaskThatMatches:
         listed = (await ada.get("/api/tasks", params=query)).json()
         assert {task["id"] for task in listed} == {str(task.id) for task in stored[:2]}
 
+    async def test_is_left_alone_if_no_member_is_known(
+        self, ada: httpx.AsyncClient, tasks: TaskRepository
+    ) -> None:
+        task = await tasks.add(a_task())
+        answer = await ada.patch("/api/tasks?status=pending", json={"is_completed": True})
+        assert (answer.status_code, answer.json()["code"]) == (422, "nothing_to_change")
+        assert await everything(tasks) == (task,)
+
     @pytest.mark.parametrize("guard", ["max-affected=1", 'handling=strict, max-affected="1"'])
     @pytest.mark.parametrize("send", ["patch", "delete"])
     async def test_is_left_alone_if_more_match_than_the_client_allows(
@@ -280,6 +288,7 @@ class TestEveryTaskThatMatches:
             *("?status=completed&limit=1", "?status=completed&cursor=x", "?sort=title"),
             *("?q=", "?id=", "?status=completed&tag[]=home", "?search=milk", "?done=true"),
             *("?status=pending&status=completed", "?status=pending&completed=true"),
+            *("?status=", "?status=completed&tag=", "?status=completed&id="),
         ],
     )
     async def test_needs_a_filter_and_no_unknown_parameter(

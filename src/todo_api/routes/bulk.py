@@ -26,7 +26,9 @@ _GUARD: Final = ("bad_request", "filter_required", "too_many_affected")
     "",
     operation_id="changeTasks",
     response_model=Changed,
-    responses=responses({"changed": 1, "ids": [TASK["id"]]}, *COMMON, *BODY, *_GUARD),
+    responses=responses(
+        {"changed": 1, "ids": [TASK["id"]]}, *COMMON, *BODY, *_GUARD, "nothing_to_change"
+    ),
 )
 async def change_tasks(
     request: Request,
@@ -95,9 +97,8 @@ def _required_filter(request: Request, query: FilterQuery) -> TaskFilter:
     The aliases of a list's parameters are refused: what a write misunderstands is lost.
     """
     seen: set[str] = set()
-    for name, _ in query_parameters(request):
-        if name not in FilterQuery.model_fields or (name in seen and name not in _REPEATABLE):
-            reason = "is sent twice" if name in seen else "is not a filter of this request"
+    for name, value in query_parameters(request):
+        if reason := _refusal(name, value, seen):
             raise ProblemError(
                 "filter_required", f"{printable(name)}: {reason}; no task was changed"
             )
@@ -110,3 +111,12 @@ def _required_filter(request: Request, query: FilterQuery) -> TaskFilter:
     if wanted == TaskFilter():
         raise ProblemError("filter_required")
     return wanted
+
+
+def _refusal(name: str, value: str, seen: set[str]) -> str | None:
+    """Why this parameter must not select the tasks of a write; None if it may."""
+    if name not in FilterQuery.model_fields:
+        return "is not a filter of this request"
+    if not value:
+        return "is empty"  # a list ignores the parameter, so that the write would select more
+    return "is sent twice" if name in seen and name not in _REPEATABLE else None

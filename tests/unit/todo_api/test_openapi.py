@@ -52,7 +52,7 @@ PROBLEMS: Final = {
     "patchTask": COMMON | WITH_BODY | EDIT,
     "completeTask": COMMON | WITH_BODY | EDIT,
     "deleteTask": COMMON | {"bad_request", "not_found", "stale_version"},
-    "changeTasks": COMMON | WITH_BODY | GUARD,
+    "changeTasks": COMMON | WITH_BODY | GUARD | {"nothing_to_change"},
     "deleteTasks": COMMON | GUARD,
     "restoreTasks": COMMON | {"bad_request"},
     "applyBatch": COMMON
