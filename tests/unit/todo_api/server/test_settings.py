@@ -151,8 +151,15 @@ class TestAnInvalidValue:
         [
             ("DATABASE_POOL_SIZE", "0"),
             ("DATABASE_POOL_SIZE", "101"),
-            ("DATABASE_RLS", "yes"),
+            ("DATABASE_RLS", "full"),
             ("DATABASE_NETWORK", "trusted"),
+            ("HOST", "*"),
+            ("HOST", "http://0.0.0.0"),
+            ("HOST", "10.0.0.0/8"),
+            ("HOST", "my host"),
+            ("METRICS", "65536"),
+            ("METRICS", "9090.5"),
+            ("METRICS", "127.0.0.1:9090"),
             ("REDIS_URL", "redis.example.com:6379"),
             ("REDIS_URL", "https://:hunter2@redis.example.com"),
             ("MAX_CONCURRENT_REQUESTS", "0"),
@@ -175,7 +182,6 @@ class TestAnInvalidValue:
             ("WORKERS", "65"),
             ("WORKERS", "many"),
             ("LOG_LEVEL", "verbose"),
-            ("LOG_LEVEL", "INFO "),
             ("LOG_FORMAT", "yaml"),
             ("AUTH_MODE", "both"),
             ("AUTH_MODE", "jwks,shared-secret"),
@@ -197,15 +203,12 @@ class TestAnInvalidValue:
             ("CORS_ORIGINS", "https://*.todo.example"),
             ("CORS_ORIGINS", "todo.example"),
             ("CORS_ORIGINS", "null"),
-            ("CORS_ORIGINS", "https://todo.example/"),
             ("CORS_ORIGINS", "https://todo.example/app"),
             ("CORS_ORIGINS", "https://todo.example?x=1"),
             ("CORS_ORIGINS", "https://todo.example#x"),
             ("CORS_ORIGINS", "https://ada:hunter2@todo.example"),
-            ("CORS_ORIGINS", f"{ORIGIN} https://todo.example"),
             ("CORS_ORIGINS", "https://todo.example:99999"),
             ("CORS_ORIGINS", "capacitor://"),
-            ("CORS_ORIGINS", "capacitor://localhost/"),
             ("CORS_ORIGINS", "file://"),
             ("CORS_ORIGINS", "https://[todo.example"),
             ("ROOT_PATH", "https://todo.example/backend"),
@@ -220,22 +223,51 @@ class TestAnInvalidValue:
             ("ROOT_PATH", "back\\end"),
         ],
     )
-    def test_is_reported_with_the_variable_and_without_the_value(
+    def test_is_reported_with_the_variable_and_the_value(
         self, monkeypatch: pytest.MonkeyPatch, variable: str, text: str
     ) -> None:
         monkeypatch.setenv(variable, text)
         (line,) = settings_error().splitlines()
         assert line.startswith(f"{variable} must ")
-        assert len(text) < 4 or text not in line
+        is_hidden = variable == "REDIS_URL" or any(sign in text for sign in "@?#")
+        assert (f", not {text!r}" in line) != is_hidden
         assert "hunter2" not in line
 
-    @pytest.mark.parametrize("text", ["yes", "0", "65536", "9090.5"])
-    def test_of_metrics_is_reported_with_the_variable(
-        self, monkeypatch: pytest.MonkeyPatch, text: str
+    @pytest.mark.parametrize(
+        ("variable", "text", "fix"),
+        [
+            ("PORT", "tcp://10.0.0.1:8000", "must be a number from 1 to 65535"),
+            ("WORKERS", "auto", "must be a number from 1 to 64"),
+            ("LOG_LEVEL", "trace", "must be 'debug', 'info', 'warning' or 'error'"),
+            ("HOST", "0.0.0.0:8000", "write HOST=0.0.0.0 and PORT=8000"),
+            ("HOST", "[::1]:80", "write HOST=[::1] and PORT=80"),
+            ("BETTER_AUTH_URL", f"{ORIGIN}/api/auth", f"write {ORIGIN},"),
+            ("CORS_ORIGINS", f"{ORIGIN}/tasks", f"write {ORIGIN},"),
+            ("CORS_ORIGINS", "app.example.com", f"write {ORIGIN},"),
+            ("CORS_ORIGINS", "*", "without *"),
+            ("FORWARDED_ALLOW_IPS", "10.0.0.1/8", "write 10.0.0.0/8,"),
+            ("REDIS_URL", "redis-cli -u redis://localhost", "must be a redis:// or rediss:// URL"),
+            ("REDIS_URL", "redis://:pa/ss@localhost:6379", "/ as %2F"),
+            ("REDIS_URL", "redis://:12/34@localhost:6379", "/ as %2F"),
+            ("REDIS_URL", "redis://:pa#ss@localhost:6379", "# as %23"),
+            ("REDIS_URL", "redis://localhost:6379/cache", "redis://user:password@host:6379/0"),
+        ],
+    )
+    def test_is_answered_with_the_right_form(
+        self, monkeypatch: pytest.MonkeyPatch, variable: str, text: str, fix: str
     ) -> None:
-        monkeypatch.setenv("METRICS", text)
+        monkeypatch.setenv(variable, text)
         (line,) = settings_error().splitlines()
-        assert line.startswith("METRICS must ")
+        assert fix in line
+
+    @pytest.mark.parametrize(
+        "secret", [SECRET, "2Kq9mZp4Vx7Lw1Tn8Rb5Yc3Hs6", "kq/9mZp4Vx7Lw1Tn8Rb5Yc"]
+    )
+    def test_that_may_be_a_secret_is_not_shown(
+        self, monkeypatch: pytest.MonkeyPatch, secret: str
+    ) -> None:
+        set_variables(monkeypatch, PORT=secret, CORS_ORIGINS=secret, HOST=f"{secret}@")
+        assert secret not in settings_error()
 
     def test_is_reported_together_with_all_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
         set_variables(monkeypatch, PORT="x", WORKERS="0", CORS_ORIGINS="*", LOG_LEVEL="loud")
@@ -266,6 +298,55 @@ class TestRootPath:
     ) -> None:
         set_variables(monkeypatch, ROOT_PATH=text)
         assert Settings.read().root_path == root_path
+
+
+class TestASpelling:
+    @pytest.mark.parametrize(
+        ("variable", "text", "value"),
+        [
+            ("DATABASE_RLS", "ON", "on"),
+            ("DATABASE_RLS", "true", "on"),
+            ("DATABASE_RLS", "1", "on"),
+            ("DATABASE_RLS", "No", "off"),
+            ("DATABASE_NETWORK", "Private", "private"),
+            ("DATABASE_URL", f"'{DATABASE}'", SecretStr(DATABASE)),
+            ("AUTH_MODE", "Shared_Secret", "shared-secret"),
+            ("AUTH_ISSUER", f' "{ORIGIN}" ', ORIGIN),
+            ("AUTH_ALGORITHMS", '["ES256", "RS256"]', ("ES256", "RS256")),
+            ("BETTER_AUTH_URL", f'"{ORIGIN}/"', ORIGIN),
+            ("BETTER_AUTH_URL", f"{ORIGIN}:443", ORIGIN),
+            ("CORS_ORIGINS", f"{ORIGIN}/", (ORIGIN,)),
+            ("CORS_ORIGINS", f"{ORIGIN};{LOCAL}", (ORIGIN, LOCAL)),
+            ("CORS_ORIGINS", f"{ORIGIN} {LOCAL}", (ORIGIN, LOCAL)),
+            ("CORS_ORIGINS", f'["{ORIGIN}", "{LOCAL}"]', (ORIGIN, LOCAL)),
+            ("CORS_ORIGINS", f"['{ORIGIN}']", (ORIGIN,)),
+            ("CORS_ORIGINS", f'"{ORIGIN}","{LOCAL}"', (ORIGIN, LOCAL)),
+            ("CORS_ORIGINS", "http://[::1]:3000", ("http://[::1]:3000",)),
+            ("REDIS_URL", f"'{REDIS}'", SecretStr(REDIS)),
+            ("RATE_LIMIT", "OFF", "off"),
+            ("RATE_LIMIT", "600/Minute", "600/minute"),
+            ("RATE_LIMIT_AUTH_FAILURES", "none", "off"),
+            ("FORWARDED_ALLOW_IPS", "10.0.0.0/8 fd00::/8", ("10.0.0.0/8", "fd00::/8")),
+            ("METRICS", "1", "on"),
+            ("METRICS", "False", "off"),
+            ("METRICS", "' 9090 '", 9090),
+            ("HOST", "[::1]", "::1"),
+            ("HOST", "localhost", "localhost"),
+            ("PORT", " 8001 ", 8001),
+            ("PORT", '"8001"', 8001),
+            ("PORT", '""', 8000),
+            ("PORT", " ", 8000),
+            ("LOG_LEVEL", "INFO ", "info"),
+            ("LOG_LEVEL", "WARN", "warning"),
+            ("LOG_FORMAT", "JSON", "json"),
+            ("BETTER_AUTH_SECRET", f'"{SECRET}" ', SecretStr(f'"{SECRET}" ')),
+        ],
+    )
+    def test_is_understood(
+        self, monkeypatch: pytest.MonkeyPatch, variable: str, text: str, value: object
+    ) -> None:
+        monkeypatch.setenv(variable, text)
+        assert getattr(Settings.read(), variable.lower()) == value
 
 
 class TestOrigins:
