@@ -6,6 +6,7 @@ A window is fixed and starts with the first hit of its key. Every hit is one ato
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -49,7 +50,7 @@ class LimitsRateLimiter:
 
         Raises ValueError for an invalid policy or URL.
         """
-        self._policies = {name: _parse_policy(name, text) for name, text in policies.items()}
+        self._policies = {name: parse_policy(text) for name, text in policies.items()}
         self._redis = _redis_pool(redis_url) if redis_url else None
         self._shared = _redis_storage(self._redis) if self._redis else None
         self._local = _LocalCounter()
@@ -115,15 +116,15 @@ class _LocalCounter:
         self._sweep_at = max(SWEEP_MIN, 2 * len(self._windows))
 
 
-def _parse_policy(name: str, text: str) -> Sequence[RateLimitItem]:
+def parse_policy(text: str) -> Sequence[RateLimitItem]:
+    """The quotas of a policy; none for ``off``. Raises ValueError."""
     if text == OFF:
         return ()
-    try:
-        return parse_many(text)
-    except ValueError:
-        raise ValueError(
-            f"the rate limit {name!r} must be like 600/minute or 10/second;600/minute, or off"
-        ) from None
+    with suppress(ValueError):
+        quotas = parse_many(text)
+        if all(quota.amount for quota in quotas):
+            return quotas
+    raise ValueError("must be like 600/minute or 10/second;600/minute, or off")
 
 
 def _redis_pool(url: str) -> BlockingConnectionPool:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import Final
 
 import structlog
 from starlette.types import ASGIApp
@@ -18,15 +19,24 @@ from todo_adapters.jose.verifiers import JwksTokenVerifier, SharedSecretTokenVer
 from todo_adapters.postgres.database import Database
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl, parse_database_url
-from todo_adapters.rate_limits import LimitsRateLimiter
+from todo_adapters.rate_limits import LimitsRateLimiter, parse_policy
 from todo_api.app import create_app
 from todo_api.dependencies import Adapters, ReadinessCheck
 from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER
 from todo_api.server.logs import configure_logs
 from todo_api.server.proxies import behind_proxies
-from todo_api.server.settings import ConfigurationError, JwksAuth, Settings, translate_value_errors
+from todo_api.server.settings import (
+    ConfigurationError,
+    JwksAuth,
+    Settings,
+    not_value,
+    translate_value_errors,
+)
 from todo_api.server.shutdown import with_stopping_event
 from todo_domain.ports import TokenVerifier
+
+# The variable of each rate limit
+RATE_LIMITS: Final = {PER_USER: "RATE_LIMIT", PER_FAILING_ADDRESS: "RATE_LIMIT_AUTH_FAILURES"}
 
 _log = structlog.get_logger()
 
@@ -145,10 +155,13 @@ def authentication(settings: Settings, *, development: bool = False) -> Authenti
 
 
 def _rate_limiter(settings: Settings) -> LimitsRateLimiter:
-    policies = {
-        PER_USER: settings.rate_limit,
-        PER_FAILING_ADDRESS: settings.rate_limit_auth_failures,
-    }
+    policies = {}
+    for policy, variable in RATE_LIMITS.items():
+        text = policies[policy] = getattr(settings, variable.lower())
+        try:
+            parse_policy(text)
+        except ValueError as error:
+            raise ConfigurationError(f"{variable} {error}{not_value(text)}") from None
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     with translate_value_errors():
         return LimitsRateLimiter(policies, redis_url)

@@ -1,7 +1,6 @@
 """Fetches the JWK set of a token issuer and caches the keys."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -10,6 +9,7 @@ from typing import Final
 import httpx
 import structlog
 
+from todo_adapters.jose.http_client import new_client, proxy_variable
 from todo_adapters.jose.keys import VerificationKey, check_algorithms, parse_key_set
 from todo_domain.errors import AuthKeysUnavailable
 
@@ -57,7 +57,7 @@ class RemoteKeySet:
         """Raises ValueError for an invalid URL or algorithm. ``aclose`` leaves ``client`` open."""
         self._url = _parse_url(url)
         self._algorithms = check_algorithms(algorithms)
-        self._client = client or _new_client()
+        self._client = client or new_client(self._url)
         self._owns_client = client is None
         self._timeout = timeout
         self._clock = clock
@@ -66,7 +66,7 @@ class RemoteKeySet:
         self._refetches = _TokenBucket(clock)
         self._fetch: asyncio.Task[None] | None = None
         self._fetch_count = 0
-        self._failure = ""
+        self._failure: Exception | None = None
 
     async def find(self, kid: str, skip: VerificationKey | None = None) -> VerificationKey | None:
         fetches_before = self._fetch_count
@@ -89,7 +89,8 @@ class RemoteKeySet:
         if self._fetch is not None and not self._is_usable():
             await asyncio.wait([self._fetch])
         if not self._is_usable():
-            raise AuthKeysUnavailable(f"no keys from {self._url.host}: {self._failure}")
+            reason = self._describe(self._failure)
+            raise AuthKeysUnavailable(f"no keys from {self._url.host}: {reason}") from self._failure
 
     def algorithms(self) -> list[str]:
         """The algorithm of each usable key."""
@@ -125,8 +126,8 @@ class RemoteKeySet:
             self._expires_at = self._clock() + MAX_STALE
             delay = REFRESH_AFTER
         except (_FetchFailed, httpx.HTTPError, OSError, ValueError) as error:
-            self._failure = _describe(error)
-            _log.warning("auth.keys_unavailable", reason=self._failure, host=self._url.host)
+            self._failure = error
+            _log.warning("auth.keys_unavailable", reason=self._describe(error), host=self._url.host)
         finally:
             self._refresh_at = self._clock() + delay
             self._fetch = None
@@ -150,6 +151,15 @@ class RemoteKeySet:
             if (url.scheme, url.netloc) != (self._url.scheme, self._url.netloc):
                 break
         raise _FetchFailed("redirected")
+
+    def _describe(self, failure: Exception | None) -> str:
+        if isinstance(failure, _FetchFailed):
+            return str(failure)
+        proxy = proxy_variable(self._url)
+        route = f" through the proxy of {proxy}" if proxy else ""
+        if isinstance(failure, TimeoutError | httpx.TimeoutException):
+            return f"timeout{route}"
+        return f"unreachable{route}: {failure}"[:REASON_MAX]
 
     def _parse(self, document: bytes) -> Mapping[str, VerificationKey]:
         try:
@@ -190,17 +200,6 @@ class _TokenBucket:
         return True
 
 
-def _new_client() -> httpx.AsyncClient:
-    try:
-        return httpx.AsyncClient()
-    except OSError:
-        candidates = {"SSL_CERT_FILE", "SSLKEYLOGFILE"}
-    except (ImportError, ValueError, httpx.InvalidURL):
-        candidates = {"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
-    names = " or ".join(name for name in os.environ if name.upper() in candidates)
-    raise ValueError(f"{names} is invalid for fetching keys: correct or unset it")
-
-
 def _parse_url(text: str) -> httpx.URL:
     with suppress(httpx.InvalidURL, UnicodeError):
         url = httpx.URL(text)
@@ -218,11 +217,3 @@ async def _read_body(response: httpx.Response) -> bytes:
         if len(body) > DOCUMENT_MAX:
             raise _FetchFailed("no key set: too large")
     return bytes(body)
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, _FetchFailed):
-        return str(error)
-    if isinstance(error, TimeoutError | httpx.TimeoutException):
-        return "timeout"
-    return f"unreachable: {error}"[:REASON_MAX]

@@ -226,26 +226,6 @@ def test_an_invalid_url_is_rejected(url: str) -> None:
         RemoteKeySet(url, ALGORITHMS)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("NO_PROXY", "localhost,[::1]"),
-        ("no_proxy", "fe80::/10"),
-        ("ALL_PROXY", "socks5://ada:hunter2@proxy.example:1080"),
-        ("HTTPS_PROXY", "ftp://proxy.example"),
-        ("SSL_CERT_FILE", "/nonexistent"),
-        ("SSL_CERT_FILE", "/etc/passwd"),
-    ],
-)
-def test_an_unusable_variable_of_the_http_client_is_named(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
-    monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=f"{name} is invalid for fetching keys") as error:
-        RemoteKeySet("https://app.example/api/auth/jwks", ALGORITHMS)
-    assert "hunter2" not in str(error.value)
-
-
 # --- Unknown kid ---
 
 
