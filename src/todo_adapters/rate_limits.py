@@ -13,7 +13,10 @@ import structlog
 from limits import RateLimitItem, parse_many
 from limits.aio.storage import RedisStorage
 from limits.errors import StorageError
-from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 OFF: Final = "off"
 SWEEP_MIN: Final = 1024  # keys
@@ -24,6 +27,14 @@ REDIS_CONNECTIONS: Final = 8
 # In seconds
 REDIS_TIMEOUT: Final = 1.0  # longer than the lag of a busy event loop
 REDIS_RETRY: Final = 5.0  # after a failure, hits are counted locally for this time
+
+_REDIS_EXPLANATIONS: Final[tuple[tuple[type[Exception], str], ...]] = (  # subclasses come first
+    (AuthenticationError, "it refuses the user or the password: correct them in REDIS_URL"),
+    (NoPermissionError, "its user may not run INFO: allow the command with ACL SETUSER"),
+    (RedisTimeoutError, "it does not respond in time: check host and port of REDIS_URL"),
+    (RedisConnectionError, "it cannot be reached: check host and port of REDIS_URL"),
+    (OSError, "it cannot be reached: check host and port of REDIS_URL"),
+)
 
 _log = structlog.get_logger()
 
@@ -86,6 +97,35 @@ class LimitsRateLimiter:
             self._retry_at = time.monotonic() + REDIS_RETRY
             reason = type(error.storage_error).__name__
             _log.error("rate_limit.storage_unavailable", reason=reason)
+
+
+async def inspect_redis(url: str) -> str:
+    """The version of the Redis server. Changes nothing.
+
+    Raises ValueError with the explanation if hits cannot be counted there.
+    """
+    pool = _redis_pool(url)
+    try:
+        info: dict[str, Any] = await Redis(connection_pool=pool).info()
+    except (OSError, RedisError) as error:
+        raise ValueError(_explain_redis(error)) from None
+    finally:
+        await pool.aclose()
+    if info.get("role") != "master":
+        raise ValueError("it is a read-only replica: write the host of the primary in REDIS_URL")
+    return str(info.get("redis_version", "unknown"))
+
+
+def _explain_redis(error: Exception) -> str:
+    text = str(error).lower()
+    if "certificate verify failed" in text:
+        return "its certificate is not valid: write ssl_ca_certs=FILE in REDIS_URL"
+    if "ssl" in text:
+        return "TLS with it fails: write redis:// instead of rediss:// if it has no TLS"
+    for kind, explanation in _REDIS_EXPLANATIONS:
+        if isinstance(error, kind):
+            return explanation
+    return f"it returns an error ({type(error).__name__}): check REDIS_URL"
 
 
 class _LocalCounter:

@@ -62,7 +62,7 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
         settings,
         database_url(settings),
         authentication(settings, development=development),
-        _rate_limiter(settings),
+        rate_limiter(settings),
     )
     api = create_app(
         open_adapters,
@@ -89,6 +89,11 @@ def validate_for_production(settings: Settings) -> None:
             missing.append(str(error))
     if missing:
         raise ConfigurationError("\n".join(missing))
+    check_transport(settings)
+
+
+def check_transport(settings: Settings) -> None:
+    """Raise ConfigurationError if a database in a public network has no verified TLS."""
     url, network = database_url(settings), settings.database_network
     is_public = url.is_public if network == "auto" else network == "public"
     if is_public and url.tls != "verified":
@@ -154,7 +159,8 @@ def authentication(settings: Settings, *, development: bool = False) -> Authenti
         )
 
 
-def _rate_limiter(settings: Settings) -> LimitsRateLimiter:
+def rate_limiter(settings: Settings) -> LimitsRateLimiter:
+    """The rate limiter, which connects when it is used. Raises ConfigurationError."""
     policies = {}
     for policy, variable in RATE_LIMITS.items():
         text = policies[policy] = getattr(settings, variable.lower())

@@ -55,7 +55,7 @@ class RemoteKeySet:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raises ValueError for an invalid URL or algorithm. ``aclose`` leaves ``client`` open."""
-        self._url = _parse_url(url)
+        self._url = parse_url(url)
         self._algorithms = check_algorithms(algorithms)
         self._client = client or new_client(self._url)
         self._owns_client = client is None
@@ -200,7 +200,8 @@ class _TokenBucket:
         return True
 
 
-def _parse_url(text: str) -> httpx.URL:
+def parse_url(text: str) -> httpx.URL:
+    """The URL of a key set. Raises ValueError."""
     with suppress(httpx.InvalidURL, UnicodeError):
         url = httpx.URL(text)
         if url.scheme in {"http", "https"} and url.host:

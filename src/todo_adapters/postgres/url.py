@@ -4,10 +4,14 @@ SQLAlchemy's ``make_url`` splits the URL. This module adds libpq's options and v
 refuses what asyncpg cannot honour. docs/decisions/0010-database-url.md has the reasons.
 """
 
+import os
 import re
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from getpass import getuser
+from pathlib import Path
 from typing import Final, Literal, Self
 from urllib.parse import unquote
 
@@ -52,6 +56,13 @@ _HINTS: Final = {
     "options": "poolers refuse it; remove it and use ALTER ROLE … SET …",
     "sslmode": "write verify-full, verify-ca, require or disable; the others allow plain text",
 }
+# asyncpg reads the variables PGSSLNEGOTIATION, PGTARGETSESSIONATTRS and PGGSSLIB without these.
+_WITHOUT_ENVIRONMENT: Final[Mapping[str, object]] = {
+    "direct_tls": False,
+    "target_session_attrs": "any",
+    "gsslib": "gssapi",
+}
+_PASSWORD_LINE: Final = re.compile(r"$|#|(?:.*?(?<!\\):){4}")
 _MAY_BE_SECRET: Final = ("password", "sslpassword", "user")
 
 
@@ -83,7 +94,7 @@ class DatabaseUrl:
     @property
     def connect_args(self) -> dict[str, object]:
         """The arguments of ``asyncpg.connect`` that are not in ``url``."""
-        arguments: dict[str, object] = {"ssl": self.ssl_context or False}
+        arguments: dict[str, object] = {"ssl": self.ssl_context or False, **_WITHOUT_ENVIRONMENT}
         if self.via_pooler:
             arguments["statement_cache_size"] = 0  # poolers share server-side statement names
         if self.application_name:
@@ -132,6 +143,10 @@ def parse_database_url(text: str) -> DatabaseUrl:
     if not (parts.database and parts.database.isprintable()):
         raise DatabaseUrlError(f"The database URL has no name of a database: write {_FORM}.")
     is_socket = host.startswith("/")
+    if not parts.username:
+        _check_own_name()
+    if parts.password is None:
+        _check_password_file()
     url = parts.set(
         drivername="postgresql+asyncpg",
         host="" if is_socket else host,
@@ -147,6 +162,32 @@ def parse_database_url(text: str) -> DatabaseUrl:
         application_name=options.get("application_name"),
         connect_timeout=timeout or None,
     )
+
+
+def _check_own_name() -> None:
+    """Without a user, asyncpg takes PGUSER or the name of this process's user."""
+    try:
+        os.environ.get("PGUSER") or getuser()
+    except (KeyError, OSError):
+        raise DatabaseUrlError(
+            f"The database URL has no user, and this process's user has no name: write {_FORM}."
+        ) from None
+
+
+def _check_password_file() -> None:
+    """Without a password, asyncpg reads this file, and a malformed one is a bare ValueError."""
+    with suppress(OSError, RuntimeError):
+        path = Path(os.environ.get("PGPASSFILE") or Path("~/.pgpass").expanduser())
+        if "PGPASSWORD" in os.environ or not path.is_file():
+            return
+        with suppress(UnicodeDecodeError):
+            lines = [line.strip() for line in path.read_text().splitlines()]
+            if all(map(_PASSWORD_LINE.match, lines)):
+                return
+        raise DatabaseUrlError(
+            "The password file (PGPASSFILE or ~/.pgpass) has a line that is not "
+            "HOST:PORT:DATABASE:USER:PASSWORD: correct it, or write the password in the URL."
+        )
 
 
 def _split(text: str) -> URL:
@@ -240,11 +281,26 @@ def _tls_mode(host: str, options: Mapping[str, str]) -> str:
 def _ssl_context(mode: str, ca: str | None) -> ssl.SSLContext | None:
     if mode == "disable":
         return None
+    cafile = None if ca == "system" else ca or None
+    if cafile:
+        _check_certificates(cafile)
     try:
-        context = ssl.create_default_context(cafile=None if ca == "system" else ca or None)
-    except OSError:
-        raise DatabaseUrlError("The option sslrootcert is not a readable PEM file.") from None
+        context = ssl.create_default_context(cafile=cafile)
+    except OSError as error:
+        raise DatabaseUrlError(
+            f"The file of SSLKEYLOGFILE cannot be written ({error.strerror}): correct or unset it."
+        ) from None
     context.check_hostname = mode == "verify-full"
     if mode == "require":
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _check_certificates(path: str) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error.strerror
+        raise DatabaseUrlError(
+            f"The option sslrootcert is not a readable PEM file ({reason})."
+        ) from None

@@ -136,32 +136,46 @@ def doctor(
 ) -> None:
     """Check settings and servers, and say how to fix problems.
 
-    `pbpaste | todo-api doctor --token -` says why a token is rejected. The exit code is 1 if a
-    check fails.
+    Each line is `ok`, `info`, `warn` or `BAD`. The exit code is 0 if `serve` would work, and 1 if
+    a line is `BAD`. `pbpaste | todo-api doctor --token -` says why a token is rejected.
     """
-    with _command_settings() as settings:
+    with _expected_errors():
         from todo_api.cli.doctor import run_checks
 
         results = run_checks(
-            settings,
             sys.stdin.read().strip() if token == "-" else token,  # noqa: S105 - not a secret
         )
     for result in results:
-        typer.echo(str(result))
-    raise typer.Exit(0 if all(result.is_passed for result in results) else 1)
+        typer.echo(_printable(str(result)))
+    raise typer.Exit(1 if any(result.is_failure for result in results) else 0)
+
+
+def _printable(text: str) -> str:
+    """Text for standard output: a character that its encoding does not have is escaped."""
+    encoding = sys.stdout.encoding
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextmanager
 def _command_settings() -> Iterator["Settings"]:
-    """The settings of a command. An expected error ends the program with its message.
+    """The settings of a command, which ends with a message if a setting is invalid."""
+    with _expected_errors():
+        from todo_api.server.settings import Settings
+
+        yield Settings.read()
+
+
+@contextmanager
+def _expected_errors() -> Iterator[None]:
+    """End the program with the message of an expected error.
 
     Such a message says what to change, so there is no traceback.
     """
-    from todo_api.server.settings import ConfigurationError, Settings
+    from todo_api.server.settings import ConfigurationError
     from todo_domain.errors import TodoError
 
     try:
-        yield Settings.read()
+        yield
     except (ConfigurationError, TodoError) as error:
         for line in str(error).splitlines() or [type(error).__name__]:
             typer.echo(f"todo-api: {line}", err=True)

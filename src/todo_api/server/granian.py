@@ -47,6 +47,10 @@ POLL_INTERVAL: Final = 0.05  # seconds
 _log = structlog.get_logger()
 
 
+class PortInUse(ConfigurationError):
+    """Another program listens on the port."""
+
+
 def serve(
     settings: Settings,
     load_app: Callable[[], ASGIApp],
@@ -291,7 +295,8 @@ def check_port_free(host: str, port: int) -> None:
         try:
             probe.bind((address, port))
         except OSError as error:
-            raise ConfigurationError(_explain_bind_error(error, host, port)) from None
+            kind = PortInUse if error.errno == errno.EADDRINUSE else ConfigurationError
+            raise kind(_explain_bind_error(error, host, port)) from None
 
 
 def _address(host: str) -> tuple[socket.AddressFamily, str]:

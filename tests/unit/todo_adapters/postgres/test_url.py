@@ -1,6 +1,7 @@
 """Which database URLs are accepted, what they mean, and how the others are refused."""
 
 import inspect
+import os
 import ssl
 import traceback
 from datetime import UTC, datetime, timedelta
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
+import asyncpg as asyncpg_driver
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -222,7 +224,7 @@ HOST: Final = "The database URL has no valid host: write one name or address, or
 DATABASE: Final = f"The database URL has no name of a database: write {FORM}."
 PLACEHOLDER: Final = "The password is a placeholder: write the real one."
 CHANNEL_BINDING: Final = "The option channel_binding=require needs sslmode=verify-full."
-CA_FILE: Final = "The option sslrootcert is not a readable PEM file."
+CA_FILE: Final = "The option sslrootcert is not a readable PEM file (No such file or directory)."
 TWICE: Final = "The database URL has an option twice: write it once."
 NEON_TLS: Final = "Neon refuses plain text: remove sslmode=disable from the URL."
 
@@ -444,6 +446,71 @@ class TestCredentials:
         assert (url.username, url.password) == ("ada", "a:b@c")
 
 
+class TestEnvironment:
+    """The variables and files that asyncpg reads."""
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("PGHOST", "elsewhere.example"),
+            ("PGPORT", "port"),
+            ("PGDATABASE", "other"),
+            ("PGUSER", "eve"),
+            ("PGPASSWORD", "wrong"),
+            ("PGPASSFILE", "/etc/passwd"),
+            ("PGSERVICE", "other"),
+            ("PGSERVICEFILE", "/nonexistent"),
+            ("PGSSLMODE", "nonsense"),
+            ("PGSSLROOTCERT", "/nonexistent"),
+            ("PGSSLNEGOTIATION", "direct"),
+            ("PGSSLNEGOTIATION", "nonsense"),
+            ("PGTARGETSESSIONATTRS", "standby"),
+            ("PGTARGETSESSIONATTRS", "nonsense"),
+            ("PGGSSLIB", "nonsense"),
+            ("PGOPTIONS", "-c search_path=other"),
+            ("PGTZ", "nonsense"),
+        ],
+    )
+    @pytest.mark.parametrize("end", ["localhost:1/todos", "/todos?host=/nowhere"])
+    async def test_has_no_influence_on_a_complete_url(
+        self, monkeypatch: pytest.MonkeyPatch, name: str, value: str, end: str
+    ) -> None:
+        monkeypatch.setenv(name, value)
+        arguments = asyncpg_arguments(parse_database_url(f"postgres://{LOGIN}@{end}"))
+        with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
+            await asyncpg_driver.connect(**arguments)
+
+    def test_supplies_the_missing_user_and_password(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "passwords"
+        file.write_text("# comment\n\nlocalhost:5432:todos:ada:p\\:w:x\n")
+        monkeypatch.setenv("PGUSER", USER)
+        monkeypatch.setenv("PGPASSFILE", str(file))
+        parse_database_url("postgresql://localhost/todos")
+
+    @pytest.mark.parametrize("content", [b"hush\n", b"localhost:5432:todos:ada\\:hush", b"\xff"])
+    def test_with_a_malformed_password_file_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
+    ) -> None:
+        file = tmp_path / "passwords"
+        file.write_bytes(content)
+        monkeypatch.delenv("PGPASSWORD", raising=False)
+        monkeypatch.setenv("PGPASSFILE", str(file))
+        message = str(refusal(f"postgresql://{USER}@localhost/todos"))
+        assert "is not HOST:PORT:DATABASE:USER:PASSWORD: correct it" in message
+
+    def test_without_a_name_of_the_user_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("PGUSER", "LOGNAME", "USER", "LNAME", "USERNAME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # as in a container
+        assert "has no user" in str(refusal("postgresql://localhost/todos"))
+
+    def test_with_an_unusable_key_log_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SSLKEYLOGFILE", "/nonexistent/keys")
+        assert "SSLKEYLOGFILE cannot be written" in str(refusal(f"postgres://{LOGIN}@db/todos"))
+
+
 class TestDirectUrl:
     def test_is_the_server_behind_the_pooler_of_neon(self) -> None:
         pooled = parse_database_url(
@@ -453,10 +520,8 @@ class TestDirectUrl:
         assert direct.display_name == f"{NEON}/neondb"
         assert direct.url.password == PASSWORD
         assert not direct.via_pooler
-        assert direct.connect_args == {
-            "ssl": pooled.connect_args["ssl"],
-            "server_settings": {"application_name": "todo"},
-        }
+        assert direct.connect_args["ssl"] is pooled.connect_args["ssl"]
+        assert direct.connect_args["server_settings"] == {"application_name": "todo"}
 
     def test_is_the_server_behind_the_pooler_of_vercel(self) -> None:
         direct = parse_database_url(f"postgres://{LOGIN}@{VERCEL_POOLER}/verceldb").direct()
@@ -501,14 +566,11 @@ class TestSslContext:
 class TestOptions:
     def test_send_the_application_name_to_the_server(self) -> None:
         parsed = parse_database_url("postgres://localhost/todos?application_name=to-do+list%21")
-        assert parsed.connect_args == {
-            "ssl": False,
-            "server_settings": {"application_name": "to-do+list!"},
-        }
+        assert parsed.connect_args["server_settings"] == {"application_name": "to-do+list!"}
 
     def test_limit_the_time_to_connect(self) -> None:
         parsed = parse_database_url("postgres://localhost/todos?connect_timeout=15")
-        assert parsed.connect_args == {"ssl": False, "timeout": 15}
+        assert parsed.connect_args["timeout"] == 15
         assert parsed.connect_timeout == 15
 
     @pytest.mark.parametrize("options", ["", "?connect_timeout=0"])
@@ -517,13 +579,8 @@ class TestOptions:
 
     def test_pass_the_directory_of_a_socket_to_asyncpg(self) -> None:
         parsed = parse_database_url("postgres://u@localhost:5433/todos?host=/run/a:b")
-        assert asyncpg_arguments(parsed) == {
-            "database": "todos",
-            "host": "/run/a:b",
-            "port": 5433,
-            "ssl": False,
-            "user": "u",
-        }
+        arguments = asyncpg_arguments(parsed)
+        assert (arguments["host"], arguments["port"]) == ("/run/a:b", 5433)
 
 
 class TestAnyText:
