@@ -56,8 +56,11 @@ _DIALECT: Final = URL.create("postgresql+asyncpg").get_dialect()()
 _INSPECTION: Final = """
     SELECT current_setting('server_version') AS version, current_user::text AS role, now() AS now,
         pg_is_in_recovery() AS is_standby, pg_backend_pid() AS backend,
-        pg_encoding_to_char(encoding) AS encoding, datcollate::text AS collation,
-        datctype::text AS ctype,
+        pg_encoding_to_char(encoding) AS encoding,
+        -- With the provider libc, LC_CTYPE decides; others came with PostgreSQL 15 and 17.
+        CASE coalesce(to_jsonb(pg_database) ->> 'datlocprovider', 'c')
+            WHEN 'c' THEN datctype::text ELSE to_jsonb(pg_database) ->> 'datlocale'
+        END AS ctype,
         current_setting('default_transaction_read_only') AS read_only,
         current_setting('default_transaction_isolation') AS isolation,
         current_setting('synchronous_commit') AS synchronous_commit,
@@ -100,13 +103,14 @@ async def inspect_database(database_url: DatabaseUrl) -> DatabaseReport:
                 seen = await driver.fetchrow(_INSPECTION, SCHEMA)
                 clock_offset = seen["now"] - datetime.now(UTC)
                 round_trip = await _round_trip(driver)
+            # A pooler makes up the process id that it sends to the client.
+            has_pooler = seen["backend"] != driver.get_server_pid()
         finally:
             driver.terminate()
     return DatabaseReport(
         version=seen["version"],
         role=seen["role"],
-        # A pooler makes up the process id that it sends to the client.
-        via_pooler=database_url.via_pooler or seen["backend"] != driver.get_server_pid(),
+        via_pooler=database_url.via_pooler or has_pooler,
         round_trip=round_trip,
         clock_offset=clock_offset,
         failures=list(_failures(seen, database_url)),

@@ -6,10 +6,14 @@ program.
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from subprocess import CompletedProcess
+from threading import Thread
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,6 +23,7 @@ import structlog
 import typer
 from typer.testing import CliRunner
 
+from support.jose_tokens import key_set, signer
 from support.service import Sandbox, eventually, refusal
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_api.cli.commands import app
@@ -71,6 +76,26 @@ def url_with_password(server_url: str) -> Iterator[str]:
     finally:
         rules.write_text(before)
         execute(server_url, "SELECT pg_reload_conf()", "DROP ROLE ada")
+
+
+@pytest.fixture
+def slow_issuer() -> Iterator[str]:
+    """The origin of an auth server whose clock is two minutes slow."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response_only(200)
+            self.send_header("Date", formatdate(time.time() - 120, usegmt=True))
+            self.end_headers()
+            self.wfile.write(key_set(signer().jwk()))
+
+        def log_message(self, *_: object) -> None:
+            """Write nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def execute(url: str, *statements: str) -> object:
@@ -229,6 +254,14 @@ class TestSeed:
         assert "todo-api migrate" in refusal(todo_api("seed", "ada", DATABASE_URL=database_url))
 
 
+def doctor_lines(result: CompletedProcess[str], level: str) -> dict[str, str]:
+    """The lines of a level, by the name of the check. Fails if a check has two of them."""
+    lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()]
+    found = [rest.partition(": ")[::2] for first, rest in lines if first == level]
+    assert len(dict(found)) == len(found), result.stdout
+    return {name: text.strip() for name, text in found}
+
+
 class TestDoctor:
     def test_passes_all_checks_of_a_correct_setup(
         self, todo_api: Command, database_url: str
@@ -237,32 +270,203 @@ class TestDoctor:
         todo_api("migrate", **settings)
         result = todo_api("doctor", **settings, **SHARED_SECRET)
         assert result.returncode == 0
-        assert {line.split()[0] for line in result.stdout.splitlines()} == {"ok"}
+        assert {line.split()[0] for line in result.stdout.splitlines()} == {"ok", "info"}
 
     def test_says_how_to_fix_each_failed_check(self, todo_api: Command, database_url: str) -> None:
         settings = {"DATABASE_URL": database_url, "BETTER_AUTH_URL": "http://127.0.0.1:1"}
         result = todo_api("doctor", **settings)
-        schema, tokens = [line for line in result.stdout.splitlines() if line.startswith("BAD")]
+        failures = doctor_lines(result, "BAD")
         assert result.returncode == 1
-        assert "run `todo-api migrate`" in schema
-        assert "127.0.0.1" in tokens
+        assert failures.keys() == {"database", "tokens"}
+        assert "run `todo-api migrate`" in failures["database"]
+        assert "http://127.0.0.1:1/api/auth/jwks: nothing listens" in failures["tokens"]
 
-    def test_names_an_unusable_variable_of_the_http_client(self, todo_api: Command) -> None:
-        result = todo_api(
-            "doctor", BETTER_AUTH_URL="http://localhost:3000", SSL_CERT_FILE="/nonexistent"
+    def test_says_what_serve_needs(self, todo_api: Command) -> None:
+        result = todo_api("doctor")
+        failures = doctor_lines(result, "BAD")
+        assert result.returncode == 1
+        assert failures["database"].startswith("DATABASE_URL is missing")
+        assert failures["tokens"].startswith("BETTER_AUTH_URL is missing")
+
+    def test_reports_a_server_that_is_away_once(self, todo_api: Command) -> None:
+        result = todo_api("doctor", DATABASE_URL=UNREACHABLE, **SHARED_SECRET)
+        assert result.stdout.count("nothing listens") == 1
+        assert doctor_lines(result, "BAD").keys() == {"database"}
+        assert "127.0.0.1:1/todo" in result.stdout
+
+    def test_checks_the_rest_if_a_setting_is_invalid(self, todo_api: Command) -> None:
+        result = todo_api("doctor", BETTER_AUTH_URL="https://a.example/api/auth", PORT="http")
+        lines = [line for line in result.stdout.splitlines() if line.startswith("BAD")]
+        assert result.returncode == 1
+        assert len(lines) == 3
+        assert "BETTER_AUTH_URL must be the origin alone: write https://a.example" in lines[0]
+        assert "PORT must be a number from 1 to 65535, not 'http'" in lines[1]
+        assert "DATABASE_URL is missing" in lines[2]
+
+    @pytest.mark.parametrize(
+        ("variables", "level", "check", "text"),
+        [
+            ({}, "warn", "CORS", "CORS_ORIGINS is not set, so browsers block"),
+            ({}, "info", "proxies", "FORWARDED_ALLOW_IPS is not set"),
+            ({"LOG_LEVEL": "debug"}, "warn", "settings", "LOG_LEVEL=debug is for development"),
+            (
+                {"CORS_ORIGINS": "https://app.example.com,http://localhost:3000"},
+                "warn",
+                "CORS",
+                "localhost: remove it in production",
+            ),
+            ({"RATE_LIMIT": "600/min"}, "BAD", "rate limits", "RATE_LIMIT must be like 600/minute"),
+            (
+                {"RATE_LIMIT_AUTH_FAILURES": "0/minute"},
+                "BAD",
+                "rate limits",
+                "RATE_LIMIT_AUTH_FAILURES must be like 600/minute",
+            ),
+            (
+                {"REDIS_URL": "redis://:hunter2@127.0.0.1:1"},
+                "BAD",
+                "rate limits",
+                "it cannot be reached: check host and port of REDIS_URL",
+            ),
+            ({"HOST": "192.0.2.1"}, "BAD", "server", "HOST=192.0.2.1 is not an address of"),
+            (
+                {"DATABASE_URL": "postgresql://ada:hunter2@db.example.com"},
+                "BAD",
+                "database",
+                "has no name of a database",
+            ),
+            ({"AUTH_ALGORITHMS": "eddsa"}, "BAD", "tokens", "cannot be eddsa: choose from EdDSA"),
+            (
+                {"AUTH_ISSUER": "https://app.example.com/"},
+                "warn",
+                "tokens",
+                "AUTH_ISSUER ends with a slash",
+            ),
+            (
+                {"AUTH_MODE": "shared-secret", "BETTER_AUTH_SECRET": f"'{'hunter2' * 9}'"},
+                "warn",
+                "tokens",
+                "BETTER_AUTH_SECRET starts or ends with a quote",
+            ),
+            (
+                {"AUTH_MODE": "shared-secret", "BETTER_AUTH_SECRET": "hunter2"},
+                "BAD",
+                "tokens",
+                "32",
+            ),
+            ({"SSL_CERT_FILE": "/nonexistent"}, "BAD", "tokens", "SSL_CERT_FILE is invalid"),
+        ],
+    )
+    def test_reports(
+        self,
+        todo_api: Command,
+        variables: dict[str, str],
+        level: str,
+        check: str,
+        text: str,
+    ) -> None:
+        settings = {"AUTH_JWKS_URL": "https://127.0.0.1:1/", "AUTH_ISSUER": "x"}
+        if "AUTH_MODE" in variables:
+            settings = {}
+        result = todo_api("doctor", **settings | {"AUTH_AUDIENCE": "x"} | variables)
+        assert text in doctor_lines(result, level)[check]
+        assert "hunter2" not in result.stdout + result.stderr
+
+    @pytest.mark.parametrize(
+        ("variable", "setting"),
+        [
+            ("CORS_ORIGIN", "CORS_ORIGINS"),
+            ("DATABASE_URI", "DATABASE_URL"),
+            ("BETTER_AUTH_URI", "BETTER_AUTH_URL"),
+            ("JWKS_URL", "AUTH_JWKS_URL"),
+            ("RATELIMIT", "RATE_LIMIT"),
+            ("LOGLEVEL", "LOG_LEVEL"),
+            ("TRUSTED_PROXIES", "FORWARDED_ALLOW_IPS"),
+            ("UVICORN_PORT", "PORT"),
+            ("TODO_API_REDIS_URL", "REDIS_URL"),
+        ],
+    )
+    def test_names_the_setting_of_a_misspelled_variable(
+        self, todo_api: Command, tmp_path: Path, variable: str, setting: str
+    ) -> None:
+        sentence = f"{variable} has no effect: the name of the setting is {setting}"
+        assert sentence in todo_api("doctor", **{variable: "x"}).stdout
+        (tmp_path / ".env").write_text(f"{variable}=x\n")
+        assert sentence in todo_api("doctor").stdout
+
+    @pytest.mark.parametrize(
+        "variables",
+        [
+            {"TODO_API_PORT": "tcp://10.0.0.1:8000", "TODO_API_SERVICE_HOST": "10.0.0.1"},
+            {"HOSTNAME": "x", "DATABASE_HOST": "x", "REDIS_PORT": "6379", "LOGNAME": "x"},
+            {"POSTGRES_URL": "x", "DATABASE_URL": UNREACHABLE},
+        ],
+    )
+    def test_suggests_nothing_for_variables_of_others(
+        self, todo_api: Command, variables: dict[str, str]
+    ) -> None:
+        assert "has no effect" not in todo_api("doctor", **variables).stdout
+
+    @pytest.mark.parametrize(
+        ("default", "level", "text"),
+        [
+            ("default_transaction_read_only = on", "BAD", "nothing can be written"),
+            ("default_transaction_isolation = 'serializable'", "warn", "is serializable"),
+            ("synchronous_commit = off", "warn", "loses confirmed changes"),
+        ],
+    )
+    def test_reports_the_defaults_of_sessions(
+        self, todo_api: Command, database_url: str, default: str, level: str, text: str
+    ) -> None:
+        todo_api("migrate", DATABASE_URL=database_url)
+        name = urlsplit(database_url).path.removeprefix("/")
+        execute(database_url, f'ALTER DATABASE "{name}" SET {default}')
+        result = todo_api("doctor", DATABASE_URL=database_url)
+        assert text in doctor_lines(result, level)["database"]
+
+    def test_reports_an_encoding_that_cannot_store_every_text(
+        self, todo_api: Command, server_url: str
+    ) -> None:
+        execute(
+            server_url,
+            "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' LOCALE_PROVIDER libc"
+            " TEMPLATE template0",
         )
-        assert "SSL_CERT_FILE is invalid" in result.stdout
+        url = urlsplit(server_url)._replace(path="/latin").geturl()
+        result = todo_api("doctor", DATABASE_URL=url)
+        execute(server_url, "DROP DATABASE latin")
+        assert "the encoding of latin is LATIN1" in doctor_lines(result, "BAD")["database"]
+        assert "LC_CTYPE is C" in doctor_lines(result, "warn")["database"]
+
+    def test_reports_tables_that_the_role_may_not_use(
+        self, todo_api: Command, database_url: str, url_with_password: str
+    ) -> None:
+        todo_api("migrate", DATABASE_URL=database_url)
+        path = urlsplit(database_url).path
+        url = urlsplit(url_with_password)._replace(path=path).geturl()
+        result = todo_api("doctor", DATABASE_URL=url)
+        failure = doctor_lines(result, "BAD")["database"]
+        assert "the role ada has no privileges on" in failure
+        assert "tasks" in failure
+
+    def test_reports_a_wrong_clock_once(
+        self, todo_api: Command, database_url: str, slow_issuer: str
+    ) -> None:
+        result = todo_api("doctor", DATABASE_URL=database_url, BETTER_AUTH_URL=slow_issuer)
+        failure = doctor_lines(result, "BAD")["clock"]
+        assert "this machine's clock differs from the auth server's clock by +1" in failure
 
     def test_shows_no_secret(self, todo_api: Command) -> None:
         result = todo_api("doctor", DATABASE_URL=UNREACHABLE, **SHARED_SECRET)
-        assert "nothing listens" in result.stdout
         for secret in (PASSWORD, SHARED_SECRET["BETTER_AUTH_SECRET"]):
             assert secret not in result.stdout + result.stderr
 
+    def test_escapes_what_the_terminal_cannot_show(self, sandbox: Sandbox) -> None:
+        result = sandbox.todo_api("doctor", CORS_ORIGINS="ü", PYTHONIOENCODING="ascii")
+        assert "not '\\xfc'" in result.stdout
+
     def test_changes_nothing(self, todo_api: Command, tmp_path: Path) -> None:
-        result = todo_api("doctor")
-        assert result.returncode == 1
-        assert "DATABASE_URL is missing" in result.stdout
+        assert todo_api("doctor").returncode == 1
         assert list(tmp_path.iterdir()) == []
 
 
@@ -272,6 +476,6 @@ class TestSettings:
         assert "BETTER_AUTH_URL" in refusal(todo_api("token", "ada"))
 
     def test_that_are_invalid_are_all_reported(self, todo_api: Command) -> None:
-        result = todo_api("doctor", PORT="web", LOG_LEVEL="loud")
+        result = todo_api("migrate", PORT="web", LOG_LEVEL="loud")
         assert result.returncode == 1
         assert [line.split()[1] for line in result.stderr.splitlines()] == ["PORT", "LOG_LEVEL"]
