@@ -8,9 +8,10 @@ nothing.
 import asyncio
 import os
 from threading import Thread
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from fastapi.telemetry import TelemetryConfig
+if TYPE_CHECKING:  # FastAPI imports OpenTelemetry, which reads its variables
+    from fastapi.telemetry import TelemetryConfig
 
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 # A URL can contain a search text, or an e-mail address as user id.
@@ -18,7 +19,7 @@ REDACTED_ATTRIBUTES: Final = ("url.path", "url.query")
 EXPORT_TIMEOUT: Final = 2.0  # seconds to send the remaining spans when the service stops
 
 
-def telemetry() -> TelemetryConfig:
+def telemetry() -> "TelemetryConfig":
     """FastAPI's ``telemetry`` argument."""
     is_on = any(os.environ.get(name) for name in ENDPOINTS)
     return {
@@ -30,7 +31,7 @@ def telemetry() -> TelemetryConfig:
     }
 
 
-async def stop_tracing(config: TelemetryConfig) -> None:
+async def stop_tracing(config: "TelemetryConfig") -> None:
     """Send the remaining spans, but do not wait long for a collector that does not respond.
 
     FastAPI sends them too, but waits 10 s or more for each batch.

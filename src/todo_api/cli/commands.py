@@ -171,10 +171,12 @@ def _expected_errors() -> Iterator[None]:
 
     Such a message says what to change, so there is no traceback.
     """
+    from todo_api.server.environment import prepare_environment
     from todo_api.server.settings import ConfigurationError
     from todo_domain.errors import TodoError
 
     try:
+        prepare_environment()
         yield
     except (ConfigurationError, TodoError) as error:
         for line in str(error).splitlines() or [type(error).__name__]:

@@ -1,10 +1,12 @@
 """Structured logs: one JSON object per line, or coloured lines on a terminal."""
 
 import logging.config
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from traceback import format_tb
 from types import TracebackType
 from typing import IO, Any, AnyStr, BinaryIO, Final, Literal, TextIO, cast
@@ -82,8 +84,10 @@ def configure_logs(level: str, log_format: Format | None) -> None:
 
     Without a format, events are console lines on a terminal and JSON elsewhere.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # an ASCII terminal, or LANG=C
     is_json = _is_json(log_format)
-    console: list[Processor] = [*_PROCESSORS, structlog.dev.ConsoleRenderer()]
+    console: list[Processor] = [*_PROCESSORS, _console_renderer()]
     structlog.configure(
         processors=[merge_context, _render_json] if is_json else console,
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -106,11 +110,7 @@ def silence_logs() -> None:
 
 def library_logs(log_format: Format | None) -> dict[str, Any]:
     """The ``logging.config`` for libraries: warnings and errors in the same format."""
-    renderer = (
-        structlog.processors.JSONRenderer()
-        if _is_json(log_format)
-        else structlog.dev.ConsoleRenderer()
-    )
+    renderer = structlog.processors.JSONRenderer() if _is_json(log_format) else _console_renderer()
     formatter = {
         "()": structlog.stdlib.ProcessorFormatter,
         "foreign_pre_chain": [*_PROCESSORS, structlog.stdlib.add_logger_name],
@@ -129,6 +129,12 @@ def library_logs(log_format: Format | None) -> dict[str, Any]:
         "loggers": {},
         "root": {"level": "WARNING", "handlers": ["out"]},
     }
+
+
+def _console_renderer() -> structlog.dev.ConsoleRenderer:
+    """Lines with colours on a terminal. NO_COLOR and FORCE_COLOR have precedence."""
+    has_colors = bool(os.environ.get("FORCE_COLOR")) or sys.stdout.isatty()
+    return structlog.dev.ConsoleRenderer(colors=has_colors and not os.environ.get("NO_COLOR"))
 
 
 def _is_json(log_format: Format | None) -> bool:

@@ -170,17 +170,34 @@ class TestStart:
         error = refusal(sandbox.todo_api("dev", AUTH_MODE="shared-secret"))
         assert error.startswith("BETTER_AUTH_SECRET is missing")
 
-    def test_without_an_auth_server_ignores_settings_of_http_clients(
-        self, sandbox: Sandbox
-    ) -> None:
+    def test_ignores_variables_of_libraries(self, sandbox: Sandbox) -> None:
         variables = {
             "http_proxy": "http://127.0.0.1:1",
             "ALL_PROXY": "socks5://127.0.0.1:1",
             "NO_PROXY": "[::1]",
             "SSL_CERT_FILE": "/nonexistent",
+            "SSLKEYLOGFILE": "/nonexistent/keys",
+            "PGHOST": "elsewhere.example",
+            "PGSERVICE": "nonsense",
+            "PGSSLMODE": "verify-full",
+            "PGSSLNEGOTIATION": "direct",
+            "PGTARGETSESSIONATTRS": "standby",
+            "PGGSSLIB": "nonsense",
+            "GRANIAN_PORT": "nonsense",
+            "GRANIAN_INTERFACE": "nonsense",
+            "PROMETHEUS_MULTIPROC_DIR": "/nonexistent",
+            "prometheus_multiproc_dir": "",
+            "OTEL_PROPAGATORS": "nonsense",
+            "OTEL_PYTHON_CONTEXT": "nonsense",
+            "PYTHONIOENCODING": "ascii",
+            "LANG": "C",
+            "TZ": "Nonsense/Zone",
+            "COLUMNS": "nonsense",
         }
         with sandbox.serving("dev", **variables) as service:
             assert service.wait_until_it_says(LAST_LINE)
+            assert service.health().status_code == 200
+            assert not list(sandbox.directory.glob("*.db"))
 
     def test_with_an_auth_server_prints_no_development_tokens(self, sandbox: Sandbox) -> None:
         origin = "http://localhost:3000"

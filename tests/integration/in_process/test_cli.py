@@ -461,6 +461,22 @@ class TestDoctor:
         for secret in (PASSWORD, SHARED_SECRET["BETTER_AUTH_SECRET"]):
             assert secret not in result.stdout + result.stderr
 
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [
+            ("OTEL_PROPAGATORS", "nonsense"),
+            ("OTEL_PYTHON_CONTEXT", "nonsense"),
+            ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many"),
+        ],
+    )
+    def test_names_a_variable_that_opentelemetry_rejects(
+        self, sandbox: Sandbox, variable: str, value: str
+    ) -> None:
+        collector = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+        error = refusal(sandbox.todo_api("doctor", **collector | {variable: value}))
+        assert error.startswith("OpenTelemetry rejects a value (")
+        assert variable in error
+
     def test_escapes_what_the_terminal_cannot_show(self, sandbox: Sandbox) -> None:
         result = sandbox.todo_api("doctor", CORS_ORIGINS="ü", PYTHONIOENCODING="ascii")
         assert "not '\\xfc'" in result.stdout

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from subprocess import PIPE, CompletedProcess
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ TEXT = ("text", "of", "a", "user")  # apart, because Python 3.13 shows the sourc
 async def run():
     log = structlog.get_logger()
     for number in range(3):
-        log.info("counted", number=number)
+        log.info("counted", number=number, user="müller")
     try:
         try:
             raise KeyError(" ".join(TEXT))
@@ -34,17 +35,17 @@ asyncio.run(run())
 """
 
 
-def written(log_format: str) -> str:
+def written(log_format: str, **variables: str) -> str:
     """The output of a process that logs three counts and an exception with a cause."""
-    result = run(log_format, PIPE)
+    result = run(log_format, PIPE, variables)
     assert result.stderr == b""
     return result.stdout.decode()
 
 
-def run(log_format: str, stdout: int) -> CompletedProcess[bytes]:
+def run(log_format: str, stdout: int, variables: Mapping[str, str]) -> CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, log_format],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables},
         stdout=stdout,
         stderr=PIPE,
         check=False,
@@ -82,6 +83,25 @@ def test_a_traceback_has_no_exception_messages(log_format: str) -> None:
 def test_events_that_cannot_be_written_are_dropped(log_format: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    result = run(log_format, writer)
+    result = run(log_format, writer, {})
     os.close(writer)
     assert (result.returncode, result.stderr) == (0, b"")
+
+
+def test_console_lines_escape_what_the_output_cannot_encode() -> None:
+    assert "m\\xfcller" in written("console", PYTHONIOENCODING="ascii")
+
+
+@pytest.mark.parametrize(
+    ("variables", "has_colors"),
+    [
+        ({}, False),
+        ({"FORCE_COLOR": "1"}, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+        ({"FORCE_COLOR": ""}, False),
+    ],
+)
+def test_console_lines_have_colors_on_a_terminal_or_if_forced(
+    variables: dict[str, str], *, has_colors: bool
+) -> None:
+    assert ("\x1b[" in written("console", **variables)) == has_colors
