@@ -31,7 +31,7 @@ REDIS_RETRY: Final = 5.0  # after a failure, hits are counted locally for this t
 _REDIS_EXPLANATIONS: Final[tuple[tuple[type[Exception], str], ...]] = (  # subclasses come first
     (AuthenticationError, "it refuses the user or the password: correct them in REDIS_URL"),
     (NoPermissionError, "its user may not run INFO: allow the command with ACL SETUSER"),
-    (RedisTimeoutError, "it does not respond in time: check host and port of REDIS_URL"),
+    (RedisTimeoutError, "it does not respond in time: check host, port and redis:// or rediss://"),
     (RedisConnectionError, "it cannot be reached: check host and port of REDIS_URL"),
     (OSError, "it cannot be reached: check host and port of REDIS_URL"),
 )

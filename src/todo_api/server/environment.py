@@ -33,9 +33,8 @@ def _import_telemetry(names: list[str]) -> None:
         import opentelemetry.sdk.trace  # noqa: F401, PLC0415
     except ImportError:
         return  # the extra is not installed, which is logged later
-    except (ValueError, StopIteration) as error:
-        reason = str(error) or "unknown value"
+    except ValueError as error:
         raise ConfigurationError(
-            f"OpenTelemetry rejects a value ({reason.rstrip('.')}): correct one of "
+            f"OpenTelemetry rejects a value ({str(error).rstrip('.')}): correct one of "
             f"{', '.join(sorted(names))}"
         ) from None

@@ -465,7 +465,6 @@ class TestDoctor:
         ("variable", "value"),
         [
             ("OTEL_PROPAGATORS", "nonsense"),
-            ("OTEL_PYTHON_CONTEXT", "nonsense"),
             ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many"),
         ],
     )

@@ -8,7 +8,7 @@ import pytest
 
 from support.redis_server import RedisServer, redis_server
 from support.service import PATIENCE
-from todo_adapters.rate_limits import LimitsRateLimiter
+from todo_adapters.rate_limits import LimitsRateLimiter, inspect_redis
 
 QUOTA: Final = 10
 RIVALS: Final = 50
@@ -50,3 +50,25 @@ async def served(limiter: LimitsRateLimiter, key: str, hits: int) -> int:
     """How many of so many hits at once are within the key's quotas."""
     standings = await asyncio.gather(*(limiter.hit("user", key) for _ in range(hits)))
     return sum(not any(each.is_exceeded for each in standing) for standing in standings)
+
+
+class TestInspection:
+    async def test_returns_the_version(self, redis: RedisServer) -> None:
+        assert (await inspect_redis(redis.url))[0].isdigit()
+
+    @pytest.mark.parametrize(
+        ("url", "explanation"),
+        [
+            ("redis://127.0.0.1:1", "cannot be reached: check host and port"),
+            ("redis://no-such-host.invalid", "cannot be reached: check host and port"),
+            ("redis://ada:hunter2@{}", "refuses the user or the password"),
+            ("rediss://:hunter2@{}", "redis:// or rediss://"),
+            ("redis://{}/99", "returns an error"),
+        ],
+    )
+    async def test_explains_why_redis_cannot_be_used(
+        self, redis: RedisServer, url: str, explanation: str
+    ) -> None:
+        with pytest.raises(ValueError, match=explanation) as error:
+            await inspect_redis(url.format(f"127.0.0.1:{redis.port}"))
+        assert "hunter2" not in str(error.value)
