@@ -37,9 +37,11 @@ _REDIS_URL: Final = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _QUOTES: Final = "\"'`"
-# Longer values and words are not shown in error messages.
-_SHOWN_MAX: Final = 100
-_WORD_MAX: Final = 16
+_SHOWN_MAX: Final = 100  # characters; a longer value is not shown in an error message
+# Credentials or a query in a URL, a word of 14 characters, or one of 6 with letters and digits.
+_LIKE_A_SECRET: Final = re.compile(
+    r"[@?#=]|[^.:/,;\s]{14}|(?=[^.:/,;\s]*[0-9])(?=[^.:/,;\s]*[a-z])[^.:/,;\s]{6}", re.IGNORECASE
+)
 # Other words for a value, as people write them.
 _SYNONYMS: Final = {
     **dict.fromkeys(("1", "true", "yes", "enabled"), "on"),
@@ -415,10 +417,9 @@ def _bounds(name: str) -> Sequence[int]:
 def not_value(value: object) -> str:
     """``, not 'VALUE'`` for an error message; empty if the value may be or contain a secret.
 
-    A secret can be in the wrong variable, so a value with a long word is not shown.
+    A secret can be in the wrong variable, so a value with a word like a password is not shown.
     """
     text = value if isinstance(value, str) else ""
-    has_long_word = re.search(rf"[^.:/,;\s]{{{_WORD_MAX + 1}}}", text)
-    if not text or len(text) > _SHOWN_MAX or has_long_word or re.search("[@?#=]", text):
+    if not text or len(text) > _SHOWN_MAX or _LIKE_A_SECRET.search(text):
         return ""
     return f", not {text!r}"

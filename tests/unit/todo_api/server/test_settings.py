@@ -261,7 +261,7 @@ class TestAnInvalidValue:
         assert fix in line
 
     @pytest.mark.parametrize(
-        "secret", [SECRET, "2Kq9mZp4Vx7Lw1Tn8Rb5Yc3Hs6", "kq/9mZp4Vx7Lw1Tn8Rb5Yc"]
+        "secret", [SECRET, "2Kq9mZp4Vx7Lw1Tn8Rb5Yc3Hs6", "kq/9mZp4Vx7Lw1Tn8Rb5Yc", "hunter2"]
     )
     def test_that_may_be_a_secret_is_not_shown(
         self, monkeypatch: pytest.MonkeyPatch, secret: str
