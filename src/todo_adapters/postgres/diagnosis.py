@@ -1,5 +1,6 @@
 """Inspects a database, and explains to an operator why the database cannot be used."""
 
+import os
 import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,6 +46,7 @@ _EXPLANATIONS: Final[tuple[tuple[type[BaseException], str], ...]] = (  # subclas
 _NO_TLS: Final = "rejected SSL upgrade"  # in asyncpg's message
 # By OpenSSL's reason
 _CA_FIX: Final = "write sslrootcert=FILE with the certificate of the server's CA"
+_CA_VARIABLES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # OpenSSL reads them
 _CERTIFICATE_FIXES: Final = {
     "expired": "renew the server's certificate",
     "not yet valid": "check the clock of this machine",
@@ -213,6 +215,8 @@ def _explain_tls(failure: ssl.SSLError) -> str:
         return f"TLS with the server fails ({failure.reason}): check host, port and sslmode"
     reason = failure.verify_message.rstrip(".")
     fix = next((fix for text, fix in _CERTIFICATE_FIXES.items() if text in reason), _CA_FIX)
+    if fix is _CA_FIX and (names := [name for name in _CA_VARIABLES if os.environ.get(name)]):
+        fix += f", or correct {' and '.join(names)}"
     return f"the server's certificate is not valid for DATABASE_URL ({reason}): {fix}"
 
 

@@ -65,13 +65,17 @@ class Result:
 ok, info, warning, failure = (partial(Finding, level) for level in Level)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Setup:
-    """What is checked. ``clocks`` says how far the clocks of other machines are ahead."""
+    """What is checked, and what later checks need to know.
+
+    ``clocks`` says how far the clocks of other machines are ahead.
+    """
 
     settings: Settings
     invalid: Mapping[str, str]
     is_development: bool
+    has_usable_database: bool = False
     clocks: dict[str, timedelta] = field(default_factory=dict)
 
 
@@ -102,6 +106,7 @@ def run_checks(token: str | None = None) -> Sequence[Result]:
     checks = [
         _Check("settings", _settings),
         _Check("database", _database, ("DATABASE_",)),
+        _Check("schema", _schema, ("DATABASE_",)),
         _Check("tokens", _tokens, ("AUTH_", "BETTER_AUTH_")),
         _Check("clock", _clock),
         _Check("rate limits", _rate_limits, ("RATE_", "REDIS_")),
@@ -168,9 +173,13 @@ async def _database(setup: _Setup) -> AsyncIterator[Finding]:
         yield warning(
             "there is a pooler that DATABASE_URL does not show: add pgbouncer=true to its options"
         )
-    if not report.failures:
+    setup.has_usable_database = not report.failures
+
+
+async def _schema(setup: _Setup) -> AsyncIterator[Finding]:
+    if setup.has_usable_database:
         version = await check_schema(setup.settings)
-        yield ok(f"schema version {version}, row-level security {setup.settings.database_rls}")
+        yield ok(f"version {version}, row-level security {setup.settings.database_rls}")
 
 
 def _transport_problem(setup: _Setup) -> Iterator[str]:

@@ -30,7 +30,7 @@ PORT_MAX: Final = 65535
 _DOTENV: Final = ".env"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\\\s]+", re.IGNORECASE)
-_HOST_NAME: Final = re.compile(r"[a-z0-9_]([\w.-]*[a-z0-9_.])?", re.IGNORECASE | re.ASCII)
+_HOST_NAME: Final = re.compile(r"(?:[\w-]{1,63}\.)*[\w-]{1,63}\.?", re.ASCII)
 _HOST_WITH_PORT: Final = re.compile(r"(\[[0-9a-f:.]+\]|[\w.-]+):([0-9]{1,5})", re.IGNORECASE)
 _REDIS_URL: Final = re.compile(
     r"rediss?://([^/?#@\s]*@)?(\[[0-9a-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?(/[0-9]*)?(\?[^#@\s]*)?",
@@ -253,6 +253,15 @@ class Settings(BaseSettings):
             )
         return host
 
+    @field_validator("data_dir")
+    @classmethod
+    def _expand_home(cls, path: Path) -> Path:
+        """``~`` is the home directory, as in a shell, which expands no ``.env`` file."""
+        try:
+            return path.expanduser()
+        except RuntimeError:
+            raise ValueError("must not start with ~, because there is no home directory") from None
+
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
@@ -277,6 +286,10 @@ class Settings(BaseSettings):
 
         Raises ConfigurationError if the ``.env`` file cannot be read.
         """
+        if Path(_DOTENV).is_dir():  # Docker creates one for a bind mount of a missing file
+            raise ConfigurationError(
+                f"{_DOTENV} is a directory: replace it by a file, or remove it"
+            )
         try:
             return cls(), {}
         except ValidationError as invalid:

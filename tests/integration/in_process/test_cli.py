@@ -277,8 +277,8 @@ class TestDoctor:
         result = todo_api("doctor", **settings)
         failures = doctor_lines(result, "BAD")
         assert result.returncode == 1
-        assert failures.keys() == {"database", "tokens"}
-        assert "run `todo-api migrate`" in failures["database"]
+        assert failures.keys() == {"schema", "tokens"}
+        assert "run `todo-api migrate`" in failures["schema"]
         assert "http://127.0.0.1:1/api/auth/jwks: nothing listens" in failures["tokens"]
 
     def test_says_what_serve_needs(self, todo_api: Command) -> None:

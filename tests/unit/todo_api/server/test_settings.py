@@ -139,6 +139,10 @@ class TestDotenvFile:
         Path(".env").write_text("AUTH_ISSUER=müller\n", encoding)
         assert settings_error() == ".env is not UTF-8 text: save it as UTF-8"
 
+    def test_that_is_a_directory_is_an_error(self) -> None:
+        Path(".env").mkdir()
+        assert settings_error().startswith(".env is a directory: ")
+
     @pytest.mark.skipif(sys.platform != "linux", reason="it needs /proc")
     def test_that_cannot_be_read_is_an_error(self) -> None:
         Path(".env").symlink_to("/proc/self/mem")  # opens, but reading fails, also for root
@@ -157,6 +161,8 @@ class TestAnInvalidValue:
             ("HOST", "http://0.0.0.0"),
             ("HOST", "10.0.0.0/8"),
             ("HOST", "my host"),
+            ("HOST", f"{'a' * 64}.example"),
+            ("DATA_DIR", "~no.such.user/x"),
             ("METRICS", "65536"),
             ("METRICS", "9090.5"),
             ("METRICS", "127.0.0.1:9090"),
@@ -229,7 +235,9 @@ class TestAnInvalidValue:
         monkeypatch.setenv(variable, text)
         (line,) = settings_error().splitlines()
         assert line.startswith(f"{variable} must ")
-        is_hidden = variable == "REDIS_URL" or any(sign in text for sign in "@?#")
+        is_hidden = variable == "REDIS_URL" or any(
+            sign in text for sign in ("@", "?", "#", "a" * 64)
+        )
         assert (f", not {text!r}" in line) != is_hidden
         assert "hunter2" not in line
 
@@ -332,6 +340,7 @@ class TestASpelling:
             ("METRICS", "' 9090 '", 9090),
             ("HOST", "[::1]", "::1"),
             ("HOST", "localhost", "localhost"),
+            ("DATA_DIR", "~/todo", Path("~/todo").expanduser()),
             ("PORT", " 8001 ", 8001),
             ("PORT", '"8001"', 8001),
             ("PORT", '""', 8000),
