@@ -21,6 +21,7 @@ from todo_api.middleware.path_aliases import PathAliasMiddleware
 from todo_api.middleware.request_log import RequestLogMiddleware
 from todo_api.openapi import DocumentedApp
 from todo_api.routes import batch, bulk, docs, health, me, metrics, sync, tasks
+from todo_api.shutdown import stopping_event
 from todo_api.tracing import stop_tracing, telemetry
 
 _DESCRIPTION: Final = (
@@ -62,6 +63,7 @@ def create_app(
                 "adapters": adapters,
                 "metrics": app_metrics,
                 "readiness": health.Readiness(adapters.checks),
+                "stopping": stopping_event(),
                 "timeouts": timeouts,
             }
         await stop_tracing(tracing)

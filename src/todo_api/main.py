@@ -32,7 +32,6 @@ from todo_api.server.settings import (
     not_value,
     translate_value_errors,
 )
-from todo_api.server.shutdown import with_stopping_event
 from todo_domain.ports import TokenVerifier
 
 # The variable of each rate limit
@@ -71,9 +70,8 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
         concurrency=settings.max_concurrent_requests,
         shows_metrics=settings.metrics == "on",
     )
-    service = with_stopping_event(api)
     proxies = settings.forwarded_allow_ips
-    return behind_proxies(service, proxies) if proxies else service
+    return behind_proxies(api, proxies) if proxies else api
 
 
 def validate_for_production(settings: Settings) -> None:

@@ -12,11 +12,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from todo_api.server import granian
 from todo_api.server.settings import Settings
-from todo_api.server.shutdown import with_stopping_event
+from todo_api.shutdown import stopping_event
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
+        scope["state"]["stopping"] = stopping_event()
         await _run_lifespan(receive, send)
     elif scope["method"] == "POST":
         while (await receive()).get("more_body"):
@@ -43,7 +44,7 @@ async def _send(send: Send, status: int, body: bytes, *, more_body: bool = False
 def load_app() -> ASGIApp:
     if "fail" in sys.argv:
         raise SystemExit(1)
-    return with_stopping_event(app)
+    return app
 
 
 if __name__ == "__main__":
