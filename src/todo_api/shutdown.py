@@ -1,4 +1,4 @@
-"""Tells responses that do not end by themselves when the process has to stop."""
+"""The event by which responses that do not end by themselves learn that the process stops."""
 
 import asyncio
 import signal

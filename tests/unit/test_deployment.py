@@ -17,7 +17,7 @@ import yaml
 
 from todo_api.cli import commands
 from todo_api.routes import health
-from todo_api.server import granian
+from todo_api.server import processes
 from todo_api.server.settings import Settings
 
 ROOT: Final = Path(__file__).parents[2]
@@ -148,7 +148,7 @@ def test_whatever_stops_the_service_waits_longer_than_it_takes() -> None:
         ],
     }
     assert [
-        name for name, seconds in waits.items() if int(seconds) <= granian.SHUTDOWN_TIMEOUT
+        name for name, seconds in waits.items() if int(seconds) <= processes.SHUTDOWN_TIMEOUT
     ] == []
 
 

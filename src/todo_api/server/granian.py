@@ -9,32 +9,33 @@ import signal
 import socket
 import sys
 import time
-from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.resource_tracker import ensure_running as start_resource_tracker
-from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
 from threading import Thread
-from typing import Any, Final
+from typing import Final
 
 import structlog
-from granian import _signals
-from granian._granian import WorkerSignal
 from granian.constants import HTTPModes, Interfaces, RuntimeModes
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
-from granian.server.mp import MPServer
 from prometheus_client import start_http_server
 from starlette.types import ASGIApp
 
 from todo_api.metrics import MULTIPROCESS_DIR, all_workers_registry
 from todo_api.server.logs import library_logs
+from todo_api.server.processes import (
+    POLL_INTERVAL,
+    SHUTDOWN_TIMEOUT,
+    Server,
+    blocked_signals,
+    handle_signals_of_worker,
+)
 from todo_api.server.settings import ConfigurationError, Settings
 from todo_api.server.stalled_requests import close_stalled_requests
 
-SHUTDOWN_TIMEOUT: Final = 8  # seconds for accepted requests to finish after SIGTERM
 RESPAWN_INTERVAL: Final = 10.0  # seconds for a new worker to start before the old one stops
 GC_THRESHOLD: Final = 10_000  # generation 0; the default of 700 collects too often here
 RUNTIME_THREADS: Final = 2  # per worker; while one waits for the GIL, the other reads requests
@@ -42,7 +43,6 @@ REQUEST_TIMEOUT: Final = 30.0  # seconds from the first byte to the response; a 
 HEADER_BUFFER: Final = 64 * 1024  # bytes
 MAX_CONNECTIONS: Final = 8192  # per worker; many, so that idle connections do not block others
 CONNECT_TIMEOUT: Final = 2.0  # seconds
-POLL_INTERVAL: Final = 0.05  # seconds
 
 _log = structlog.get_logger()
 
@@ -69,12 +69,11 @@ def serve(
     check_port_free(settings.host, settings.port)
     ignores_sighup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     with _worker_metrics(settings):
-        server = _server(settings)
+        watch = Thread(target=_call_when_listening, args=(settings, when_ready), daemon=True)
+        server = _server(settings, watch.start)
         if stop_on_sighup:
             on_sighup = signal.SIG_IGN if ignores_sighup else server.signal_handler_interrupt
             server.on_startup(partial(signal.signal, signal.SIGHUP, on_sighup))
-        watch = Thread(target=_call_when_listening, args=(settings, when_ready), daemon=True)
-        server.on_startup(watch.start)
         server.on_shutdown(partial(_log.info, "service.stopped"))
         server.serve(target_loader=_AppLoader(settings.port, load_app), wrap_loader=False)
 
@@ -93,9 +92,10 @@ def reachable_host(host: str) -> str:
     return "localhost" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
 
 
-def _server(settings: Settings) -> "_Server":
-    return _Server(
+def _server(settings: Settings, when_spawned: Callable[[], None]) -> Server:
+    return Server(
         "todo_api.main:app",
+        when_spawned=when_spawned,  # not before: a forked worker must not inherit held locks
         address=_address(settings.host)[1],
         port=settings.port,
         interface=Interfaces.ASGI,
@@ -129,7 +129,7 @@ def _worker_metrics(settings: Settings) -> Iterator[None]:
     with _temporary_directory() as directory:
         os.environ[MULTIPROCESS_DIR] = directory
         multiprocessing.set_start_method("spawn")
-        with _blocked_signals():
+        with blocked_signals():
             start_resource_tracker()  # SIGHUP would end it; it ignores SIGINT and SIGTERM
         if isinstance(settings.metrics, int):
             check_port_free(settings.host, settings.metrics)
@@ -147,102 +147,6 @@ def _temporary_directory() -> TemporaryDirectory[str]:
         ) from None
 
 
-class _Event:
-    """An event whose ``set`` can run in a signal handler. ``wait`` can return once too often.
-
-    threading.Event holds a lock in ``set`` and ``wait``: a signal handler that interrupts one of
-    them and calls ``set`` waits for this lock for ever.
-    """
-
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[None] = SimpleQueue()  # its ``put`` is reentrant
-
-    def set(self) -> None:
-        self._queue.put(None)
-
-    def wait(self, timeout: float | None = None) -> None:
-        with suppress(Empty):
-            self._queue.get(timeout=timeout)
-
-    def clear(self) -> None:
-        """Do nothing: ``wait`` takes back one ``set``."""
-
-
-class _Times(dict[int, float]):
-    """When each worker was replaced. Granian stops if one fails soon after that.
-
-    Granian clears the times before it replaces another worker. Two workers that fail in turn would
-    be replaced for ever.
-    """
-
-    def clear(self) -> None:
-        """Keep the times."""
-
-
-# Granian's own type hints are incomplete.
-_Worker = Any
-_Target = Any
-
-
-class _Server(MPServer):
-    """Granian whose workers get only SIGTERM, and which can stop during a renewal."""
-
-    def __init__(self, target: str, **options: Any) -> None:  # noqa: ANN401 - Granian's options
-        super().__init__(target, **options)
-        self.main_loop_interrupt: Any = _Event()
-        self.respawned_wrks = _Times()
-
-    def _spawn_workers(self, spawn_target: _Target, target_loader: _Target) -> None:
-        self.wrks += [
-            self._start_worker(index, spawn_target, target_loader) for index in range(self.workers)
-        ]
-
-    def _respawn_workers(
-        self, workers: list[int], spawn_target: _Target, target_loader: _Target, delay: float = 0
-    ) -> None:
-        """Replace workers one by one. Stops at SIGTERM, unlike Granian's own method."""
-        for index in workers:
-            old: _Worker = self.wrks[index]
-            self.respawned_wrks[index] = time.monotonic()
-            self.wrks[index] = self._start_worker(index, spawn_target, target_loader)
-            self._wait(delay, old)
-            old.terminate()
-            self._wait(SHUTDOWN_TIMEOUT, old)
-            if self.interrupt_signal:
-                self.wrks.append(old)  # it is stopped with the others
-                break
-            old.kill()
-        self.main_loop_interrupt.set()  # _wait has consumed events that are not handled yet
-
-    def _start_worker(self, index: int, spawn_target: _Target, target_loader: _Target) -> _Worker:
-        worker: _Worker = self._spawn_worker(index, spawn_target, target_loader)
-        with _blocked_signals():
-            worker.start()
-        return worker
-
-    def _wait(self, seconds: float, worker: _Worker) -> None:
-        """Wait until the time is over, the worker has ended or the server has to stop."""
-        deadline = time.monotonic() + seconds
-        while worker.is_alive() and not self.interrupt_signal and time.monotonic() < deadline:
-            self.main_loop_interrupt.wait(POLL_INTERVAL)
-
-
-@contextmanager
-def _blocked_signals() -> Iterator[None]:
-    """Start processes with these signals blocked.
-
-    A worker unblocks SIGTERM when it can handle it. SIGINT and SIGHUP remain blocked: the main
-    process turns both into SIGTERM, and a terminal sends them to the workers too.
-    """
-    before = signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-    )
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class _AppLoader:
     """Loads the app in a worker.
 
@@ -255,9 +159,7 @@ class _AppLoader:
         self._main_pid = os.getpid()
 
     def __call__(self) -> ASGIApp:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there are no connections yet
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        _signals.set_loop_signals = _handle_sigterm_once
+        handle_signals_of_worker()
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != self._main_pid:  # the main process died before prctl
@@ -268,23 +170,6 @@ class _AppLoader:
         gc.freeze()  # the app lives as long as the worker: garbage collections need not scan it
         gc.set_threshold(GC_THRESHOLD)
         return app
-
-
-def _handle_sigterm_once(loop: AbstractEventLoop) -> WorkerSignal:
-    """Stop the worker at the first SIGTERM.
-
-    Granian's own function stops it at each SIGTERM. ``WorkerSignal.set`` blocks the process for
-    ever when it is called for the third time.
-    """
-    stop = WorkerSignal()
-    calls = iter([stop.set])
-
-    def stop_once() -> None:
-        for call in calls:
-            call()
-
-    loop.add_signal_handler(signal.SIGTERM, stop_once)
-    return stop
 
 
 def check_port_free(host: str, port: int) -> None:

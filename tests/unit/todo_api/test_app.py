@@ -96,6 +96,7 @@ class TestLifespan:
     async def test_responses_can_wait_until_the_process_has_to_stop(self) -> None:
         app = create_app(RecordedAdapters().adapters)
         async with app.router.lifespan_context(app) as state:
+            assert state
             assert not state["stopping"].is_set()
 
     async def test_the_app_does_not_start_if_its_adapters_cannot_be_opened(self) -> None:
