@@ -106,9 +106,11 @@ async def count_requests(request: Request, actor: Principal, count: int) -> None
 
 def _log_rejection(rejected: TokenRejected) -> None:
     """Log why a token was rejected. Each token of a frontend expires, so that is no warning."""
-    is_routine = rejected.code is TokenErrorCode.EXPIRED
-    log = _log.info if is_routine else _log.warning
-    log("auth.rejected", code=rejected.code, reason=rejected.reason)
+    fields = {"code": rejected.code, "reason": rejected.reason}
+    if rejected.code is TokenErrorCode.EXPIRED:
+        _log.info("auth.rejected", **fields)
+    else:
+        _log.warning("auth.rejected", **fields)
 
 
 def _mistake(path_user_id: str) -> str | None:

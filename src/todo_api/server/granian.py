@@ -74,8 +74,12 @@ def serve(
         if stop_on_sighup:
             on_sighup = signal.SIG_IGN if ignores_sighup else server.signal_handler_interrupt
             server.on_startup(partial(signal.signal, signal.SIGHUP, on_sighup))
-        server.on_shutdown(partial(_log.info, "service.stopped"))
+        server.on_shutdown(_log_stop)
         server.serve(target_loader=_AppLoader(settings.port, load_app), wrap_loader=False)
+
+
+def _log_stop() -> None:
+    _log.info("service.stopped")
 
 
 def _call_when_listening(settings: Settings, callback: Callable[[], None]) -> None:
