@@ -264,8 +264,10 @@ def _operation(
 def _log_counts(batch: Batch, result: BatchResult) -> None:
     kinds = Counter(type(operation).__name__ for operation in batch.operations)
     refused = sum(outcome.refusal is not None for outcome in result.outcomes)
-    event = "batch.applied" if result.is_applied else "batch.rejected"
-    _log.info(event, operations=dict(kinds), refused=refused)
+    if result.is_applied:
+        _log.info("batch.applied", operations=dict(kinds), refused=refused)
+    else:
+        _log.info("batch.rejected", operations=dict(kinds), refused=refused)
 
 
 def _refusals(result: BatchResult) -> Iterator[FieldError]:

@@ -328,7 +328,7 @@ SHARED_SECRET_REASONS: Final = {RejectionReason.LIFETIME}
 REJECTED_INPUT: Final[dict[str, tuple[str, dict[str, Any], list[str]]]] = {
     "malformed_json": ("POST /api/tasks", {"content": b"{secret"}, []),
     "bad_cursor": ("GET /api/tasks?cursor=secret", {}, []),
-    "filter_required": ("DELETE /api/tasks?q=secret", {}, []),
+    "filter_required": ("DELETE /api/tasks?secret=secret", {}, []),
     "bad_request": ("POST /api/tasks", {"headers": {"Idempotency-Key": "sec ret"}}, []),
     "not_acceptable": ("GET /api/me", {"headers": {"Accept": "secret/*"}}, []),
     "body_too_large": ("POST /api/tasks", {"content": b"secret" * 200_000}, []),
