@@ -21,7 +21,8 @@ class TaskRepository(Protocol):
     """Stores tasks. Each call is atomic, and durable once it has returned.
 
     A call reads and changes only the tasks of the owner that it names. Every call may raise
-    DatabaseUnavailable, or Overloaded if it was refused before it changed anything.
+    DatabaseUnavailable, or Overloaded if it was refused before it changed anything, or InvalidTask
+    for a text with a character that the storage does not have.
 
     A write that alters tasks takes the owner's next change number and stores it in the tasks. A
     write that alters nothing takes no number. When change n + 1 can be read, every change up to n

@@ -2,7 +2,7 @@
 
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, bindparam, case, func, literal_column, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from todo_adapters.postgres.tables import TASKS
@@ -16,9 +16,14 @@ def folded(name: str, columns: Any) -> ColumnElement[Any]:  # noqa: ANN401
 
 
 def _has_tags() -> ColumnElement[bool]:
-    """Whether the task has all wanted tags, in any canonically equivalent spelling."""
+    """Whether the task has all wanted tags, in any canonically equivalent spelling.
+
+    PostgreSQL can normalize only in UTF-8. In other encodings, tags are compared as they are.
+    """
     tag = func.unnest(TASKS.c.tags).column_valued("tag")
-    spellings = select(func.array_agg(func.normalize(tag))).scalar_subquery()
+    normalized = select(func.array_agg(func.normalize(tag))).scalar_subquery()
+    is_utf8 = func.getdatabaseencoding() == literal_column("'UTF8'")
+    spellings = case((is_utf8, normalized), else_=TASKS.c.tags)
     return spellings.op("@>", is_comparison=True)(bindparam("wanted_tags", type_=TASKS.c.tags.type))
 
 

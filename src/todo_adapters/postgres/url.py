@@ -116,6 +116,11 @@ class DatabaseUrl:
         return is_public(self._host)
 
     @property
+    def is_direct(self) -> bool:
+        """Whether the host shows that there is no transaction pooler: Neon's, without -pooler."""
+        return self._host.endswith(_NEON_DOMAINS) and not self.via_pooler
+
+    @property
     def _host(self) -> str:
         return self.url.host or str(self.url.query["host"])
 

@@ -38,10 +38,13 @@ _Call = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds that a client has to send a body, and that an endpoint has to return a response."""
+    """Seconds that a client has to send a body, and that an endpoint has to return a response.
+
+    An endpoint may wait until a serverless database has started. A balancer waits for 30 s or more.
+    """
 
     body: float = 20.0
-    endpoint: float = 4.0
+    endpoint: float = 13.0
 
 
 async def within(seconds: float, work: Awaitable[_Result]) -> _Result:

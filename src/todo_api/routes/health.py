@@ -18,6 +18,8 @@ from todo_domain.errors import TodoError
 router = APIRouter(prefix="/health", tags=["health"], route_class=PublicRoute)
 _log = structlog.get_logger()
 
+CHECK_TIMEOUT: Final = 4.0  # seconds, because a probe waits for 5 s (deploy/kubernetes)
+
 
 class Health(TypedDict):
     """The service is healthy."""
@@ -76,8 +78,9 @@ class Readiness:
 
 async def _passes(part: str, check: ReadinessCheck) -> bool:
     try:
-        await check()
-    except TodoError as error:
+        async with asyncio.timeout(CHECK_TIMEOUT):
+            await check()
+    except (TodoError, TimeoutError) as error:
         _log.warning("health.not_ready", part=part, reason=type(error).__name__)
         return False
     return True

@@ -25,9 +25,10 @@ from support.tasks import HOSTILE_TEXTS, OPTIONAL_MEMBERS
 from todo_adapters.jose.development import DevelopmentIssuer
 from todo_adapters.jose.key_sets import RemoteKeySet
 from todo_adapters.jose.verifiers import JwksTokenVerifier, SharedSecretTokenVerifier
-from todo_adapters.postgres.database import Database
+from todo_adapters.postgres.database import Database, Timeouts
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl
+from todo_api.http.routing import Timeouts as RequestTimeouts
 from todo_domain.ports import TaskRepository, TokenVerifier
 
 Json = Any
@@ -332,6 +333,10 @@ class TestErrors:
         for answer in answers:
             is_the_problem(answer, 503, "database_unavailable")
             assert int(answer.headers["Retry-After"]) > 0
+
+    def test_a_request_may_last_until_a_suspended_database_has_started(self) -> None:
+        database = Timeouts()
+        assert RequestTimeouts().endpoint > database.connect + database.statement
 
     async def test_while_no_keys_can_be_had_are_503_and_never_401(self, service: Service) -> None:
         keys = RemoteKeySet(NOBODY_LISTENS, ("EdDSA",))

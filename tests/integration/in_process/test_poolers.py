@@ -8,22 +8,25 @@ import os
 import sys
 from asyncio import Barrier, Event
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from support.ports import own_address
-from support.postgres.faults import Network, Server, network_to, server_in
+from support.postgres.faults import USER, Network, Server, network_to, server_in
 from support.postgres.pgbouncer import PORT, Certificate, operators_url, pgbouncer_before
 from support.service import PATIENCE, Sandbox
 from support.tasks import LATER, a_task
-from todo_adapters.postgres.database import Database
+from todo_adapters.postgres.database import Database, Statement
+from todo_adapters.postgres.schema import migrate
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import parse_database_url
 from todo_domain.errors import TaskNotFound
@@ -36,6 +39,10 @@ USERS: Final = 20  # in each process, more than it has connections
 CONNECTIONS: Final = 10  # of each process; PgBouncer has fewer for all processes together
 OTHER_POOLER_PORT: Final = 6543
 STARTED: Final = b"Every user has used a task.\n"
+
+SETTINGS: Final = Statement(
+    "SELECT current_setting('transaction_isolation'), current_setting('synchronous_commit')", ()
+)
 
 OnTask = Callable[[TaskRepository, Task], Awaitable[object]]
 CALLS: Final[dict[str, OnTask]] = {
@@ -117,7 +124,10 @@ async def worker(url: str) -> AsyncIterator[Process]:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route to the database, with a second URL through a network that counts round trips."""
+    """A route to the database, with a second URL through a network that counts round trips.
+
+    ``via_pooler`` says whether the URL shows a pooler.
+    """
 
     url: str
     via_pooler: bool
@@ -142,20 +152,50 @@ async def direct(server: Server, sandbox: Sandbox) -> AsyncIterator[Route]:
 
 
 @pytest.fixture(scope="module")
-async def via_pooler(server: Server, sandbox: Sandbox) -> AsyncIterator[Route]:
-    """PgBouncer; TLS passes through the network unchanged."""
+def pooler(server: Server, sandbox: Sandbox) -> Iterator[Certificate]:
+    """PgBouncer at the host of this certificate."""
     certificate = Certificate.issued(sandbox.root / "pooler", own_address())
-    connect = partial(asyncio.open_connection, certificate.host, PORT)
-    with pgbouncer_before(server, certificate) as pooler:
-        async with network_to(connect, certificate.host, OTHER_POOLER_PORT) as network:
-            yield Route(pooler.url, True, network, operators_url(certificate, network.port))
+    with pgbouncer_before(server, certificate):
+        yield certificate
 
 
-@pytest.fixture(params=["direct", "via_pooler"])
+@pytest.fixture(scope="module")
+async def via_pooler(pooler: Certificate) -> AsyncIterator[Route]:
+    """PgBouncer; TLS passes through the network unchanged."""
+    connect = partial(asyncio.open_connection, pooler.host, PORT)
+    async with network_to(connect, pooler.host, OTHER_POOLER_PORT) as network:
+        yield Route(operators_url(pooler, PORT), True, network, operators_url(pooler, network.port))
+
+
+@pytest.fixture(scope="module")
+async def via_hidden_pooler(pooler: Certificate) -> AsyncIterator[Route]:
+    """PgBouncer at PostgreSQL's own port."""
+    connect = partial(asyncio.open_connection, pooler.host, PORT)
+    async with network_to(connect, pooler.host, 5432) as network:
+        url = operators_url(pooler, network.port)
+        yield Route(url, False, network, url)
+
+
+@pytest.fixture(params=["direct", "via_pooler", "via_hidden_pooler"])
 def route(request: pytest.FixtureRequest) -> Route:
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Route)
     return found
+
+
+@pytest.fixture
+async def isolated(server: Server, request: pytest.FixtureRequest) -> str:
+    """The name of a migrated database with another isolation level, and without durability."""
+    name = f"isolated_{uuid4().hex}"
+    await server.fetch(f"CREATE DATABASE {name} OWNER {USER}")
+    await migrate(
+        parse_database_url(urlsplit(server.url)._replace(path=f"/{name}").geturl()), role=USER
+    )
+    await server.fetch(
+        f"ALTER DATABASE {name} SET default_transaction_isolation = '{request.param}'"
+    )
+    await server.fetch(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    return name
 
 
 async def add_columns(server: Server) -> None:
@@ -201,5 +241,50 @@ async def test_a_call_takes_one_round_trip_before_and_after_columns_are_added(
     assert (before, after) == (1, 1)
 
 
+async def test_a_pooler_that_the_url_does_not_show_is_reported_once(
+    via_hidden_pooler: Route,
+) -> None:
+    with capture_logs() as log:
+        database = Database(parse_database_url(via_hidden_pooler.url), pool_size=2)
+        await asyncio.gather(*(database.check() for _ in range(4)))
+        await database.close()
+    assert [entry["event"] for entry in log] == ["database.pooler_detected"]
+    assert "pgbouncer=true" in log[0]["hint"]
+
+
+@pytest.mark.parametrize("isolated", ["repeatable read", "serializable"], indirect=True)
+async def test_concurrent_edits_succeed_and_are_durable_whatever_the_database_sets(
+    route: Route, isolated: str
+) -> None:
+    database_url = parse_database_url(route.url.replace("/todo?", f"/{isolated}?"))
+    database = Database(database_url, pool_size=CONNECTIONS)
+    tasks = PostgresTaskRepository(database)
+    task = await tasks.add(a_task())
+    titles = [f"Title {number}" for number in range(20)]
+    await asyncio.gather(
+        *(tasks.change("ada", task.id, now=LATER, title=title) for title in titles),
+        *(tasks.add(a_task()) for _ in titles),
+        *(tasks.find("ada", TaskQuery()) for _ in titles),
+    )
+    assert (await tasks.get("ada", task.id)).version == 1 + len(titles)
+    assert [tuple(row) for row in await database.fetch(SETTINGS)] == [("read committed", "on")]
+    await database.close()
+
+
+@pytest.mark.parametrize("isolated", ["repeatable read"], indirect=True)
+async def test_settings_that_cost_round_trips_behind_a_pooler_are_reported_once(
+    via_pooler: Route, isolated: str
+) -> None:
+    with capture_logs() as log:
+        database_url = parse_database_url(via_pooler.url.replace("/todo?", f"/{isolated}?"))
+        database = Database(database_url, pool_size=2)
+        await asyncio.gather(*(database.check() for _ in range(4)))
+        await database.close()
+    assert [entry["event"] for entry in log] == ["database.configuration"]
+
+
 if __name__ == "__main__":
-    asyncio.run(work(os.environ["DATABASE_URL"]))
+    with capture_logs() as log:
+        asyncio.run(work(os.environ["DATABASE_URL"]))
+    if {entry["event"] for entry in log} - {"database.pooler_detected"}:
+        sys.exit(str(log))

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from support.postgres.round_trips import PostgresProxy, proxy_before
 from support.tasks import COMPLETED, LATER, a_task
-from todo_adapters.postgres.database import Database, Statement, Timeouts
+from todo_adapters.postgres.database import Database, Fetch, Statement, Timeouts
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_domain.errors import (
@@ -175,14 +175,17 @@ class TestPool:
             assert await first == 1
             assert await echo(database, 3) == 3
 
-    async def test_limits_the_prepared_statements_of_a_connection_behind_a_pooler(
-        self, proxy: PostgresProxy
+    @pytest.mark.parametrize("is_pooled", [False, True])
+    async def test_limits_the_prepared_statements_of_a_connection(
+        self, proxy: PostgresProxy, *, is_pooled: bool
     ) -> None:
-        database = Database(via_pooler(proxy.address), pool_size=1, max_prepared_statements=1)
+        database_url = replace(proxy.address, via_pooler=is_pooled)
+        database = Database(database_url, pool_size=1, max_prepared_statements=1)
+        close = 0 if is_pooled else 1  # a statement without a name is replaced
         await echo(database, 1)
         assert await proxy.cost(echo(database, 2)) == 1
-        assert await proxy.cost(backend(database)) == 2
-        assert await proxy.cost(echo(database, 3)) == 2
+        assert await proxy.cost(backend(database)) == 2 + close
+        assert await proxy.cost(echo(database, 3)) == 2 + close
         await database.close()
 
     async def test_survives_calls_that_are_cancelled_while_they_run(
@@ -270,6 +273,38 @@ class TestFailure:
             proxy.thaw()
             assert await echo(database, 2) == 2
 
+    async def test_of_a_server_that_needs_time_to_start_is_no_failure_for_any_call(
+        self, proxy: PostgresProxy
+    ) -> None:
+        timeouts = Timeouts(acquire=0.0)  # a running statement may keep its connection for as long
+        async with connected(proxy.address, timeouts=timeouts) as database:
+            proxy.freeze()
+            calls = [asyncio.create_task(echo(database, number)) for number in range(3)]
+            await proxy.message_held()
+            proxy.thaw()
+            assert await asyncio.gather(*calls) == [0, 1, 2]
+
+    async def test_of_a_server_that_responded_lately_is_reported_sooner_than_of_others(
+        self, proxy: PostgresProxy
+    ) -> None:
+        async with connected(proxy.address, timeouts=Timeouts(reconnect=SHORT)) as database:
+            await database.check()
+            await proxy.disconnect()
+            proxy.freeze()
+            with pytest.raises(DatabaseUnavailable, match="TimeoutError"):
+                await asyncio.wait_for(echo(database, 1), DEFAULTS.connect)
+            proxy.thaw()
+
+    async def test_of_a_server_is_reported_after_the_time_that_the_url_allows_to_connect(
+        self, proxy: PostgresProxy
+    ) -> None:
+        address = replace(proxy.address, connect_timeout=1)
+        async with connected(address) as database:
+            proxy.freeze()
+            with pytest.raises(DatabaseUnavailable, match="TimeoutError"):
+                await asyncio.wait_for(echo(database, 1), DEFAULTS.connect)
+            proxy.thaw()
+
     async def test_of_a_server_that_does_not_connect_in_time_is_reported_until_it_does(
         self, proxy: PostgresProxy
     ) -> None:
@@ -303,6 +338,42 @@ class TestFailure:
         async with connected(empty_database) as database:
             with pytest.raises(DatabaseUnavailable):
                 await PostgresTaskRepository(database).find("ada", TaskQuery())
+
+    async def test_of_a_prepared_statement_that_is_gone_changes_to_statements_without_a_name(
+        self, address: DatabaseUrl
+    ) -> None:
+        async with connected(address) as database:
+            await echo(database, 1)
+            with capture_logs() as logs:
+                await database.fetch(Statement("DEALLOCATE ALL", ()))
+                assert await echo(database, 2) == 2
+                await database.fetch(Statement("DEALLOCATE ALL", ()))
+                assert await echo(database, 3) == 3
+        assert [entry["event"] for entry in logs] == ["database.pooler_detected"]
+
+    async def test_of_one_statement_repeats_the_whole_transaction(
+        self, address: DatabaseUrl
+    ) -> None:
+        calls = 0
+
+        async def work(fetch: Fetch) -> int:
+            nonlocal calls
+            calls += 1
+            await fetch(BACKEND)
+            ((number,),) = await fetch(ECHO, number=calls)
+            return int(number)
+
+        async with connected(address) as database:
+            await echo(database, 1)
+            await database.fetch(Statement("DEALLOCATE ALL", ()))
+            assert await database.transact("ada", work) == 2
+
+    async def test_of_a_plan_whose_columns_have_changed_is_repeated(self, single: Database) -> None:
+        everything = Statement("SELECT * FROM changing", ())
+        await single.fetch(Statement("CREATE TEMPORARY TABLE changing AS SELECT 1 AS a", ()))
+        assert [tuple(row) for row in await single.fetch(everything)] == [(1,)]
+        await single.fetch(Statement("ALTER TABLE changing ADD b text DEFAULT 'new'", ()))
+        assert [tuple(row) for row in await single.fetch(everything)] == [(1, "new")]
 
     async def test_of_our_sql_is_raised_as_it_is_and_keeps_the_connection(
         self, single: Database

@@ -10,6 +10,7 @@ from structlog.typing import EventDict
 
 from support.http_client import client, served
 from todo_api.dependencies import ReadinessCheck
+from todo_api.routes import health
 from todo_domain.errors import AuthKeysUnavailable, DatabaseUnavailable, Overloaded, TodoError
 
 
@@ -86,6 +87,18 @@ class TestReady:
         assert response.json()["detail"] == "; ".join(
             f"{part}: does not respond" for part in failing
         )
+
+    @pytest.mark.usefixtures("log")
+    async def test_readiness_does_not_wait_for_a_check_without_an_end(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def check() -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(health, "CHECK_TIMEOUT", 0.01)
+        async with client_of({"database": check}) as stranger:
+            response = await stranger.get("/health/ready")
+        assert (response.status_code, response.json()["code"]) == (503, "not_ready")
 
     async def test_the_reason_of_a_failed_check_is_in_the_log_only(
         self, log: list[EventDict]
