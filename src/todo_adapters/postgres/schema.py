@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from todo_adapters.postgres.connections import DIALECT
 from todo_adapters.postgres.row_security import configure_rls, find_rls_problem
 from todo_adapters.postgres.tables import SCHEMA, SYNC
 from todo_adapters.postgres.url import DatabaseUrl
@@ -28,7 +29,7 @@ LOCK_INTERVAL: Final = 0.5  # seconds between two attempts to take the lock of m
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 LOCK_ATTEMPTS: Final = 60  # of a migration, each of which waits a second for a lock
 
-CONNECT_TIMEOUT: Final = 5.0  # seconds: a serverless database may have to start first
+CONNECT_TIMEOUT: Final = 15.0  # seconds: a serverless database may have to start first
 
 _Result = TypeVar("_Result")
 
@@ -89,18 +90,35 @@ async def rls_problem(database_url: DatabaseUrl, *, rls_enabled: bool) -> str | 
     )
 
 
+async def encoding_problem(database_url: DatabaseUrl) -> str | None:
+    """Why the database's encoding is unsuitable, and what to do; None if all is well."""
+    encoding = await _with_connection(
+        database_url,
+        lambda connection: connection.execute(text("SELECT getdatabaseencoding()")).scalar_one(),
+    )
+    if encoding == "UTF8":
+        return None
+    name = DIALECT.identifier_preparer.quote(f"{database_url.url.database}_utf8")
+    return (
+        f"the database's encoding is {encoding}, which cannot store every text: create another "
+        f"database with CREATE DATABASE {name} ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0, "
+        "and use it in DATABASE_URL"
+    )
+
+
 async def _lock_migrations(driver: Any) -> None:  # noqa: ANN401 - asyncpg has no types
     """Start a transaction that holds the lock of migrations until the connection is closed.
 
     A lock of the migrating connection would end with its first migration, and a lock of a session
     could outlive it behind a pooler. CREATE INDEX CONCURRENTLY waits for every older snapshot, so
-    this connection must not keep one: not by a long wait for the lock, and not by an open portal,
-    which a simple query does not leave behind.
+    this connection must not keep one: not by a long wait for the lock, not by another isolation
+    level, and not by an open portal, which a simple query does not leave behind.
     """
     while True:
         try:
             await driver.execute(
-                "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0;"
+                "BEGIN ISOLATION LEVEL READ COMMITTED;"
+                " SET LOCAL idle_in_transaction_session_timeout = 0;"
                 f" SET LOCAL lock_timeout = '100ms'; SELECT pg_advisory_xact_lock({_LOCK})"
             )
         except asyncpg.LockNotAvailableError:
@@ -147,8 +165,17 @@ async def _with_connection(
 
 @asynccontextmanager
 async def _engine(database_url: DatabaseUrl) -> AsyncIterator[AsyncEngine]:
-    connect_args = {"timeout": CONNECT_TIMEOUT, **database_url.connect_args}
-    engine = create_async_engine(database_url.url, connect_args=connect_args, poolclass=NullPool)
+    connect_args = {
+        "timeout": CONNECT_TIMEOUT,
+        **database_url.connect_args,
+        "statement_cache_size": 0,  # not every URL shows a pooler
+    }
+    engine = create_async_engine(
+        database_url.url,
+        connect_args=connect_args,
+        poolclass=NullPool,
+        isolation_level="READ COMMITTED",
+    )
     try:
         yield engine
     finally:
