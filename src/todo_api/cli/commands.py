@@ -104,6 +104,21 @@ def resync() -> None:
 
 
 @app.command()
+def purge() -> None:
+    """Purge the expired tasks and keys of all users.
+
+    It deletes tasks that were deleted RETENTION_DAYS ago, and idempotency keys. Run it daily with
+    the settings of `serve`. Requests purge only the rows of their own user, so the rows of users
+    who do not return would stay.
+    """
+    with _command_settings() as settings:
+        from todo_api.cli import database
+
+        purged = database.purge(database.with_running_database(settings))
+        typer.echo(f"Purged {purged.tasks} deleted tasks and {purged.keys} idempotency keys.")
+
+
+@app.command()
 def token(
     user: UserId,
     hours: Annotated[

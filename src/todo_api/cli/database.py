@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
+import structlog
 import typer
 from pydantic import SecretStr
 
@@ -12,10 +14,17 @@ from todo_adapters.embedded_postgres.server import (
     embedded_postgres,
     running_url,
 )
+from todo_adapters.postgres import purge as expiry
 from todo_adapters.postgres import schema
-from todo_adapters.postgres.diagnosis import translate_errors
+from todo_adapters.postgres.database import Database
+from todo_adapters.postgres.diagnosis import explain, translate_errors
+from todo_adapters.postgres.purge import Purged
 from todo_api.main import database_url
+from todo_api.server.logs import silence_logs
 from todo_api.server.settings import ConfigurationError, Settings
+from todo_domain.errors import DatabaseUnavailable
+
+_log = structlog.get_logger()
 
 
 @contextmanager
@@ -63,6 +72,12 @@ def resync(settings: Settings) -> None:
         asyncio.run(schema.start_epoch(database_url(settings)))
 
 
+def purge(settings: Settings) -> Purged:
+    """Purge what has expired, for all users. Raises ConfigurationError and DatabaseUnavailable."""
+    silence_logs()
+    return asyncio.run(_purge(settings))
+
+
 async def check_schema(settings: Settings) -> str:
     """The schema version of the database.
 
@@ -82,10 +97,35 @@ async def check_schema(settings: Settings) -> str:
     return revision
 
 
-async def _migrate(settings: Settings) -> tuple[str | None, str]:
+async def log_encoding_problem(settings: Settings) -> None:
+    """Log that the database cannot store every text, and what to do. Raises DatabaseUnavailable."""
     with translate_errors():
+        if problem := await schema.encoding_problem(database_url(settings)):
+            _log.warning("database.configuration", hint=problem)
+
+
+async def _purge(settings: Settings) -> Purged:
+    await check_schema(settings)
+    database = Database(database_url(settings), pool_size=1, rls_enabled=settings.rls_enabled)
+    try:
+        return await expiry.purge(
+            database,
+            now=datetime.now(UTC),
+            retention=timedelta(days=settings.retention_days),
+        )
+    except DatabaseUnavailable as error:
+        raise ConfigurationError(f"database: {explain(error)}") from None
+    finally:
+        await database.close()
+
+
+async def _migrate(settings: Settings) -> tuple[str | None, str]:
+    url = database_url(settings, direct=True)
+    with translate_errors():
+        if problem := await schema.encoding_problem(url):
+            raise ConfigurationError(problem)
         return await schema.migrate(
-            database_url(settings, direct=True),
+            url,
             rls_enabled=settings.rls_enabled,
             role=database_url(settings).url.username,
         )

@@ -7,7 +7,7 @@ from importlib.metadata import version
 import structlog
 import typer
 
-from todo_api.cli.database import check_schema
+from todo_api.cli.database import check_schema, log_encoding_problem
 from todo_api.main import build_app, database_url, validate_for_production
 from todo_api.server import granian
 from todo_api.server.settings import Settings
@@ -45,6 +45,7 @@ async def _check_database(settings: Settings) -> None:
     """
     try:
         await check_schema(settings)
+        await log_encoding_problem(settings)
     except TodoError as error:
         typer.echo(
             f"todo-api: {error}; starting anyway: requests get 503 until the database is available",

@@ -21,12 +21,14 @@ import asyncpg
 import pytest
 import structlog
 import typer
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from support.jose_tokens import key_set, signer
 from support.service import Sandbox, eventually, refusal
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_api.cli.commands import app
+from todo_api.cli.database import log_encoding_problem
 from todo_api.server.settings import Settings
 
 PASSWORD: Final = "hunter2-hunter2"
@@ -60,6 +62,17 @@ def todo_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Comman
 def database_url(server_url: str, empty_database: DatabaseUrl) -> str:
     """The URL of an empty database."""
     return urlsplit(server_url)._replace(path=f"/{empty_database.url.database}").geturl()
+
+
+@pytest.fixture(scope="module")
+def latin1_url(server_url: str) -> str:
+    """The URL of an empty database with another encoding."""
+    execute(
+        server_url,
+        "CREATE DATABASE latin1 ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C'"
+        " TEMPLATE template0",
+    )
+    return urlsplit(server_url)._replace(path="/latin1").geturl()
 
 
 @pytest.fixture
@@ -210,6 +223,51 @@ class TestMigrate:
     def test_reports_missing_privileges(self, todo_api: Command, url_with_password: str) -> None:
         error = refusal(todo_api("migrate", DATABASE_URL=url_with_password))
         assert "lacks a privilege" in error
+
+    def test_refuses_an_encoding_that_cannot_store_every_text(
+        self, todo_api: Command, latin1_url: str
+    ) -> None:
+        error = refusal(todo_api("migrate", DATABASE_URL=latin1_url))
+        assert "the database's encoding is LATIN1" in error
+        assert "CREATE DATABASE latin1_utf8 ENCODING 'UTF8'" in error
+        assert execute(latin1_url, "SELECT to_regnamespace('todo')") is None
+
+
+class TestServe:
+    def test_logs_what_to_change_in_the_database(
+        self, todo_api: Command, latin1_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        del todo_api  # which leaves no settings in the environment
+        monkeypatch.setenv("DATABASE_URL", latin1_url)
+        with capture_logs() as log:
+            asyncio.run(log_encoding_problem(Settings.read()))
+        assert [entry["event"] for entry in log] == ["database.configuration"]
+        assert "LATIN1" in log[0]["hint"]
+
+
+class TestPurge:
+    def test_prints_the_numbers_of_purged_rows(self, todo_api: Command, database_url: str) -> None:
+        todo_api("migrate", DATABASE_URL=database_url)
+        todo_api("seed", "ada", DATABASE_URL=database_url)
+        execute(
+            database_url,
+            "UPDATE todo.tasks SET change = 0, deleted_at = now() - interval '8 days'"
+            " WHERE completed_at IS NULL",
+            "INSERT INTO todo.idempotency_keys (user_id, key, content, task_id, created_at)"
+            " VALUES ('ada', 'k', '', gen_random_uuid(), now() - interval '2 days')",
+        )
+        pending = execute(database_url, "SELECT count(*) FROM todo.tasks WHERE deleted_at < now()")
+        settings = {"DATABASE_URL": database_url, "RETENTION_DAYS": "7"}
+        first, second = [todo_api("purge", **settings) for _ in range(2)]
+        assert (first.returncode, second.returncode) == (0, 0)
+        assert first.stdout == f"Purged {pending} deleted tasks and 1 idempotency keys.\n"
+        assert second.stdout == "Purged 0 deleted tasks and 0 idempotency keys.\n"
+
+    def test_reports_that_there_is_no_server(self, todo_api: Command) -> None:
+        assert "nothing listens" in refusal(todo_api("purge", DATABASE_URL=UNREACHABLE))
+
+    def test_reports_a_missing_schema(self, todo_api: Command, database_url: str) -> None:
+        assert "todo-api migrate" in refusal(todo_api("purge", DATABASE_URL=database_url))
 
 
 class TestToken:

@@ -23,6 +23,7 @@ from support.tasks import COMPLETED, NOW, a_task
 from todo_adapters.postgres import batch_statements, change_numbers, statements
 from todo_adapters.postgres import tasks as repository
 from todo_adapters.postgres.database import Database, Fetch, Statement
+from todo_adapters.postgres.purge import PURGE
 from todo_adapters.postgres.tables import metadata
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl
@@ -223,6 +224,12 @@ class TestStatements:
         assert constants
         assert constants <= recording.statements.keys()
         assert recording.lines == lines_with_fetch(inspect.getsource(repository))
+
+    async def test_of_a_purge_reach_rows_of_the_owner_only(
+        self, recording: RecordingDatabase
+    ) -> None:
+        values = {"restorable_after": NOW, "keys_valid_since": NOW, "limit": 10}
+        assert await unowned_tables(recording, PURGE, {"owner": OWNER, **values}) == []
 
     def test_use_tables_with_a_known_owner(self) -> None:
         tables = {table.name for table in metadata.tables.values()}
