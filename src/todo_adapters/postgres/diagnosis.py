@@ -59,12 +59,8 @@ _INSPECTION: Final = """
     SELECT current_setting('server_version') AS version, current_user::text AS role, now() AS now,
         pg_is_in_recovery() AS is_standby, pg_backend_pid() AS backend,
         pg_encoding_to_char(encoding) AS encoding,
-        -- With the provider libc, LC_CTYPE decides; others came with PostgreSQL 15 and 17.
-        CASE coalesce(to_jsonb(pg_database) ->> 'datlocprovider', 'c')
-            WHEN 'c' THEN datctype::text ELSE to_jsonb(pg_database) ->> 'datlocale'
-        END AS ctype,
         current_setting('default_transaction_read_only') AS read_only,
-        current_setting('default_transaction_isolation') AS isolation,
+        current_setting('default_transaction_isolation') AS default_transaction_isolation,
         current_setting('synchronous_commit') AS synchronous_commit,
         ARRAY(
             SELECT nspname FROM pg_namespace
@@ -139,7 +135,6 @@ async def _round_trip(driver: Any) -> timedelta:  # noqa: ANN401 - asyncpg has n
 
 
 def _failures(seen: Mapping[str, Any], database_url: DatabaseUrl) -> Iterator[str]:
-    database = database_url.url.database
     if seen["is_standby"]:
         yield (
             f"{database_url.display_name} is a read-only standby: use the host of the primary in "
@@ -150,11 +145,8 @@ def _failures(seen: Mapping[str, Any], database_url: DatabaseUrl) -> Iterator[st
             "default_transaction_read_only is on, so nothing can be written: run "
             f"ALTER ROLE {seen['role']} SET default_transaction_read_only = off"
         )
-    if seen["encoding"] != "UTF8":
-        yield (
-            f"the encoding of {database} is {seen['encoding']}, which cannot store every text: "
-            "create a database with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
-        )
+    if unsuitable := explain_encoding(seen["encoding"], database_url):
+        yield unsuitable
     if seen["forbidden"]:
         names = ", ".join(sorted(seen["forbidden"]))
         yield (
@@ -163,23 +155,30 @@ def _failures(seen: Mapping[str, Any], database_url: DatabaseUrl) -> Iterator[st
         )
 
 
+def explain_encoding(encoding: str, database_url: DatabaseUrl) -> str | None:
+    """Why the database's encoding is unsuitable, and what to do; None if it is UTF8."""
+    if encoding == "UTF8":
+        return None
+    name = _DIALECT.identifier_preparer.quote(f"{database_url.url.database}_utf8")
+    return (
+        f"the database's encoding is {encoding}, which cannot store every text: create another "
+        f"database with CREATE DATABASE {name} ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0, "
+        "and use it in DATABASE_URL"
+    )
+
+
 def _warnings(seen: Mapping[str, Any]) -> Iterator[str]:
-    if seen["ctype"] in {"C", "POSIX"}:
-        yield (
-            f"LC_CTYPE is {seen['ctype']}, so a search may not ignore the case of letters like Ä: "
-            "create the database with LC_CTYPE 'C.UTF-8' TEMPLATE template0"
-        )
-    if seen["synchronous_commit"] == "off":
-        yield (
-            "synchronous_commit is off, so a crash of the server loses confirmed changes: run "
-            f"ALTER ROLE {seen['role']} SET synchronous_commit = on"
-        )
-    if seen["isolation"] != "read committed":
-        yield (
-            f"default_transaction_isolation is {seen['isolation']}, so concurrent changes have to "
-            f"be repeated: run ALTER ROLE {seen['role']} SET default_transaction_isolation = "
-            "'read committed'"
-        )
+    unsuitable = {
+        "synchronous_commit": (("off",), "on"),
+        "default_transaction_isolation": (("repeatable read", "serializable"), "read committed"),
+    }
+    for name, (values, suitable) in unsuitable.items():
+        if seen[name] in values:
+            yield (
+                f"{name} is {seen[name]}: the service overrides it, behind a pooler with three "
+                "more round trips for each statement: run "
+                f"ALTER ROLE {seen['role']} SET {name} = '{suitable}'"
+            )
 
 
 @contextmanager

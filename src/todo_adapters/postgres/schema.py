@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from todo_adapters.postgres.connections import DIALECT
+from todo_adapters.postgres.diagnosis import explain_encoding
 from todo_adapters.postgres.row_security import configure_rls, find_rls_problem
 from todo_adapters.postgres.tables import SCHEMA, SYNC
 from todo_adapters.postgres.url import DatabaseUrl
@@ -96,14 +96,7 @@ async def encoding_problem(database_url: DatabaseUrl) -> str | None:
         database_url,
         lambda connection: connection.execute(text("SELECT getdatabaseencoding()")).scalar_one(),
     )
-    if encoding == "UTF8":
-        return None
-    name = DIALECT.identifier_preparer.quote(f"{database_url.url.database}_utf8")
-    return (
-        f"the database's encoding is {encoding}, which cannot store every text: create another "
-        f"database with CREATE DATABASE {name} ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0, "
-        "and use it in DATABASE_URL"
-    )
+    return explain_encoding(encoding, database_url)
 
 
 async def _lock_migrations(driver: Any) -> None:  # noqa: ANN401 - asyncpg has no types
