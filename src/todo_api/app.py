@@ -11,6 +11,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
+from todo_api.compat.hints import CompatHint
+from todo_api.compat.middleware import CompatMiddleware
 from todo_api.dependencies import Adapters
 from todo_api.http.errors import EXCEPTION_HANDLERS
 from todo_api.http.routing import Timeouts
@@ -81,7 +83,7 @@ def create_app(
         license_info={"name": "MIT", "identifier": "MIT"},
         description=_DESCRIPTION,
         # include_router would match each request twice, which costs 17 % of a GET.
-        routes=[route for router in routers for route in router.routes],
+        routes=[*(route for router in routers for route in router.routes), CompatHint()],
         lifespan=lifespan,
         openapi_url=None,  # routes.docs has the route
         docs_url=None,
@@ -93,6 +95,7 @@ def create_app(
             Middleware(PathAliasMiddleware, root_path=root_path),
             Middleware(RequestLogMiddleware, metrics=app_metrics),
             Middleware(CorsMiddleware, origins=cors_origins),
+            Middleware(CompatMiddleware),
             Middleware(ExceptionMiddleware, handlers=EXCEPTION_HANDLERS),
             Middleware(LimitsMiddleware, concurrency=concurrency),
             Middleware(AsyncExitStackMiddleware),  # for FastAPI's own routes, such as PublicRoute

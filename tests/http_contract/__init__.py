@@ -5,6 +5,14 @@ empty repository; the clients ``ada`` and ``eve`` of two users; and ``stranger``
 """
 
 from http_contract.batch import TestBatch, TestEveryTaskThatMatches
+from http_contract.frontends import (
+    TestFrontend,
+    TestTodoBackend,
+    test_a_frontend_reads_its_totals,
+    test_frontend_09_whose_token_is_in_a_cookie_gets_a_readable_401,
+    test_frontend_13_reads_the_health,
+    test_orders_sort_as_numbers,
+)
 from http_contract.idempotency_key import TestAKey, TestARepeatedRequest, TestTheForm
 from http_contract.preconditions import (
     TestIfMatch,
@@ -41,6 +49,7 @@ __all__ = [
     "TestDelete",
     "TestEdit",
     "TestEveryTaskThatMatches",
+    "TestFrontend",
     "TestGet",
     "TestIdsOfClients",
     "TestIfMatch",
@@ -52,8 +61,13 @@ __all__ = [
     "TestPages",
     "TestRestore",
     "TestTheForm",
+    "TestTodoBackend",
     "TestTotal",
     "TestWhatIsNotThere",
     "task",
+    "test_a_frontend_reads_its_totals",
     "test_a_list_without_a_limit_holds_a_thousand",
+    "test_frontend_09_whose_token_is_in_a_cookie_gets_a_readable_401",
+    "test_frontend_13_reads_the_health",
+    "test_orders_sort_as_numbers",
 ]

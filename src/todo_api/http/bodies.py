@@ -8,9 +8,21 @@ from typing import Any, Final, NoReturn
 from pydantic.fields import FieldInfo
 from starlette.requests import ClientDisconnect, Request
 
-from todo_api.http.field_names import closest_name, field_names
+from todo_api.http.field_names import (
+    COMPLETION_FLAGS,
+    COMPLETION_STATUSES,
+    closest_name,
+    field_names,
+)
 from todo_api.http.validation_errors import field_errors, json_pointer
-from todo_api.problems import ERRORS_MAX, FieldError, ProblemError, printable, refuse_unknown
+from todo_api.problems import (
+    ERRORS_MAX,
+    FieldError,
+    ProblemError,
+    printable,
+    refuse_unknown,
+    summarize,
+)
 from todo_api.schemas import Task, TaskChanges
 
 BODY_MAX: Final = 1024 * 1024  # bytes
@@ -19,6 +31,7 @@ _MEDIA_TYPES: Final = frozenset({"application/json", "application/merge-patch+js
 # A client may send a task as it read it; the members that a body does not declare are ignored.
 _TASK_MEMBERS: Final = frozenset(Task.__annotations__).union(*field_names(TaskChanges).values())
 _READ_ONLY: Final = Task.__annotations__.keys() - TaskChanges.__annotations__.keys()
+_DIALECT_NAMES: Final = frozenset((*COMPLETION_FLAGS, *COMPLETION_STATUSES))
 
 Validate = Callable[[object], tuple[Any, Sequence[Mapping[str, Any]]]]
 
@@ -57,7 +70,8 @@ class JsonBody:
             )
         if isinstance(value, dict) and value and validated == {}:
             unchangeable = [_unchangeable(name, self._names) for name in islice(value, ERRORS_MAX)]
-            raise ProblemError("nothing_to_change", errors=unchangeable)
+            detail = summarize(unchangeable) + _other_base_path(value)
+            raise ProblemError("nothing_to_change", detail, errors=unchangeable)
         return validated
 
     def _explain(self, error: FieldError, sent: object) -> FieldError:
@@ -69,6 +83,12 @@ class JsonBody:
                     instead = f"use {missing} instead of {printable(name)}"
                     return {**error, "message": f"{error['message']}: {instead}"}
         return error
+
+
+def _other_base_path(sent: Mapping[str, object]) -> str:
+    """The base path that understands a member of the body, as the end of a sentence."""
+    understood = next((name for name in sent if name in _DIALECT_NAMES), None)
+    return f"; or use the base path /compat, which understands {understood}" if understood else ""
 
 
 def _unchangeable(name: str, known: Collection[str]) -> FieldError:

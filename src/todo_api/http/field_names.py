@@ -21,6 +21,9 @@ _SYNONYMS: Final = {
     }.items()
     for synonym in synonyms.split()
 }
+# Names of ``completed`` that the dialects of todo_api.compat understand: of a flag and of a word.
+COMPLETION_FLAGS: Final = ("is_completed", "isCompleted", "done")
+COMPLETION_STATUSES: Final = ("status", "completion_status", "completionStatus")
 _SIMILARITY: Final = 0.75  # of 1; "updated_at" and "due_date" have 0.59
 _LENGTH_MAX: Final = 40  # difflib's cost is quadratic
 

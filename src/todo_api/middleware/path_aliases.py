@@ -23,7 +23,7 @@ _USER_PATH: Final = re.compile(rb"/api/(?!tasks/)([^/]+)/tasks(/.*)?", re.DOTALL
 _BASE: Final = re.compile(rb"/api/(?:api/v1/|api/|v1/)")
 _ENCODED_SLASH: Final = re.compile(rb"%2f", re.IGNORECASE)
 _SLASHES: Final = re.compile(rb"/{2,}")
-_OWN: Final = re.compile(rb"/+(?:api|docs|health|metrics|openapi\.json|problems)(?:/|$)")
+_OWN: Final = re.compile(rb"/+(?:api|compat|docs|health|metrics|openapi\.json|problems)(?:/|$)")
 
 
 class PathAliasMiddleware:
@@ -61,10 +61,14 @@ def _rewrite(scope: Scope, root_path: str) -> None:
         state.path_user_id = unquote(match[1])
         path = b"/api/tasks" + (match[2] or b"")
     if path != sent or b"%2" in path:
-        # An encoded slash stays encoded: it is data, and must not separate segments.
-        scope["path"] = unquote(_ENCODED_SLASH.sub(b"%252F", path))
+        scope["path"] = decode_path(path)
     if scope["method"] == "HEAD":
         scope["method"] = "GET"  # the server sends no body for HEAD
+
+
+def decode_path(path: bytes) -> str:
+    """The text of a raw path. An encoded slash stays encoded: it must not separate segments."""
+    return unquote(_ENCODED_SLASH.sub(b"%252F", path))
 
 
 def _canonical(path: bytes) -> bytes:
