@@ -15,16 +15,20 @@ OPTIONS: Final = {
     "tasks": "a list is `{tasks, items, todos, total, count, total_count, completed_count, "
     "pending_count, page, limit, totalPages}`; a single task has itself also as `task`",
     "data": "a list is `{data: […]}`; a single task has itself also as `data`",
-    "success": "every response is `{success: true, data: …}`; a problem has `success: false`",
+    "success": "a response with tasks is `{success: true, data: …}`; a problem has "
+    "`success: false`",
     "camel": "members are in camelCase: `dueDate`, `createdAt`, `isCompleted`",
     "snake": "with `camel`: members are in both spellings",
     "status": "a task has `status`: `pending` or `completed`",
     "uppercase-status": "a task has `status`: `PENDING` or `COMPLETED`",
+    "only-completed": "a task has no second spelling of `completed`",
+    "only-is_completed": "a task has `is_completed` instead of `completed`",
+    "only-status": "a task has `status` instead of `completed`",
     "errors": "a problem has `error: {code, message}`",
     "order": "a task has `order`, a whole number, instead of `position`",
     "todobackend": "the API of todobackend.com: `order` and `url`; `DELETE` of the list clears it",
 }
-_IMPLIED: Final = {"todobackend": {"order"}}
+_IMPLIED: Final = {"todobackend": {"order"}, "only-status": {"status"}}
 
 Dialect = frozenset[str]
 

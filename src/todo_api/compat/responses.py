@@ -1,7 +1,7 @@
 """Members, envelopes and problems as frontends read them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from todo_api.compat.dialects import Dialect
 from todo_api.compat.orders import decode_order
@@ -10,6 +10,13 @@ from todo_api.problems import FieldError, summarize
 from todo_domain.queries import PAGE_MAX
 
 Json = dict[str, Any]
+
+# The spelling of completion that an option keeps.
+_ONLY: Final = {
+    "only-completed": "completed",
+    "only-is_completed": "is_completed",
+    "only-status": "status",
+}
 
 
 def task_members(task: Mapping[str, Any], dialect: Dialect, list_url: str) -> Json:
@@ -20,6 +27,10 @@ def task_members(task: Mapping[str, Any], dialect: Dialect, list_url: str) -> Js
         members["status"] = COMPLETION_WORDS[completed]
     if "uppercase-status" in dialect:
         members["status"] = COMPLETION_WORDS[completed].upper()
+    kept = {_ONLY[option] for option in dialect & _ONLY.keys()}
+    for spelling in _ONLY.values() if kept else ():
+        if spelling not in kept:
+            members.pop(spelling, None)
     if "order" in dialect:
         members |= _order(members.pop("position"))
     if "todobackend" in dialect:

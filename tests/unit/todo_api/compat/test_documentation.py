@@ -72,5 +72,5 @@ def test_the_table_of_frontends_has_the_base_path_of_each_test() -> None:
 
 
 def test_the_page_names_existing_options_only() -> None:
-    base_paths = set(re.findall(r"/compat/([a-z+-]+)", PAGE))
+    base_paths = set(re.findall(r"/compat/([a-z_+-]+)", PAGE))
     assert {option for path in base_paths for option in path.split("+")} <= OPTIONS.keys()

@@ -6,12 +6,14 @@ from uuid import UUID
 
 import httpx
 import pytest
+from starlette.routing import NoMatchFound
 from starlette.types import Message, Receive, Scope, Send
 from structlog.typing import EventDict
 
 from fakes import InMemoryRateLimiter, InMemoryTaskRepository
 from support.http_client import FRONTEND, FailingRepository, UnreadBody, client, served
 from support.tasks import a_task
+from todo_api.compat.hints import CompatHint
 from todo_api.compat.middleware import CompatMiddleware
 from todo_api.http.query_params import PARAMETERS_MAX
 from todo_api.rate_limits import PER_USER
@@ -392,6 +394,27 @@ class TestEnvelopes:
         task = (await ada.get(f"/compat/{options}/api/tasks/{TASK.id}")).json()
         assert task == {n: v for n, v in canonical.items() if n not in removed} | added
 
+    @pytest.mark.parametrize(
+        ("options", "spelling", "value"),
+        [
+            ("only-completed", "completed", True),
+            ("only-is_completed", "is_completed", True),
+            ("only-is_completed+camel", "isCompleted", True),
+            ("only-status", "status", "completed"),
+            ("only-status+uppercase-status", "status", "COMPLETED"),
+        ],
+    )
+    async def test_a_whole_task_may_be_sent_back_with_its_only_completion_changed(
+        self, ada: httpx.AsyncClient, options: str, spelling: str, value: object
+    ) -> None:
+        path = f"/compat/{options}/api/tasks/{TASK.id}"
+        task = (await ada.get(path)).json()
+        spellings = {"completed", "is_completed", "isCompleted", "status"} & task.keys()
+        assert spellings == {spelling}
+        changed = (await ada.put(path, json=task | {spelling: value})).json()
+        assert changed[spelling] == value
+        assert (await ada.get(f"/api/tasks/{TASK.id}")).json()["completed"] is True
+
     async def test_camel_replaces_the_spelling_and_with_snake_adds_one(
         self, ada: httpx.AsyncClient
     ) -> None:
@@ -409,6 +432,17 @@ class TestEnvelopes:
             canonical = (await ada.get(path)).json()
             translated = (await ada.get(f"/compat/tasks+camel{path}")).json()
             assert translated.keys() == canonical.keys()
+
+    @pytest.mark.parametrize("root_path", ["/backend", "/api"])
+    async def test_references_resolve_below_the_prefix_of_a_proxy(
+        self, log: list[EventDict], root_path: str
+    ) -> None:
+        del log
+        async with served(root_path=root_path) as app, client(app, "ada") as ada:
+            created = await ada.post(f"{root_path}/compat/todobackend", json={"title": "x"})
+            assert created.headers["Location"].startswith(f"{root_path}/compat/todobackend/")
+            for reference in (created.headers["Location"], created.json()["url"]):
+                assert (await ada.get(reference)).json() == created.json()
 
     async def test_the_url_of_a_task_names_the_host_of_the_request(
         self, ada: httpx.AsyncClient
@@ -458,3 +492,7 @@ class TestHints:
         assert (await stranger.get("/api/lists")).json()[
             "detail"
         ] == "there is nothing at this path"
+
+    def test_a_hint_has_no_name(self) -> None:
+        with pytest.raises(NoMatchFound):
+            CompatHint().url_path_for("listTasks")

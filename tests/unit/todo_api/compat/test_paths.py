@@ -76,6 +76,6 @@ def test_an_unknown_option_is_404_with_the_list_of_options(options: str) -> None
     with pytest.raises(ProblemError) as caught:
         split_base_path(f"/compat/{options}/api/tasks".encode())
     assert caught.value.code == "not_found"
-    listed = re.search(r"Options: ([a-z, -]+)\.", caught.value.detail or "")
+    listed = re.search(r"Options: ([a-z_, -]+)\.", caught.value.detail or "")
     assert listed
     assert listed[1].split(", ") == list(OPTIONS)
