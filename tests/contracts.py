@@ -16,11 +16,21 @@ from uuid import UUID, uuid4
 import pytest
 
 from batch_contract import BatchContract
-from support.tasks import COMPLETED, HOSTILE_TEXTS, LATER, NOW, Members, a_task, mixed_tasks
+from support.tasks import (
+    COMPLETED,
+    HOSTILE_TEXTS,
+    LATER,
+    NOW,
+    Members,
+    a_repeating_task,
+    a_task,
+    mixed_tasks,
+)
 from todo_api.rate_limits import RateLimiter
 from todo_domain.batch import Batch, ChangeTask, CreateTask
 from todo_domain.errors import (
     AuthKeysUnavailable,
+    EditConflict,
     IdempotencyKeyReused,
     InvalidTask,
     StaleVersion,
@@ -41,6 +51,7 @@ from todo_domain.queries import (
     TaskPage,
     TaskQuery,
 )
+from todo_domain.repeat import CountedFrom, Repeat, Unit, Weekday
 from todo_domain.sync import FeedEntry, FeedPosition, SyncToken
 from todo_domain.task import (
     DESCRIPTION_MAX,
@@ -51,7 +62,7 @@ from todo_domain.task import (
     Task,
     TaskChanges,
 )
-from todo_domain.use_cases import list_changes
+from todo_domain.use_cases import change_task, complete_task, list_changes, toggle_task
 
 LOST_RACE: Final = (
     StaleVersion,
@@ -59,6 +70,7 @@ LOST_RACE: Final = (
     TaskNotDeleted,
     TaskIdTaken,
     IdempotencyKeyReused,
+    EditConflict,
 )
 MAX_PAGES: Final = 100  # more than any list here has
 INSTANT: Final = timedelta(microseconds=1)
@@ -89,6 +101,7 @@ CONTENT: Final[Members] = {
     "due_date": date(2026, 1, 20),
     "tags": ("home", "food"),
     "position": "a1",
+    "time_zone": "Europe/Paris",
     "completed_at": NOW,
 }
 OTHER_CONTENT: Final[dict[str, Members]] = {
@@ -101,6 +114,8 @@ OTHER_CONTENT: Final[dict[str, Members]] = {
     "tags": {"tags": ("food", "home")},
     "position": {"position": "A1"},
     "no position": {"position": None},
+    "repetition": {"repeat": Repeat(Unit.DAY)},
+    "time zone": {"time_zone": "Europe/London"},
     "completion": {"completed_at": None},
 }
 
@@ -127,6 +142,10 @@ EVERY_CHANGE: Final[list[TaskChanges]] = [
     {"position": "a1"},
     {"position": "A1"},
     {"position": None},
+    {"repeat": None},
+    {"time_zone": "Europe/Paris"},
+    {"time_zone": "America/Argentina/Ushuaia"},
+    {"time_zone": None},
     {"title": "Buy milk", "completed": True},
     {"title": "x", "completed": False},
     {
@@ -137,6 +156,8 @@ EVERY_CHANGE: Final[list[TaskChanges]] = [
         "due_date": MIDNIGHT + INSTANT,
         "tags": ["z"],
         "position": "z",
+        "repeat": None,
+        "time_zone": "UTC",
     },
 ]
 
@@ -163,6 +184,18 @@ CALLS_ON_LIVE_TASKS: Final[dict[str, OnTask]] = {
 }
 
 
+# Changes of a repeating task that a repository cannot apply without its series.
+SERIES_CHANGES: Final[list[TaskChanges]] = [
+    {"completed": True},
+    {"completed": False},
+    {"due_date": None},
+    {"due_date": MIDNIGHT, "time_zone": "UTC"},
+    {"repeat": None},
+    {"repeat": Repeat(Unit.YEAR)},
+    {"time_zone": "UTC", "title": "x"},
+]
+
+
 class TaskRepositoryContract(BatchContract):
     """A todo_domain.ports.TaskRepository. Fixture: ``tasks``, an empty repository."""
 
@@ -178,6 +211,16 @@ class TaskRepositoryContract(BatchContract):
             due_date=date(2026, 1, 20),
             tags=("work", "home"),
             position="a1",
+            repeat=Repeat(
+                Unit.WEEK,
+                2,
+                (Weekday.MON, Weekday.SUN),
+                CountedFrom.COMPLETION,
+                date(2027, 1, 1),
+            ),
+            time_zone="Europe/Paris",
+            anchor=datetime(2026, 1, 18, 2, 30),  # noqa: DTZ001 - local
+            next_id=uuid4(),
             created_at=NOW + INSTANT,
             updated_at=NOW + 2 * INSTANT,
             completed_at=NOW + 3 * INSTANT,
@@ -445,6 +488,8 @@ class TaskRepositoryContract(BatchContract):
             due_date=date(2026, 1, 21),
             tags=["b", "a"],
             position="Z",
+            repeat=Repeat(Unit.MONTH),
+            time_zone="UTC",
         )
         await tasks.save(changed)
         assert await tasks.get("ada", task.id) == changed
@@ -577,6 +622,179 @@ class TaskRepositoryContract(BatchContract):
         assert stored.completed
         assert stored.version == 1 + sum(won)
         assert stored.title.startswith("save") == (stored.version == 3)
+
+    # --- Repeating tasks ---
+
+    @pytest.mark.parametrize("changes", SERIES_CHANGES, ids=str)
+    async def test_a_change_that_needs_a_save_leaves_the_task_as_it_is(
+        self, tasks: TaskRepository, changes: TaskChanges
+    ) -> None:
+        task = await added(tasks, a_repeating_task())
+        assert await tasks.change("ada", task.id, now=LATER, **changes) == task
+        assert await feed(tasks) == [FeedEntry(1, task.id, task)]
+
+    async def test_a_change_that_makes_a_task_repeat_leaves_it_as_it_is(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await added(tasks, a_task())
+        repeat = Repeat(Unit.DAY)
+        assert await tasks.change("ada", task.id, now=LATER, repeat=repeat) == task
+        assert await tasks.get("ada", task.id) == task
+
+    async def test_a_change_of_a_task_with_a_successor_leaves_it_as_it_is(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await added(tasks, a_task(completed_at=NOW, next_id=uuid4()))
+        assert await tasks.change("ada", task.id, now=LATER, completed=False) == task
+
+    async def test_other_members_of_a_repeating_task_can_be_changed(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await added(tasks, a_repeating_task())
+        expected = task.changed(LATER, title="x", position="a")
+        assert await tasks.change("ada", task.id, now=LATER, title="x", position="a") == expected
+
+    async def test_concurrent_completions_and_new_repetitions_lose_nothing(
+        self, tasks: TaskRepository
+    ) -> None:
+        ada = Principal("ada", expires_at=LATER)
+        stored = await all_added(tasks, [a_task(due_date=NOW.date()) for _ in range(10)])
+        repeating = (
+            change_task(tasks, ada, task.id, now=LATER, repeat=Repeat(Unit.DAY)) for task in stored
+        )
+        completing = (
+            complete_task(tasks, ada, task.id, now=LATER, completed=True) for task in stored
+        )
+        await asyncio.gather(*chain(*zip(repeating, completing, strict=True)))
+        for task in [await tasks.get("ada", task.id) for task in stored]:
+            assert (task.completed, task.repeat) == (True, Repeat(Unit.DAY))
+            if task.next_id is not None:
+                assert (await tasks.get("ada", task.next_id)).due_date == date(2026, 1, 19)
+
+    async def test_a_successor_is_stored_with_the_number_of_the_completion(
+        self, tasks: TaskRepository
+    ) -> None:
+        task, completed, successor = await completed_series(tasks)
+        assert await tasks.get("ada", task.id) == completed
+        assert await tasks.get("ada", successor.id) == successor
+        assert successor.due_date == date(2026, 1, 19)
+        assert {(entry.change, entry.id) for entry in await feed(tasks)} == {
+            (2, task.id),
+            (2, successor.id),
+        }
+
+    async def test_a_stale_completion_stores_no_successor(self, tasks: TaskRepository) -> None:
+        task = await added(tasks, a_repeating_task())
+        completed = task.changed(LATER, completed=True)
+        changed = await tasks.change("ada", task.id, now=LATER, title="x")
+        with pytest.raises(StaleVersion):
+            await tasks.save(completed, successor=completed.successor())
+        assert await feed(tasks) == [FeedEntry(2, task.id, changed)]
+
+    async def test_of_concurrent_completions_one_makes_the_successor_and_all_return_it(
+        self, tasks: TaskRepository
+    ) -> None:
+        ada = Principal("ada", expires_at=LATER)
+        task = await added(tasks, a_repeating_task())
+        results = await asyncio.gather(
+            *(
+                complete_task(tasks, ada, task.id, completed=True, now=LATER + number * INSTANT)
+                for number in range(10)
+            )
+        )
+        first = results[0]
+        assert first.successor is not None
+        assert results == [first] * len(results)
+        assert set((await tasks.find("ada", TaskQuery())).tasks) == {first.task, first.successor}
+
+    async def test_a_live_task_with_the_successors_id_stays_and_is_returned(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await added(tasks, a_repeating_task())
+        completed = task.changed(LATER, completed=True)
+        assert completed.next_id is not None
+        present = await added(tasks, a_task(id=completed.next_id, version=7))
+        assert await tasks.save(completed, successor=completed.successor()) == present
+        assert await tasks.get("ada", present.id) == present
+
+    async def test_reopening_deletes_the_untouched_successor_with_the_same_number(
+        self, tasks: TaskRepository
+    ) -> None:
+        task, completed, successor = await completed_series(tasks)
+        reopened = completed.changed(LATER, completed=False)
+        await tasks.save(reopened)
+        assert await tasks.get("ada", task.id) == replace(reopened, next_id=None)
+        assert sorted(await feed(tasks, floor=0), key=lambda entry: entry.task is None) == [
+            FeedEntry(3, task.id, replace(reopened, next_id=None)),
+            FeedEntry(3, successor.id, None),
+        ]
+
+    @pytest.mark.parametrize("meanwhile", MEANWHILE.values(), ids=MEANWHILE)
+    async def test_reopening_keeps_a_successor_that_was_changed(
+        self, tasks: TaskRepository, meanwhile: OnTask
+    ) -> None:
+        task, completed, successor = await completed_series(tasks)
+        await meanwhile(tasks, successor)
+        others = [entry for entry in await feed(tasks, floor=0) if entry.id == successor.id]
+        is_touched = others != [FeedEntry(2, successor.id, successor)]
+        await tasks.save(completed.changed(LATER, completed=False))
+        kept = [entry for entry in await feed(tasks, floor=0) if entry.id == successor.id]
+        assert (kept == others) == is_touched
+        next_id = successor.id if is_touched else None
+        assert (await tasks.get("ada", task.id)).next_id == next_id
+
+    async def test_reopening_keeps_a_task_that_the_completion_has_not_made(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await added(tasks, a_repeating_task())
+        completed = task.changed(LATER, completed=True)
+        assert completed.next_id is not None
+        present = await added(tasks, a_task(id=completed.next_id))
+        await tasks.save(completed, successor=completed.successor())
+        await tasks.save(completed.changed(LATER, completed=False))
+        assert await tasks.get("ada", present.id) == present
+
+    async def test_a_stale_reopening_keeps_the_successor(self, tasks: TaskRepository) -> None:
+        task, completed, successor = await completed_series(tasks)
+        await tasks.change("ada", task.id, now=LATER, title="x")
+        with pytest.raises(StaleVersion):
+            await tasks.save(completed.changed(LATER, completed=False))
+        assert await tasks.get("ada", successor.id) == successor
+
+    async def test_toggling_back_and_forth_makes_one_successor(self, tasks: TaskRepository) -> None:
+        ada = Principal("ada", expires_at=LATER)
+        task = await added(tasks, a_repeating_task())
+        for _ in range(3):
+            completed = await toggle_task(tasks, ada, task.id, now=LATER)
+            assert completed.successor is not None
+            live = set((await tasks.find("ada", TaskQuery())).tasks)
+            assert live == {completed.task, completed.successor}
+            reopened = await toggle_task(tasks, ada, task.id, now=LATER + INSTANT)
+            assert reopened.successor is None
+            assert [each.id for each in (await tasks.find("ada", TaskQuery())).tasks] == [task.id]
+
+    async def test_a_task_whose_successor_stayed_makes_no_other_one(
+        self, tasks: TaskRepository
+    ) -> None:
+        ada = Principal("ada", expires_at=LATER)
+        task, _, successor = await completed_series(tasks)
+        changed = await tasks.change("ada", successor.id, now=LATER, title="x")
+        await toggle_task(tasks, ada, task.id, now=LATER)
+        much_later = LATER + timedelta(days=9)
+        again = await complete_task(tasks, ada, task.id, completed=True, now=much_later)
+        assert set((await tasks.find("ada", TaskQuery())).tasks) == {again.task, changed}
+
+    async def test_concurrent_toggles_leave_one_successor_of_a_completed_task(
+        self, tasks: TaskRepository
+    ) -> None:
+        ada = Principal("ada", expires_at=LATER)
+        task = await added(tasks, a_repeating_task())
+        await asyncio.gather(*(toggle_task(tasks, ada, task.id, now=LATER) for _ in range(5)))
+        live = (await tasks.find("ada", TaskQuery())).tasks
+        stored = await tasks.get("ada", task.id)
+        expected = {task.id, stored.next_id} if stored.completed else {task.id}
+        assert {each.id for each in live} == expected
+        assert stored.completed
 
     # --- Adding with an idempotency key ---
 
@@ -1034,7 +1252,8 @@ class TaskRepositoryContract(BatchContract):
     async def test_no_reader_of_the_feed_misses_a_change(
         self, tasks: TaskRepository, limit: int
     ) -> None:
-        stored = list(await all_added(tasks, [a_task() for _ in range(8)]))
+        new = [*(a_task() for _ in range(4)), *(a_repeating_task() for _ in range(4))]
+        stored = list(await all_added(tasks, new))
         writers = [write_at_random(tasks, stored, seed) for seed in range(6)]
         is_done = asyncio.Event()
         readers = [
@@ -1170,6 +1389,15 @@ async def added(tasks: TaskRepository, task: Task, *, key: str | None = None) ->
     return task
 
 
+async def completed_series(tasks: TaskRepository) -> tuple[Task, Task, Task]:
+    """A repeating task, the task as it was completed, and its stored successor."""
+    task = await added(tasks, a_repeating_task())
+    completed = task.changed(LATER, completed=True)
+    successor = await tasks.save(completed, successor=completed.successor())
+    assert successor is not None
+    return task, completed, successor
+
+
 async def deleted(tasks: TaskRepository, task: Task) -> Task:
     await tasks.add(task)
     return await tasks.delete(task.owner, task.id, now=LATER)
@@ -1228,7 +1456,7 @@ async def write_at_random(tasks: TaskRepository, stored: list[Task], seed: int) 
     for number in range(30):
         task = random.choice(stored)
         with suppress(*LOST_RACE):
-            match random.randrange(10):
+            match random.randrange(11):
                 case 0:
                     stored.append(await tasks.add(a_task()))
                 case 1:
@@ -1246,6 +1474,8 @@ async def write_at_random(tasks: TaskRepository, stored: list[Task], seed: int) 
                     operations = (CreateTask(new), ChangeTask(task.id, {"completed": True}))
                     await tasks.apply("ada", Batch(operations, is_atomic=False), now=LATER)
                     stored.append(new)
+                case 7:
+                    await toggle_task(tasks, Principal("ada", LATER), task.id, now=LATER)
                 case _:
                     await tasks.change("ada", task.id, now=LATER, title=f"{seed} {number}")
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Unpack, cast
 from uuid import UUID
@@ -69,6 +69,27 @@ class UserTasks:
         stored = self.stored.get(task_id)
         return stored is not None and stored.deleted_at is None and stored.task.version == version
 
+    def add_successor(self, successor: Task, number: int) -> Task:
+        """Store the successor unless a live task has its id; return the stored one."""
+        present = self.stored.get(successor.id)
+        if present is not None and present.deleted_at is None:
+            return present.task
+        self.put(successor, change=number)
+        return successor
+
+    def remove_successor(self, reopened: Task, number: int) -> bool:
+        """Delete the successor if the completion has made it and it was not changed since."""
+        successor = self.stored.get(reopened.next_id or reopened.id)
+        if (
+            successor is None
+            or successor.deleted_at is not None
+            or (successor.task.version, successor.task.completed_at) != (1, None)
+            or successor.task.created_at != self.get(reopened.id).completed_at
+        ):
+            return False
+        self.put(successor.task, deleted_at=reopened.updated_at, change=number)
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class _FirstResult:
@@ -123,12 +144,18 @@ class InMemoryTaskRepository:
         total = len(matching) if query.with_total or is_complete else None
         return TaskPage(tuple(following[: query.limit]), has_more, total, state)
 
-    async def save(self, task: Task) -> None:
+    async def save(self, task: Task, *, successor: Task | None = None) -> Task | None:
         await _yield_to_others()
         user = self._of(task.owner)
         if not user.is_at(task.id, task.version - 1):
             raise StaleVersion
-        user.put(task)
+        number = user.take_number()
+        if successor is not None:
+            successor = user.add_successor(successor, number)
+        elif not task.completed and user.remove_successor(task, number):
+            task = replace(task, next_id=None)
+        user.put(task, change=number)
+        return successor
 
     async def change(
         self, owner: str, task_id: UUID, *, now: datetime, **changes: Unpack[TaskChanges]
@@ -136,6 +163,8 @@ class InMemoryTaskRepository:
         await _yield_to_others()
         user = self._of(owner)
         task = user.get(task_id)
+        if task.needs_save(changes):
+            return task
         changed = task.changed(now, **changes)
         if changed is not task:
             user.put(changed)

@@ -23,6 +23,8 @@ TASK: Final[Task] = {
     "due_date": "2026-01-31",
     "tags": ["home"],
     "position": None,
+    "repeat": None,
+    "time_zone": None,
     "created_at": "2026-01-18T09:30:00.000000Z",
     "updated_at": "2026-01-18T09:30:00.000000Z",
     "completed_at": None,

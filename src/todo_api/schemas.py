@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Required
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    GetCoreSchemaHandler,
     GetPydanticSchema,
     PlainValidator,
     WithJsonSchema,
@@ -22,10 +24,12 @@ from pydantic.config import JsonDict
 from pydantic_core import core_schema
 from typing_extensions import TypedDict
 
+from todo_domain import repeat as domain_repeat
 from todo_domain import task as domain
 from todo_domain.batch import OPERATIONS_MAX
 from todo_domain.errors import InvalidValue
 from todo_domain.queries import PAGE_MAX, Sort, SortBy, TaskFilter
+from todo_domain.repeat import EVERY_MAX, CountedFrom, Unit, Weekday, clean_time_zone
 
 TAGS_SENT_MAX: Final = 100  # duplicates included, which the domain removes
 
@@ -163,6 +167,70 @@ Position = Annotated[
 _EMPTY_TO_NULL: Final = BeforeValidator(empty_to_null)
 # Requests may have either spelling, responses have the first.
 _DUE_DATE_SPELLINGS: Final = Field(validation_alias=AliasChoices("due_date", "dueDate"))
+_TIME_ZONE_SPELLINGS: Final = Field(validation_alias=AliasChoices("time_zone", "timeZone"))
+
+
+def _one_of(values: type[StrEnum]) -> tuple[Any, Any]:
+    """A string that is a value of the enumeration."""
+    names = [value.value for value in values]
+
+    def parse(text: str) -> StrEnum:
+        try:
+            return values(text)
+        except ValueError:
+            raise InvalidValue("unknown_value", f"must be one of {', '.join(names)}") from None
+
+    return _text(parse, enum=names)
+
+
+def parse_until(text: str) -> date:
+    """A date without a time. Raises InvalidValue."""
+    until = parse_due_date(text)
+    if isinstance(until, datetime):
+        raise InvalidValue("bad_date", "must be a date like 2026-01-31")
+    return until
+
+
+@with_config(strict=True, extra="forbid")
+class Repeat(TypedDict, total=False):
+    """The rule of a repeating task. Responses have every member."""
+
+    every: Annotated[
+        int, Field(ge=1, le=EVERY_MAX, description="Every so many units; 1 if absent.")
+    ]
+    unit: Required[Annotated[Unit, *_one_of(Unit)]]
+    on: Annotated[
+        list[Annotated[Weekday, *_one_of(Weekday)]],
+        Field(max_length=len(Weekday), description="Days of the week, with the unit `week` only."),
+    ]
+    counted_from: Annotated[
+        CountedFrom,
+        *_one_of(CountedFrom),
+        Field(
+            alias="from",
+            description="Count from the due date, if absent, or from the day of completion.",
+        ),
+    ]
+    until: Annotated[
+        Annotated[date, *_text(parse_until, format="date")] | None,
+        Field(description="The last date on which a task can be due."),
+    ]
+
+
+def _parsed_repeat(_source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    return core_schema.no_info_after_validator_function(
+        lambda members: domain_repeat.Repeat(**members), handler.generate_schema(Repeat)
+    )
+
+
+RepeatRule = Annotated[domain_repeat.Repeat, GetPydanticSchema(_parsed_repeat)]
+TimeZone = Annotated[
+    str,
+    *_text(clean_time_zone, examples=["Europe/Paris"]),
+    Field(
+        description="An IANA time zone. A repeating task whose due date has a time must have one."
+    ),
+]
 
 
 def parse_client_id(value: object) -> UUID | None:
@@ -203,6 +271,8 @@ class NewTask(TypedDict, total=False):
     due_date: Annotated[DueDate | None, _EMPTY_TO_NULL, _DUE_DATE_SPELLINGS]
     tags: Tags
     position: Position | None
+    repeat: RepeatRule | None
+    time_zone: Annotated[TimeZone | None, _TIME_ZONE_SPELLINGS]
 
 
 @with_config(strict=True)
@@ -216,6 +286,8 @@ class TaskChanges(TypedDict, total=False):
     due_date: Annotated[DueDate | None, _EMPTY_TO_NULL, _DUE_DATE_SPELLINGS]
     tags: Tags
     position: Position | None
+    repeat: RepeatRule | None
+    time_zone: Annotated[TimeZone | None, _TIME_ZONE_SPELLINGS]
 
 
 @with_config(strict=True)
@@ -242,10 +314,22 @@ class Task(TypedDict):
     due_date: Annotated[str | None, Field(description="A date, or a date-time in UTC.")]
     tags: list[str]
     position: str | None
+    repeat: Repeat | None
+    time_zone: str | None
     created_at: Time
     updated_at: Time
     completed_at: Time | None
     version: int
+
+
+@with_config(title="ChangedTask")
+class ChangedTask(Task, total=False):
+    """A task after a change."""
+
+    next: Annotated[
+        Task,
+        Field(description="The next task, if the change completes a repeating task."),
+    ]
 
 
 def _words(synonyms: Mapping[str, str | None]) -> BeforeValidator:

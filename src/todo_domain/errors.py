@@ -15,17 +15,21 @@ class TodoError(Exception):
 
 
 class InvalidValue(ValueError):
-    """A value that a task cannot have: ``code`` is for programs, ``message`` for people."""
+    """A value that a task cannot have: ``code`` is for programs, ``message`` for people.
 
-    def __init__(self, code: str, message: str) -> None:
+    ``path`` has the names of members that lead to the wrong part of the value.
+    """
+
+    def __init__(self, code: str, message: str, *path: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.path = path
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A broken rule and the field whose value breaks it."""
+    """A broken rule and the field whose value breaks it, like ``title`` or ``repeat.every``."""
 
     field: str
     code: str

@@ -50,11 +50,16 @@ class TaskRepository(Protocol):
         ``total`` is set if the query has ``with_total`` or if the page holds every match.
         """
 
-    async def save(self, task: Task) -> None:
+    async def save(self, task: Task, *, successor: Task | None = None) -> Task | None:
         """Replace the stored task if its version is the one before this task's version.
 
         Raises StaleVersion otherwise, also if the task is missing or deleted. Exactly one of
         several concurrent calls for one version succeeds.
+
+        The ``successor`` of a completed task is stored too, unless a live task has its id; the
+        stored one is returned. If the task is pending and has a ``next_id``, the task with this id
+        is deleted if the completion that is undone has made it and it is still at version 1; the
+        task is stored without the ``next_id`` then.
         """
 
     async def change(
@@ -62,7 +67,8 @@ class TaskRepository(Protocol):
     ) -> Task:
         """Apply ``Task.changed(now, **changes)`` to the latest version of the task and return it.
 
-        Raises TaskNotFound and InvalidTask; if both apply, either of them.
+        A task for which ``Task.needs_save(changes)`` stays and is returned as it is. Raises
+        TaskNotFound and InvalidTask; if both apply, either of them.
         """
 
     async def delete(

@@ -11,9 +11,10 @@ from datetime import UTC, date, datetime, time
 from enum import StrEnum
 from typing import Any, ClassVar, Final, Self, TypedDict, Unpack, cast
 from unicodedata import normalize
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from todo_domain.errors import InvalidTask, InvalidValue, Violation
+from todo_domain.repeat import Repeat, clean_time_zone, local_time, next_due
 
 TITLE_MAX: Final = 200
 DESCRIPTION_MAX: Final = 2000
@@ -183,14 +184,19 @@ class TaskChanges(TypedDict, total=False):
     due_date: date | datetime | None
     tags: Iterable[str]
     position: str | None
+    repeat: Repeat | None
+    time_zone: str | None
 
 
+# The members that decide when the next task of a series is due, and whether there is one.
+SERIES_MEMBERS: Final = frozenset({"completed", "due_date", "repeat", "time_zone"})
 _VALIDATORS: Final[dict[str, Callable[[Any], object]]] = {
     "title": Title,
     "description": lambda text: None if text is None else Description(text),
     "due_date": lambda due: None if due is None else clean_due_date(due),
     "tags": clean_tags,
     "position": lambda position: None if position is None else clean_position(position),
+    "time_zone": lambda name: None if name is None else clean_time_zone(name),
 }
 
 
@@ -203,7 +209,8 @@ def clean_changes(changes: TaskChanges) -> TaskChanges:
             try:
                 clean[name] = validate(clean[name])
             except InvalidValue as invalid:
-                violations.append(Violation(name, invalid.code, invalid.message))
+                field_name = ".".join((name, *invalid.path))
+                violations.append(Violation(field_name, invalid.code, invalid.message))
     if violations:
         raise InvalidTask(violations)
     return cast("TaskChanges", clean)
@@ -217,6 +224,9 @@ class Task:
     tasks with it. ``owner`` is the user's id exactly as in the token's ``sub``. Times are aware and
     in UTC. ``version`` counts the changes, from 1. The ``repr`` contains no text that the user
     wrote.
+
+    ``anchor`` is the local time at which the first task of the series was due, None if it was this
+    task. ``next_id`` is the id of the task that the completion of this one has made.
     """
 
     id: UUID
@@ -227,6 +237,10 @@ class Task:
     due_date: date | datetime | None = None
     tags: tuple[str, ...] = field(default=(), repr=False)
     position: str | None = field(default=None, repr=False)
+    repeat: Repeat | None = None
+    time_zone: str | None = field(default=None, repr=False)
+    anchor: datetime | None = None
+    next_id: UUID | None = None
     created_at: datetime
     updated_at: datetime
     completed_at: datetime | None = None
@@ -242,7 +256,7 @@ class Task:
         """
         fields: dict[str, Any] = {**clean_changes(members)}
         completed_at = now if fields.pop("completed", False) else None
-        return cls(
+        task = cls(
             id=task_id,
             owner=owner,
             created_at=now,
@@ -250,6 +264,8 @@ class Task:
             completed_at=completed_at,
             **fields,
         )
+        _check_series(task)
+        return task
 
     @property
     def content(self) -> dict[str, object]:
@@ -271,8 +287,81 @@ class Task:
         # The clock may have been set back; ``updated_at`` never decreases.
         updated_at = max(now, self.updated_at)
         changed = replace(self, **fields, updated_at=updated_at, version=self.version + 1)
-        return self if changed.content == self.content else changed
+        return self if changed.content == self.content else _in_series(self, changed)
 
     def toggled(self, now: datetime) -> "Task":
         """This task with its completion inverted."""
         return self.changed(now, completed=not self.completed)
+
+    def needs_save(self, changes: TaskChanges) -> bool:
+        """Whether the changes depend on the task's series, or alter other tasks of it.
+
+        Then a repository cannot apply them without reading the task.
+        """
+        in_series = self.repeat or self.next_id or changes.get("repeat")
+        return in_series is not None and not SERIES_MEMBERS.isdisjoint(changes)
+
+    def successor(self) -> "Task | None":
+        """The task that follows this completed one in its series; None if there is none.
+
+        Its id is derived from this task's id and its due date, so that each device makes the same.
+        """
+        if self.repeat is None or self.due_date is None or self.completed_at is None:
+            return None
+        due = next_due(
+            self.repeat,
+            self.due_date,
+            self.completed_at,
+            time_zone=self.time_zone,
+            anchor=self.anchor,
+        )
+        if due is None:
+            return None
+        return replace(
+            self,
+            id=uuid5(self.id, _due_text(due)),
+            due_date=due,
+            anchor=self.anchor or local_time(self.due_date, self.time_zone),
+            created_at=self.completed_at,
+            updated_at=self.completed_at,
+            completed_at=None,
+            next_id=None,
+            version=1,
+        )
+
+
+def _check_series(task: Task) -> None:
+    """Raise InvalidTask if the task repeats without a due date, or has a time without a zone."""
+    if task.repeat is None:
+        return
+    if task.due_date is None:
+        message = "must be set, because the task repeats"
+        raise InvalidTask([Violation("due_date", "required", message)])
+    if isinstance(task.due_date, datetime) and task.time_zone is None:
+        message = "must be set, because the task repeats and its due date has a time"
+        raise InvalidTask([Violation("time_zone", "required", message)])
+
+
+def _in_series(before: Task, after: Task) -> Task:
+    """The changed task with the anchor and the ``next_id`` that follow from the change.
+
+    A task that was reopened and whose successor stayed makes no other one. Raises InvalidTask.
+    """
+    _check_series(after)
+    if (before.due_date, before.repeat, before.time_zone) != (
+        after.due_date,
+        after.repeat,
+        after.time_zone,
+    ):
+        after = replace(after, anchor=None)
+    if before.completed or before.next_id is not None:
+        return after
+    successor = after.successor()
+    return after if successor is None else replace(after, next_id=successor.id)
+
+
+def _due_text(due: date | datetime) -> str:
+    """The due date as clients read it."""
+    if not isinstance(due, datetime):
+        return due.isoformat()
+    return due.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -6,6 +6,7 @@ raises what the ports raise.
 """
 
 from collections.abc import Callable, Collection, Container
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple, Unpack
 from uuid import UUID
@@ -35,6 +36,16 @@ class Created(NamedTuple):
 
     task: Task
     is_new: bool
+
+
+class Changed(NamedTuple):
+    """The changed task, and its successor if the change completes a repeating task.
+
+    Repeating the change returns the successor again.
+    """
+
+    task: Task
+    successor: Task | None = None
 
 
 async def list_tasks(tasks: TaskRepository, actor: Principal, query: TaskQuery) -> TaskPage:
@@ -125,17 +136,22 @@ async def change_task(
     now: datetime,
     versions: Versions = None,
     **changes: Unpack[TaskChanges],
-) -> Task:
+) -> Changed:
     """Apply the changes to the latest version, so that concurrent changes of other members stay.
 
-    Raises TaskNotFound, InvalidTask and StaleVersion. With several ``versions`` it also raises
-    EditConflict if concurrent edits win every attempt.
+    Raises TaskNotFound, InvalidTask and StaleVersion. With several ``versions``, or if the task
+    repeats, it also raises EditConflict if concurrent edits win every attempt.
     """
-    if versions is not None:
-        return await _edit_with_retry(
-            tasks, actor, task_id, versions, lambda task: task.changed(now, **changes)
+    latest = None
+    if versions is None:
+        latest = require_owner(
+            actor, await tasks.change(actor.user_id, task_id, now=now, **changes)
         )
-    return require_owner(actor, await tasks.change(actor.user_id, task_id, now=now, **changes))
+        if not latest.needs_save(changes):
+            return Changed(latest)
+    return await _edit_with_retry(
+        tasks, actor, task_id, versions, lambda task: task.changed(now, **changes), latest
+    )
 
 
 async def toggle_task(
@@ -145,7 +161,7 @@ async def toggle_task(
     *,
     now: datetime,
     versions: Versions = None,
-) -> Task:
+) -> Changed:
     """Complete a pending task, or reopen a completed one.
 
     Raises TaskNotFound, StaleVersion, and EditConflict if concurrent edits win every attempt.
@@ -161,7 +177,7 @@ async def complete_task(
     completed: bool,
     now: datetime,
     versions: Versions = None,
-) -> Task:
+) -> Changed:
     """Set the task's completion. Raises what ``change_task`` raises."""
     return await change_task(tasks, actor, task_id, now=now, versions=versions, completed=completed)
 
@@ -292,25 +308,33 @@ async def _edit_with_retry(
     task_id: UUID,
     versions: Versions,
     transition: Callable[[Task], Task],
-) -> Task:
-    """Read the task, apply the transition and save; start again if the task has changed since."""
+    latest: Task | None = None,
+) -> Changed:
+    """Read the task, apply the transition and save; start again if the task has changed since.
+
+    The first attempt uses the ``latest`` task, if it was read before.
+    """
     for _ in range(EDIT_ATTEMPTS):
-        task = _require_version(await get_task(tasks, actor, task_id), versions)
+        task = latest or _require_version(await get_task(tasks, actor, task_id), versions)
         edited = transition(task)
-        if edited is task or await _try_save(tasks, edited):
-            return edited
+        if edited is task:
+            return Changed(task, await _find_successor(tasks, actor, task))
+        successor = edited.successor() if edited.next_id != task.next_id else None
+        with suppress(StaleVersion):
+            return Changed(edited, await tasks.save(edited, successor=successor))
+        latest = None
     raise EditConflict
+
+
+async def _find_successor(tasks: TaskRepository, actor: Principal, task: Task) -> Task | None:
+    """The successor of a task that was completed before, None if there is none any more."""
+    if task.completed and task.next_id is not None:
+        with suppress(TaskNotFound):
+            return await get_task(tasks, actor, task.next_id)
+    return None
 
 
 def _require_version(task: Task, versions: Versions) -> Task:
     if versions is not None and task.version not in versions:
         raise StaleVersion
     return task
-
-
-async def _try_save(tasks: TaskRepository, task: Task) -> bool:
-    try:
-        await tasks.save(task)
-    except StaleVersion:
-        return False
-    return True

@@ -21,6 +21,7 @@ from http_contract.preconditions import (
     TestIfNoneMatchOfAnEdit,
     TestIfNoneMatchOfATask,
 )
+from http_contract.repeating import TestCompletionOfARepeatingTask, TestRepeat, TestSuccessor
 from http_contract.sync import TestChanges, TestIdsOfClients
 from http_contract.tasks import (
     TestClearCompleted,
@@ -45,6 +46,7 @@ __all__ = [
     "TestChanges",
     "TestClearCompleted",
     "TestComplete",
+    "TestCompletionOfARepeatingTask",
     "TestCreate",
     "TestDelete",
     "TestEdit",
@@ -59,7 +61,9 @@ __all__ = [
     "TestIfNoneMatchOfAnEdit",
     "TestList",
     "TestPages",
+    "TestRepeat",
     "TestRestore",
+    "TestSuccessor",
     "TestTheForm",
     "TestTodoBackend",
     "TestTotal",

@@ -186,7 +186,8 @@ class TestGet:
         assert answer.content == (
             b'{"id":"0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b","user_id":"ada","title":"Buy milk",'
             b'"description":null,"completed":false,"priority":null,"due_date":null,"tags":[],'
-            b'"position":null,"created_at":"2026-01-18T09:30:00.000000Z",'
+            b'"position":null,"repeat":null,"time_zone":null,'
+            b'"created_at":"2026-01-18T09:30:00.000000Z",'
             b'"updated_at":"2026-01-18T09:30:00.000000Z","completed_at":null,"version":1}'
         )
 

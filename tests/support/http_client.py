@@ -35,7 +35,8 @@ class FailingRepository(InMemoryTaskRepository):
     async def find(self, _owner: str, _query: TaskQuery) -> TaskPage:
         raise self._failure
 
-    async def save(self, _task: Task) -> None:
+    async def save(self, _task: Task, *, successor: Task | None = None) -> Task | None:
+        del successor
         raise self._failure
 
 

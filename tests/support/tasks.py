@@ -6,6 +6,7 @@ from typing import Final, TypedDict, Unpack
 from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
 from todo_domain.queries import TaskFilter
+from todo_domain.repeat import Repeat, Unit
 from todo_domain.task import POSITION_MAX, Priority, Task
 
 # The members of a task that clients may omit, with their values in JSON then.
@@ -16,11 +17,13 @@ OPTIONAL_MEMBERS: Final[dict[str, object]] = {
     "due_date": None,
     "tags": [],
     "position": None,
+    "repeat": None,
+    "time_zone": None,
 }
 # The members of a task in JSON, in this order.
 MEMBERS: Final = [
     *("id", "user_id", "title", "description", "completed", "priority", "due_date", "tags"),
-    *("position", "created_at", "updated_at", "completed_at", "version"),
+    *("position", "repeat", "time_zone", "created_at", "updated_at", "completed_at", "version"),
 ]
 
 NOW: Final = datetime(2026, 1, 18, 9, 30, tzinfo=UTC)
@@ -50,6 +53,10 @@ class Members(TypedDict, total=False):
     due_date: date | datetime | None
     tags: tuple[str, ...]
     position: str | None
+    repeat: Repeat | None
+    time_zone: str | None
+    anchor: datetime | None
+    next_id: UUID | None
     created_at: datetime
     updated_at: datetime
     completed_at: datetime | None
@@ -59,6 +66,11 @@ class Members(TypedDict, total=False):
 def a_task(**members: Unpack[Members]) -> Task:
     """A new task of ada's with the given members."""
     return replace(Task.new(uuid4(), "ada", NOW, title="Buy milk"), **members)
+
+
+def a_repeating_task(**members: Unpack[Members]) -> Task:
+    """A task that was due today and repeats every day."""
+    return replace(a_task(due_date=NOW.date(), repeat=Repeat(Unit.DAY)), **members)
 
 
 def mixed_tasks(owner: str = "ada") -> list[Task]:

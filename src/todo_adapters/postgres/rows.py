@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import asyncpg
+import orjson
 
 from todo_adapters.postgres.tables import TASKS
+from todo_domain.repeat import Repeat
 from todo_domain.task import Priority, Task, due_instant, fold
 
 # The columns of a task in the order in which ``task_from_row`` unpacks them.
@@ -14,7 +17,8 @@ TASK_COLUMNS: Final = tuple(
     TASKS.c[name]
     for name in (
         *("id", "user_id", "title", "description", "priority", "due_at", "due_all_day", "tags"),
-        *("created_at", "updated_at", "completed_at", "version", "position"),
+        *("created_at", "updated_at", "completed_at", "version"),
+        *("position", "repeat", "time_zone", "anchor", "next_id"),
     )
 )
 _UNSET: Final = (None, False, ())
@@ -25,7 +29,7 @@ def task_from_row(row: asyncpg.Record) -> Task:
     """The task in a row that begins with TASK_COLUMNS."""
     # Unpacked, because look-ups by name take as long as making the task.
     task_id, owner, title, text, rank, due, is_day, tags, *others = row
-    created, updated, done, version, position, *_ = others
+    created, updated, done, version, position, repeat, time_zone, anchor, next_id, *_ = others
     if due is not None and is_day:
         due = due.date()
     elif due is not None and due.tzinfo is None:
@@ -40,6 +44,10 @@ def task_from_row(row: asyncpg.Record) -> Task:
         due_date=due,
         tags=tuple(tags),
         position=position,
+        repeat=None if repeat is None else _repeat_from_text(repeat),
+        time_zone=time_zone,
+        anchor=anchor,
+        next_id=next_id,
         created_at=created,
         updated_at=updated,
         completed_at=done,
@@ -57,6 +65,8 @@ def row_from_task(task: Task) -> dict[str, object]:
         "updated_at": task.updated_at,
         "completed_at": task.completed_at,
         "version": task.version,
+        "anchor": task.anchor,
+        "next_id": task.next_id,
     }
 
 
@@ -77,6 +87,8 @@ def columns_of(members: Mapping[str, Any], *, now: datetime) -> dict[str, object
         due = columns.pop("due_date")
         columns["due_at"] = None if due is None else due_instant(due)
         columns["due_all_day"] = due is not None and not isinstance(due, datetime)
+    if columns.get("repeat") is not None:
+        columns["repeat"] = orjson.dumps(columns["repeat"].members).decode()
     return columns
 
 
@@ -87,6 +99,11 @@ def set_members(content: Mapping[str, object]) -> dict[str, object]:
     this code adds members.
     """
     return {name: value for name, value in content.items() if value not in _UNSET}
+
+
+@lru_cache(maxsize=1024)
+def _repeat_from_text(text: str) -> Repeat:
+    return Repeat.of(orjson.loads(text))
 
 
 def _folded(text: str | None) -> str | None:

@@ -3,6 +3,7 @@
 Every statement has the parameter ``owner``, and reads and writes only that user's rows.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
 from typing import Any, Final
@@ -26,6 +27,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from todo_adapters.postgres.change_numbers import OWNER, take_number
 from todo_adapters.postgres.database import Statement
@@ -48,6 +50,9 @@ _KEY_RESULTS: Final = ("task_id", "outcomes")  # of a new task, and of a batch
 NOW: Final = bindparam("now", type_=TASKS.c.updated_at.type)
 KEYS_VALID_SINCE: Final = bindparam("keys_valid_since", type_=IDEMPOTENCY_KEYS.c.created_at.type)
 RESTORABLE_AFTER: Final = bindparam("restorable_after", type_=TASKS.c.deleted_at.type)
+# The columns of ``todo_domain.task.SERIES_MEMBERS``, and the tasks that have a series.
+_SERIES_COLUMNS: Final = frozenset({"completed_at", "due_at", "repeat", "time_zone"})
+_HAS_SERIES: Final = or_(TASKS.c.repeat.is_not(None), TASKS.c.next_id.is_not(None))
 
 
 # --- Add ----------------------------------------------------------------------------------------
@@ -175,19 +180,88 @@ COUNT: Final = Statement.compiled(
 # --- Change -------------------------------------------------------------------------------------
 
 
-def _save() -> Statement:
+_IS_AS_READ: Final = (*_IS_LIVE_TASK, TASKS.c.version == bindparam("read_version"))
+_SAVED: Final = {
+    name: value for name, value in _ROW.items() if name not in {"id", "user_id", "created_at"}
+}
+
+
+def _save(number: CTE, **values: ColumnElement[Any]) -> ReturningUpdate[Any]:
     """Replace the row if it still has the version that was read; return its id then."""
-    is_unchanged = (*_IS_LIVE_TASK, TASKS.c.version == bindparam("read_version"))
-    number = take_number(exists().where(*is_unchanged))
-    values = {
-        name: value for name, value in _ROW.items() if name not in {"id", "user_id", "created_at"}
-    }
-    return Statement.compiled(
+    return (
         update(TASKS)
-        .where(*is_unchanged)
-        .values(**values, change=number.c.last)
+        .where(*_IS_AS_READ)
+        .values(**_SAVED | values, change=number.c.last)
         .returning(TASKS.c.id)
     )
+
+
+def successor_parameters(values: Mapping[str, object]) -> dict[str, object]:
+    """The parameters of SAVE_COMPLETED for the values of the successor's row."""
+    return {f"successor_{name}": value for name, value in values.items()}
+
+
+def _save_completed() -> Statement:
+    """Save a completed task, add its successor, and return the stored successor.
+
+    No row if the task was not saved. A successor that was removed is stored again. A live task with
+    the successor's id stays as it is.
+    """
+    number = take_number(exists().where(*_IS_AS_READ))
+    saved = _save(number).cte("saved")
+    row = {
+        name: bindparam(f"successor_{name}", type_=TASKS.c[name].type)
+        for name in _ROW
+        if name != "user_id"
+    }
+    values = {**row, "user_id": OWNER, "change": number.c.last}
+    task = upsert(TASKS).from_select(
+        list(values), select(*values.values()).select_from(number.join(saved, true()))
+    )
+    added = (
+        task.on_conflict_do_update(
+            index_elements=[TASKS.c.user_id, TASKS.c.id],
+            set_={**{name: task.excluded[name] for name in values}, "deleted_at": null()},
+            where=TASKS.c.deleted_at.is_not(None),
+        )
+        .returning(*TASK_COLUMNS)
+        .cte("added")
+    )
+    present = select(*TASK_COLUMNS).where(
+        *IS_LIVE, TASKS.c.id == row["id"], exists(select(saved)), ~exists(select(added))
+    )
+    return Statement.compiled(union_all(select(added), present))
+
+
+def _save_reopened() -> Statement:
+    """Save a reopened task, and remove the successor that its completion has made.
+
+    The successor stays if it was changed since, and the task keeps its ``next_id`` then.
+    """
+    number = take_number(exists().where(*_IS_AS_READ))
+    # Locked, so that the successor is removed only if the task is saved.
+    task = (
+        select(TASKS.c.completed_at, number.c.last)
+        .where(*_IS_AS_READ)
+        .with_for_update(of=TASKS)
+        .cte("task")
+    )
+    removed = (
+        update(TASKS)
+        .where(
+            *IS_LIVE,
+            TASKS.c.id == _ROW["next_id"],
+            TASKS.c.version == literal_column("1"),
+            TASKS.c.completed_at.is_(None),
+            TASKS.c.created_at == task.c.completed_at,
+        )
+        .values(deleted_at=_ROW["updated_at"], change=task.c.last)
+        .returning(TASKS.c.id)
+        .cte("removed")
+    )
+    next_id = case((~exists(select(removed)), _ROW["next_id"]))
+    saved = _save(number, next_id=next_id).where(exists(select(task)))
+    return Statement.compiled(saved)
 
 
 def changed_values(
@@ -195,16 +269,23 @@ def changed_values(
 ) -> tuple[ColumnElement[bool], dict[str, ColumnElement[Any]]]:
     """``Task.changed`` in SQL: whether a row has these values already, and its new values.
 
+    A task for which the change ``needs_save`` is returned as it is.
+
     PostgreSQL evaluates the expressions of the UPDATE on the latest version of the row. If a
     concurrent statement has just made the same change, the version and times stay as they are.
     """
     values: dict[str, ColumnElement[Any]] = {name: _ROW[name] for name in sorted(columns)}
-    is_same = and_(
+    is_same: ColumnElement[bool] = and_(
         *(is_equal(TASKS.c[name], value) for name, value in values.items() if name in COMPARED)
     )
     if "completed_at" in values:
         first_completed = func.coalesce(TASKS.c.completed_at, values["completed_at"])
         values["completed_at"] = case((values["completed_at"].is_not(None), first_completed))
+    if columns & _SERIES_COLUMNS:
+        is_same = or_(_HAS_SERIES, is_same)
+        values = {
+            name: case((_HAS_SERIES, TASKS.c[name]), else_=value) for name, value in values.items()
+        }
     # The clock may have been set back; ``updated_at`` never decreases.
     updated_at = case((is_same, TASKS.c.updated_at), else_=func.greatest(TASKS.c.updated_at, NOW))
     increment = case((is_same, literal_column("0")), else_=literal_column("1"))
@@ -237,7 +318,9 @@ def is_equal(column: ColumnElement[Any], value: ColumnElement[Any]) -> ColumnEle
     return column.is_not_distinct_from(value)
 
 
-SAVE: Final = _save()
+SAVE: Final = Statement.compiled(_save(take_number(exists().where(*_IS_AS_READ))))
+SAVE_COMPLETED: Final = _save_completed()
+SAVE_REOPENED: Final = _save_reopened()
 
 
 # --- Delete and restore -------------------------------------------------------------------------

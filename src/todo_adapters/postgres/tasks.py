@@ -107,15 +107,23 @@ class PostgresTaskRepository:
             total = len(tasks)
         return TaskPage(tasks, has_more, total, state)
 
-    async def save(self, task: Task) -> None:
+    async def save(self, task: Task, *, successor: Task | None = None) -> Task | None:
         values = row_from_task(task) | {"read_version": task.version - 1}
-        if not await self._database.fetch(statements.SAVE, **values):
+        statement = statements.SAVE
+        if successor is not None:
+            statement = statements.SAVE_COMPLETED
+            values |= statements.successor_parameters(row_from_task(successor))
+        elif not task.completed and task.next_id is not None:
+            statement = statements.SAVE_REOPENED
+        rows = await self._database.fetch(statement, **values)
+        if not rows:
             raise StaleVersion
+        return None if successor is None else task_from_row(rows[0])
 
     async def change(
         self, owner: str, task_id: UUID, *, now: datetime, **changes: Unpack[TaskChanges]
     ) -> Task:
-        if not changes:
+        if not changes or changes.get("repeat") is not None:
             return await self.get(owner, task_id)
         columns = columns_of(clean_changes(changes), now=now)
         statement = statements.change(frozenset(columns))

@@ -114,7 +114,12 @@ def _todo_error(request: Request, error: TodoError) -> Response:
             return _token_rejected(request, error)
         case InvalidTask(violations=violations):
             errors = [
-                FieldError(field=v.field, pointer=f"/{v.field}", code=v.code, message=v.message)
+                FieldError(
+                    field=v.field,
+                    pointer=f"/{v.field.replace('.', '/')}",
+                    code=v.code,
+                    message=v.message,
+                )
                 for v in violations
             ]
             return problem(request, "validation_failed", summarize(errors), errors=errors)

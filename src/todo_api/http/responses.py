@@ -38,12 +38,20 @@ def task_list_response(
 
 
 def changed_task_response(
-    task: Task, prefer: str | None, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS
+    task: Task,
+    prefer: str | None,
+    status: int = 200,
+    headers: Mapping[str, str] = _NO_HEADERS,
+    *,
+    successor: Task | None = None,
 ) -> Response:
     """The task after a change, without a body for ``Prefer: return=minimal`` (RFC 7240)."""
     headers = {**headers, "ETag": version_etag(task.version)}
     if not prefers(prefer, "return=minimal"):
-        return json_response(serialize_task(task), status, headers)
+        document = serialize_task(task)
+        if successor is not None:
+            document["next"] = serialize_task(successor)
+        return json_response(document, status, headers)
     headers["Preference-Applied"] = "return=minimal"
     return Response(status_code=204 if status == 200 else status, headers=headers)  # noqa: PLR2004
 
@@ -61,6 +69,8 @@ def serialize_task(task: Task) -> dict[str, object]:
         "due_date": format_time(due) if isinstance(due, datetime) else due,
         "tags": task.tags,
         "position": task.position,
+        "repeat": task.repeat and task.repeat.members,
+        "time_zone": task.time_zone,
         "created_at": format_time(task.created_at),
         "updated_at": format_time(task.updated_at),
         "completed_at": task.completed_at and format_time(task.completed_at),

@@ -85,7 +85,7 @@ def _field_error(
     error: Mapping[str, Any], sent: object, root: str, *, has_pointers: bool
 ) -> FieldError:
     code, message = _code_and_message(error)
-    path = [printable(part) for part in _path(error, sent)]
+    path = [printable(part) for part in (*_path(error, sent), *_path_in_value(error))]
     field = ".".join(path) or root
     if not has_pointers:
         return FieldError(field=field, code=code, message=message)
@@ -109,6 +109,12 @@ def _code_and_message(error: Mapping[str, Any]) -> tuple[str, str]:
         message = ""
     message = message or _SUBJECT.sub("must ", error["msg"])
     return code, message.encode(errors="replace").decode()
+
+
+def _path_in_value(error: Mapping[str, Any]) -> tuple[str, ...]:
+    """The part of the path that only the domain's validator knows."""
+    cause = error.get("ctx", {}).get("error")
+    return cause.path if isinstance(cause, InvalidValue) else ()
 
 
 def _path(error: Mapping[str, Any], sent: object) -> list[str]:

@@ -34,6 +34,7 @@ from todo_api.openapi import BODY, CHANGES, COMMON, NEW_TASK, NOT_MODIFIED, TASK
 from todo_api.problems import FieldError, ProblemError
 from todo_api.request_state import original_path
 from todo_api.schemas import (
+    ChangedTask,
     Completion,
     ListQuery,
     NewTask,
@@ -147,7 +148,7 @@ async def create_task(
 @router.put(
     "/{task_id}",
     operation_id="updateTask",
-    response_model=Task,
+    response_model=ChangedTask,
     responses=responses(TASK, "rate_limited", status=201, headers=("ETag", "Location"), model=Task)
     | responses(TASK, *COMMON, *BODY, *_EDIT, "id_taken", headers=("ETag",)),
 )
@@ -182,7 +183,7 @@ async def put_task(
 @router.patch(
     "/{task_id}",
     operation_id="patchTask",
-    response_model=Task,
+    response_model=ChangedTask,
     responses=responses(TASK, *COMMON, *BODY, *_EDIT, headers=("ETag",)),
 )
 async def change_task(
@@ -200,14 +201,16 @@ async def change_task(
     The body is `application/json` or `application/merge-patch+json` (RFC 7396).
     """
     versions = allowed_versions(if_match, if_none_match)
-    task = await use_cases.change_task(tasks, actor, task_id, now=now, versions=versions, **changes)
-    return changed_task_response(task, prefer)
+    task, successor = await use_cases.change_task(
+        tasks, actor, task_id, now=now, versions=versions, **changes
+    )
+    return changed_task_response(task, prefer, successor=successor)
 
 
 @router.patch(
     "/{task_id}/complete",
     operation_id="completeTask",
-    response_model=Task,
+    response_model=ChangedTask,
     responses=responses(TASK, *COMMON, *BODY, *_EDIT, headers=("ETag",)),
 )
 @router.patch("/{task_id}/toggle", include_in_schema=False)
@@ -221,15 +224,21 @@ async def complete_task(
     if_none_match: UnlessMatch = None,
     prefer: Prefer = None,
 ) -> Response:
-    """Set `completed`, or toggle it if the body is empty or `{}`."""
+    """Set `completed`, or toggle it if the body is empty or `{}`.
+
+    Completing a repeating task creates the next one, which is `next` in the response. Reopening
+    the task deletes it, if it was not changed since.
+    """
     versions = allowed_versions(if_match, if_none_match)
     if "completed" in body:
-        task = await use_cases.complete_task(
+        task, successor = await use_cases.complete_task(
             tasks, actor, task_id, completed=body["completed"], now=now, versions=versions
         )
     else:
-        task = await use_cases.toggle_task(tasks, actor, task_id, now=now, versions=versions)
-    return changed_task_response(task, prefer)
+        task, successor = await use_cases.toggle_task(
+            tasks, actor, task_id, now=now, versions=versions
+        )
+    return changed_task_response(task, prefer, successor=successor)
 
 
 @router.delete(

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from contracts import LOST_RACE, follow, write_at_random
-from support.tasks import COMPLETED, LATER, NOW, a_task
+from support.tasks import COMPLETED, LATER, NOW, a_repeating_task, a_task
 from support.version_0_1 import TaskRepositoryOfVersion01
 from todo_adapters.postgres import list_statements
 from todo_adapters.postgres.database import Database, Statement
@@ -28,9 +28,11 @@ from todo_adapters.postgres.tables import metadata
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl, parse_database_url
 from todo_domain.errors import DatabaseUnavailable
+from todo_domain.ownership import Principal
 from todo_domain.ports import KEY_LIFETIME, RETENTION, TaskRepository
 from todo_domain.queries import SeekPosition, Sort, SortBy, TaskFilter, TaskQuery
 from todo_domain.task import Task, fold
+from todo_domain.use_cases import toggle_task
 
 Branch = Callable[[str], Awaitable[DatabaseUrl]]
 
@@ -80,7 +82,8 @@ class TestRollingDeployment:
         self, retrying: Database
     ) -> None:
         tasks, old = PostgresTaskRepository(retrying), TaskRepositoryOfVersion01(retrying)
-        stored = [await old.add(a_task()) for _ in range(8)]
+        new = [*(a_task() for _ in range(6)), *(a_repeating_task() for _ in range(2))]
+        stored = [await tasks.add(task) for task in new]
         is_done = asyncio.Event()
         readers = [
             asyncio.create_task(follow(tasks, is_done, limit=limit, delay=delay))
@@ -165,7 +168,7 @@ class TestLockOrder:
     async def test_concurrent_writes_of_one_user_never_deadlock(self, database: Database) -> None:
         """A deadlock would raise DatabaseUnavailable, which no writer suppresses."""
         tasks = PostgresTaskRepository(database)
-        stored = [await tasks.add(a_task()) for _ in range(3)]
+        stored = [await tasks.add(task) for task in (a_task(), a_task(), a_repeating_task())]
         await tasks.delete("ada", stored[0].id, now=NOW - 2 * RETENTION)  # for the purge
         async with asyncio.TaskGroup() as writers:
             for seed in range(20):
@@ -346,6 +349,7 @@ async def every_write(tasks: TaskRepository, stored: Sequence[Task], seed: int) 
             partial(tasks.save, task.changed(LATER, title=f"{seed}")),
             partial(tasks.change, "ada", task.id, now=LATER, title=f"{seed} {number}"),
             partial(tasks.change, "ada", task.id, now=LATER, completed=True),
+            partial(toggle_task, tasks, Principal("ada", LATER), task.id, now=LATER),
             partial(tasks.delete, "ada", task.id, now=LATER),
             partial(tasks.delete, "ada", task.id, now=LATER, version=2),
             partial(tasks.delete, "ada", task.id, now=LATER - 2 * RETENTION),

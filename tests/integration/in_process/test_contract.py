@@ -464,6 +464,10 @@ BATCH: Final = {
         {"op": "change", "id": "{id}", "task": {"completed": True}},
     ]
 }
+DAILY: Final = {"due_date": "2096-01-02", "repeat": {"unit": "day"}}
+DONE: Final = {"completed": True}
+REPEATING: Final = Asked(2, "PATCH", ONE, DAILY)
+COMPLETED: Final = Asked(2, "PATCH", f"{ONE}/complete", DONE)
 ROUND_TRIPS: Final = {
     "GET /api/tasks": Asked(1, "GET", TASKS),
     "GET /api/tasks, filtered, sorted, counted": Asked(
@@ -490,6 +494,19 @@ ROUND_TRIPS: Final = {
     ),
     "PATCH /api/tasks/{id}/complete, toggling": Asked(2, "PATCH", f"{ONE}/complete"),
     "PATCH /api/tasks/{id}/toggle": Asked(2, "PATCH", f"{ONE}/toggle"),
+    "PATCH /api/tasks/{id}, making it repeat": Asked(2, "PATCH", ONE, DAILY),
+    "PATCH /api/tasks/{id}/complete, repeating": Asked(
+        2, "PATCH", f"{ONE}/complete", DONE, before=[REPEATING]
+    ),
+    "PATCH /api/tasks/{id}/complete, repeating, toggling": Asked(
+        2, "PATCH", f"{ONE}/complete", before=[REPEATING]
+    ),
+    "PATCH /api/tasks/{id}/complete, repeating, completed before": Asked(
+        2, "PATCH", f"{ONE}/complete", DONE, before=[REPEATING, COMPLETED]
+    ),
+    "PATCH /api/tasks/{id}/complete, repeating, reopening": Asked(
+        2, "PATCH", f"{ONE}/complete", {"completed": False}, before=[REPEATING, COMPLETED]
+    ),
     "DELETE /api/tasks/{id}": DELETED,
     "DELETE /api/tasks/{id}, If-Match": Asked(2, "DELETE", ONE, headers=FIRST),
     "POST /api/tasks/{id}/restore": Asked(1, "POST", f"{ONE}/restore", before=[DELETED]),

@@ -19,7 +19,7 @@ import asyncpg
 import pytest
 
 from contracts import EVERY_CHANGE, EVERY_FILTER, EVERY_SORT
-from support.tasks import COMPLETED, NOW, a_task
+from support.tasks import COMPLETED, NOW, a_repeating_task, a_task
 from todo_adapters.postgres import batch_statements, change_numbers, statements
 from todo_adapters.postgres import tasks as repository
 from todo_adapters.postgres.database import Database, Fetch, Statement
@@ -90,6 +90,10 @@ async def make_every_call(tasks: TaskRepository) -> None:
         await tasks.add(other, key="k")
     await tasks.get(OWNER, task.id)
     await tasks.save(task.changed(NOW, title="Buy oat milk"))
+    repeating = await tasks.add(a_repeating_task(owner=OWNER))
+    completed = repeating.changed(NOW, completed=True)
+    await tasks.save(completed, successor=completed.successor())
+    await tasks.save(completed.changed(NOW, completed=False))
     for changes in EVERY_CHANGE:
         changed = await tasks.change(OWNER, task.id, now=NOW, **changes)
     await tasks.delete(OWNER, task.id, now=NOW)

@@ -278,7 +278,8 @@ class TestSerializedTask:
             b'{"id":"0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b",'
             b'"user_id":"dlMsxWRCI2eyTUbIQ9DUoaji4ROD9Eqh","title":"Buy milk",'
             b'"description":null,"completed":false,"priority":null,"due_date":null,"tags":[],'
-            b'"position":null,"created_at":"2026-01-18T09:30:00.000000Z",'
+            b'"position":null,"repeat":null,"time_zone":null,'
+            b'"created_at":"2026-01-18T09:30:00.000000Z",'
             b'"updated_at":"2026-01-18T09:30:00.000000Z","completed_at":null,"version":1}'
         )
 

@@ -1,14 +1,16 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta, timezone
+from functools import partial
 from typing import Any, Unpack
-from uuid import uuid4
+from uuid import uuid4, uuid5
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.tasks import HOSTILE_TEXTS, LATER, NOW, a_task
+from support.tasks import HOSTILE_TEXTS, LATER, NOW, Members, a_repeating_task, a_task
 from todo_domain.errors import InvalidTask, InvalidValue, Violation
+from todo_domain.repeat import Repeat, Unit
 from todo_domain.task import (
     DESCRIPTION_MAX,
     TAG_MAX,
@@ -37,7 +39,7 @@ IN_PARIS = timezone(timedelta(hours=1))
 NAIVE = datetime(2026, 1, 20, tzinfo=UTC).replace(tzinfo=None)
 
 # The members that hold text of the user's.
-TEXTS = sorted(set(TaskChanges.__annotations__) - {"completed", "priority", "due_date"})
+TEXTS = sorted(set(TaskChanges.__annotations__) - {"completed", "priority", "due_date", "repeat"})
 
 # Ranks are stored in the database and in cursors that clients keep.
 RANKS = {1: Priority.LOW, 2: Priority.MEDIUM, 3: Priority.HIGH}
@@ -241,7 +243,7 @@ class TestNewTask:
 class TestRepr:
     def test_has_no_member_with_text_of_the_user(self) -> None:
         shown = {field.name for field in fields(Task) if field.repr}
-        assert shown & set(TaskChanges.__annotations__) == {"priority", "due_date"}
+        assert shown & set(TaskChanges.__annotations__) == {"priority", "due_date", "repeat"}
 
     def test_has_the_id_and_no_text_of_the_user(self) -> None:
         task = a_task(title="private", description="private", tags=("private",))
@@ -305,6 +307,108 @@ class TestChange:
         completed = a_task().toggled(LATER)
         assert completed.completed
         assert not completed.toggled(LATER).completed
+
+
+class TestSeries:
+    @pytest.mark.parametrize(
+        ("members", "field"),
+        [
+            (Members(due_date=None), "due_date"),
+            (Members(due_date=NOW), "time_zone"),
+            (Members(due_date=NOW, time_zone=None), "time_zone"),
+        ],
+    )
+    def test_needs_a_due_date_and_the_zone_of_its_time(self, members: Members, field: str) -> None:
+        changes = TaskChanges(title="x", repeat=Repeat(Unit.DAY), **members)  # type: ignore[typeddict-item]
+        for attempt in (a_new_task, partial(a_task().changed, LATER)):
+            with pytest.raises(InvalidTask) as caught:
+                attempt(**changes)
+            assert [violation.field for violation in caught.value.violations] == [field]
+
+    def test_cannot_lose_what_it_needs(self) -> None:
+        timed = a_repeating_task(due_date=NOW, time_zone="UTC")
+        for cleared in (TaskChanges(due_date=None), TaskChanges(time_zone=None)):
+            with pytest.raises(InvalidTask):
+                timed.changed(LATER, **cleared)
+            cleared["repeat"] = None
+            assert timed.changed(LATER, **cleared).repeat is None
+
+    def test_needs_no_zone_for_a_date(self) -> None:
+        task = a_repeating_task(time_zone="UTC").changed(LATER, time_zone=None)
+        assert (task.repeat, task.time_zone) == (Repeat(Unit.DAY), None)
+
+    def test_names_an_unknown_time_zone(self) -> None:
+        with pytest.raises(InvalidTask, match=r"^time_zone: must be an IANA time zone"):
+            a_task().changed(LATER, time_zone="Mars/Olympus")
+
+    def test_has_a_pending_successor_with_the_same_members(self) -> None:
+        task = a_repeating_task(description="2 l", priority=Priority.LOW, tags=("a",), position="b")
+        completed = task.changed(LATER, completed=True)
+        assert completed.next_id is not None
+        assert completed.successor() == replace(
+            task,
+            id=completed.next_id,
+            due_date=date(2026, 1, 19),
+            anchor=datetime(2026, 1, 18),  # noqa: DTZ001 - local
+            created_at=LATER,
+            updated_at=LATER,
+        )
+
+    @pytest.mark.parametrize(
+        ("due", "text"),
+        [(date(2026, 1, 20), "2026-01-21"), (NOW, "2026-01-19T09:30:00.000000Z")],
+    )
+    def test_has_the_documented_id_of_the_successor(self, due: date, text: str) -> None:
+        task = a_repeating_task(due_date=due, time_zone="UTC")
+        assert task.changed(NOW, completed=True).next_id == uuid5(task.id, text)
+
+    @given(st.timedeltas(timedelta(0), timedelta(hours=14)))
+    def test_has_the_same_successor_from_two_devices(self, delay: timedelta) -> None:
+        task = a_repeating_task()
+        one, other = (task.changed(at, completed=True) for at in (NOW, NOW + delay))
+        assert one.next_id == other.next_id is not None
+
+    def test_of_a_pending_task_or_a_task_that_does_not_repeat_has_no_successor(self) -> None:
+        assert a_repeating_task().successor() is None
+        assert a_task(due_date=NOW.date(), completed_at=NOW).successor() is None
+
+    def test_that_has_ended_has_no_successor(self) -> None:
+        task = a_repeating_task(repeat=Repeat(Unit.DAY, until=NOW.date()))
+        assert task.changed(LATER, completed=True).next_id is None
+
+    def test_that_is_created_as_completed_has_no_successor(self) -> None:
+        task = a_new_task(title="x", completed=True, due_date=NOW, time_zone="UTC")
+        assert task.next_id is None
+
+    def test_has_one_successor_if_it_is_reopened_and_completed_again(self) -> None:
+        completed = a_repeating_task().changed(LATER, completed=True)
+        again = completed.toggled(LATER).changed(LATER + timedelta(days=9), completed=True)
+        assert again.next_id == completed.next_id
+
+    def test_takes_the_changes_of_its_completion(self) -> None:
+        completed = a_repeating_task().changed(LATER, completed=True, title="x", priority=None)
+        successor = completed.successor()
+        assert successor is not None
+        assert successor.title == "x"
+
+    @pytest.mark.parametrize(
+        ("changes", "is_kept"),
+        [
+            (TaskChanges(title="x", repeat=Repeat(Unit.MONTH)), True),
+            (TaskChanges(due_date=date(2026, 3, 1)), False),
+            (TaskChanges(repeat=Repeat(Unit.YEAR)), False),
+            (TaskChanges(time_zone="Asia/Tokyo"), False),
+        ],
+    )
+    def test_starts_again_with_another_rule_or_due_date(
+        self, changes: TaskChanges, *, is_kept: bool
+    ) -> None:
+        task = a_repeating_task(
+            repeat=Repeat(Unit.MONTH),
+            due_date=date(2026, 2, 28),
+            anchor=datetime(2026, 1, 31),  # noqa: DTZ001 - local
+        )
+        assert (task.changed(LATER, **changes).anchor == task.anchor) == is_kept
 
 
 def test_clean_changes_have_the_given_members_only() -> None:

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from fakes import InMemoryTaskRepository, UserTasks
-from support.tasks import LATER, NOW, a_task
+from support.tasks import LATER, NOW, a_repeating_task, a_task
 from todo_domain.errors import (
     EditConflict,
     IdempotencyKeyReused,
@@ -21,6 +21,7 @@ from todo_domain.queries import TaskQuery
 from todo_domain.task import Task, TaskChanges
 from todo_domain.use_cases import (
     EDIT_ATTEMPTS,
+    Changed,
     change_task,
     complete_task,
     create_task,
@@ -80,9 +81,9 @@ class ContestedRepository(InMemoryTaskRepository):
         super().__init__()
         self._other_saves = other_saves
 
-    async def save(self, task: Task) -> None:
+    async def save(self, task: Task, *, successor: Task | None = None) -> Task | None:
         await self._save_of_another_client(task.owner, task.id)
-        await super().save(task)
+        return await super().save(task, successor=successor)
 
     async def change(
         self, owner: str, task_id: UUID, *, now: datetime, **changes: Unpack[TaskChanges]
@@ -133,7 +134,9 @@ async def test_a_change_that_alters_nothing_leaves_the_task_as_it_is(
 ) -> None:
     task = a_task()
     await tasks.add(task)
-    changed = await change_task(tasks, ADA, task.id, now=LATER, versions=versions, title="Buy milk")
+    changed, _ = await change_task(
+        tasks, ADA, task.id, now=LATER, versions=versions, title="Buy milk"
+    )
     assert changed == await get_task(tasks, ADA, task.id) == task
 
 
@@ -149,7 +152,7 @@ async def test_a_change_keeps_concurrent_changes_of_other_members() -> None:
     tasks = ContestedRepository(other_saves=1)
     task = a_task()
     await tasks.add(task)
-    changed = await change_task(tasks, ADA, task.id, now=LATER, title="Buy oat milk")
+    changed, _ = await change_task(tasks, ADA, task.id, now=LATER, title="Buy oat milk")
     assert (changed.title, changed.description) == ("Buy oat milk", "other 1")
     assert await get_task(tasks, ADA, task.id) == changed
 
@@ -166,7 +169,7 @@ async def test_a_toggle_keeps_concurrent_changes_of_other_members() -> None:
     tasks = ContestedRepository(other_saves=EDIT_ATTEMPTS - 1)
     task = a_task()
     await tasks.add(task)
-    toggled = await toggle_task(tasks, ADA, task.id, now=LATER)
+    toggled, _ = await toggle_task(tasks, ADA, task.id, now=LATER)
     assert (toggled.completed, toggled.description) == (True, f"other {EDIT_ATTEMPTS - 1}")
     assert await get_task(tasks, ADA, task.id) == toggled
 
@@ -204,13 +207,51 @@ async def test_an_invalid_task_does_not_use_up_its_key(
     assert (await list_tasks(tasks, ADA, TaskQuery())).tasks == (created,)
 
 
+@pytest.mark.parametrize("versions", [None, {1, 2}], ids=["any version", "these versions"])
+async def test_a_completion_of_a_repeating_task_keeps_concurrent_changes_and_copies_them(
+    versions: set[int] | None,
+) -> None:
+    tasks = ContestedRepository(other_saves=1)
+    task = a_repeating_task()
+    await tasks.add(task)
+    completed, successor = await complete_task(
+        tasks, ADA, task.id, completed=True, now=LATER, versions=versions
+    )
+    assert successor is not None
+    assert (completed.completed, completed.description) == (True, "other 1")
+    assert (successor.completed, successor.description) == (False, "other 1")
+
+
+async def test_a_repeated_completion_returns_the_successor_until_it_is_deleted(
+    tasks: InMemoryTaskRepository,
+) -> None:
+    task = a_repeating_task()
+    await tasks.add(task)
+    first = await complete_task(tasks, ADA, task.id, completed=True, now=LATER)
+    assert first.successor is not None
+    assert await complete_task(tasks, ADA, task.id, completed=True, now=LATER) == first
+    await delete_task(tasks, ADA, first.successor.id, now=LATER)
+    again = await complete_task(tasks, ADA, task.id, completed=True, now=LATER)
+    assert again == Changed(first.task, None)
+
+
+async def test_other_changes_of_a_completed_repeating_task_return_no_successor(
+    tasks: InMemoryTaskRepository,
+) -> None:
+    task = a_repeating_task()
+    await tasks.add(task)
+    await complete_task(tasks, ADA, task.id, completed=True, now=LATER)
+    changed = await change_task(tasks, ADA, task.id, now=LATER, title="x")
+    assert (changed.task.title, changed.successor) == ("x", None)
+
+
 @pytest.mark.parametrize("completed", [False, True])
 async def test_a_completion_for_the_stored_version_is_applied(
     tasks: InMemoryTaskRepository, *, completed: bool
 ) -> None:
     task = a_task(completed_at=None if completed else NOW)
     await tasks.add(task)
-    stored = await complete_task(
+    stored, _ = await complete_task(
         tasks, ADA, task.id, completed=completed, now=LATER, versions={task.version}
     )
     assert stored == task.changed(LATER, completed=completed)
