@@ -1,6 +1,7 @@
 """The part of the contract of TaskRepository about writes of several tasks in one call."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from random import Random
@@ -9,7 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from support.tasks import COMPLETED, LATER, NOW, a_task, mixed_tasks
+from support.tasks import COMPLETED, LATER, NOW, a_repeating_task, a_task, mixed_tasks
 from todo_domain.batch import (
     OPERATIONS_MAX,
     Batch,
@@ -23,10 +24,12 @@ from todo_domain.batch import (
     RestoreTask,
     StoredTask,
     decide,
+    with_successors,
 )
 from todo_domain.errors import IdempotencyKeyReused, InvalidTask, TooManyAffected
 from todo_domain.ports import KEY_LIFETIME, RETENTION, TaskRepository
 from todo_domain.queries import TaskFilter, TaskQuery
+from todo_domain.repeat import Repeat, Unit
 from todo_domain.sync import FeedPosition
 from todo_domain.task import Priority, Task, TaskChanges
 
@@ -41,6 +44,10 @@ CHANGES: Final[list[TaskChanges]] = [
     {"due_date": date(2026, 1, 20), "tags": []},
     {"due_date": datetime.max.replace(tzinfo=NOW.tzinfo), "description": "é\n%_"},
     {"due_date": datetime.min.replace(tzinfo=NOW.tzinfo), "priority": None},
+    {"due_date": date(2026, 1, 20), "repeat": Repeat(Unit.DAY), "position": "a"},
+    {"due_date": date(2026, 1, 31), "repeat": Repeat(Unit.MONTH), "completed": False},
+    {"repeat": None},
+    {"due_date": None},
 ]
 FILTERS: Final = [
     TaskFilter(),
@@ -51,6 +58,23 @@ FILTERS: Final = [
     TaskFilter(ids=frozenset(task.id for task in mixed_tasks()[:5])),
     TaskFilter(ids=frozenset()),
 ]
+
+
+Write = Callable[[TaskRepository, list[Task], TaskChanges], Awaitable[object]]
+
+
+async def change_in_a_batch(tasks: TaskRepository, some: list[Task], changes: TaskChanges) -> None:
+    batch = Batch(tuple(ChangeTask(task.id, changes) for task in some))
+    assert (await tasks.apply("ada", batch, now=LATER)).is_applied
+
+
+async def change_by_a_filter(tasks: TaskRepository, some: list[Task], changes: TaskChanges) -> None:
+    wanted = TaskFilter(ids=frozenset(task.id for task in some))
+    await tasks.change_matching("ada", wanted, now=LATER, **changes)
+
+
+# How several tasks can be changed in one call.
+WRITES: Final[dict[str, Write]] = {"a batch": change_in_a_batch, "a filter": change_by_a_filter}
 
 
 class BatchContract:
@@ -365,6 +389,109 @@ class BatchContract:
             (5, "y")
         }
 
+    # --- Repeating tasks ---
+
+    @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+    async def test_completions_in_one_call_make_the_successors_with_the_same_number(
+        self, tasks: TaskRepository, write: Write
+    ) -> None:
+        task, other = await tasks.add(a_repeating_task()), await tasks.add(a_task())
+        await write(tasks, [task, other], {"completed": True})
+        completed = task.changed(LATER, completed=True)
+        successor = completed.successor()
+        assert successor is not None
+        stored = await live(tasks)
+        assert stored == {
+            task.id: completed,
+            other.id: other.changed(LATER, completed=True),
+            successor.id: successor,
+        }
+        page = await tasks.changes("ada", after=FeedPosition(), floor=0, limit=9)
+        numbers = {entry.id: entry.change for entry in page.entries}
+        assert numbers[task.id] == numbers[successor.id]
+
+    @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+    async def test_reopening_tasks_in_one_call_removes_their_untouched_successors(
+        self, tasks: TaskRepository, write: Write
+    ) -> None:
+        task = await tasks.add(a_repeating_task())
+        for _ in range(2):
+            await write(tasks, [task], {"completed": True})
+            assert len(await live(tasks)) == 2
+            await write(tasks, [task], {"completed": False})
+            ((task_id, reopened),) = (await live(tasks)).items()
+            assert (task_id, reopened.completed, reopened.next_id) == (task.id, False, None)
+
+    @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+    async def test_reopening_tasks_in_one_call_keeps_successors_that_were_changed(
+        self, tasks: TaskRepository, write: Write
+    ) -> None:
+        task = await tasks.add(a_repeating_task())
+        await write(tasks, [task], {"completed": True})
+        (successor,) = [each for each in (await live(tasks)).values() if not each.completed]
+        await tasks.change("ada", successor.id, now=LATER, title="x")
+        for completed in (False, True):
+            await write(tasks, [task], {"completed": completed})
+            assert (await live(tasks)).keys() == {task.id, successor.id}
+
+    @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+    async def test_the_rules_of_several_tasks_can_be_set_and_cleared(
+        self, tasks: TaskRepository, write: Write
+    ) -> None:
+        stored = [await tasks.add(a_task()), await tasks.add(a_repeating_task())]
+        rule = Repeat(Unit.MONTH, 2)
+        await write(tasks, stored, {"repeat": rule, "due_date": date(2026, 1, 31)})
+        assert {task.repeat for task in (await live(tasks)).values()} == {rule}
+        await write(tasks, stored, {"repeat": None})
+        assert {task.repeat for task in (await live(tasks)).values()} == {None}
+
+    async def test_an_operation_that_takes_what_a_repeating_task_needs_is_refused(
+        self, tasks: TaskRepository
+    ) -> None:
+        task, other = await tasks.add(a_repeating_task()), await tasks.add(a_task())
+        operations = tuple(ChangeTask(each.id, {"due_date": None}) for each in (task, other))
+        result = await tasks.apply("ada", Batch(operations, is_atomic=False), now=LATER)
+        assert result.outcomes == (Outcome(task, Refusal.INVALID), Outcome(other))
+        renamed = (*operations[:1], ChangeTask(other.id, {"title": "x"}))
+        assert not (await tasks.apply("ada", Batch(renamed), now=LATER)).is_applied
+        assert await live(tasks) == {task.id: task, other.id: other}
+
+    async def test_a_change_of_matching_tasks_that_takes_what_one_needs_writes_nothing(
+        self, tasks: TaskRepository
+    ) -> None:
+        stored = [await tasks.add(a_task(due_date=NOW)), await tasks.add(a_repeating_task())]
+        with pytest.raises(InvalidTask):
+            await tasks.change_matching("ada", TaskFilter(), now=LATER, due_date=None)
+        assert await live(tasks) == {task.id: task for task in stored}
+
+    @pytest.mark.parametrize("max_affected", [0, 1])
+    async def test_repeating_tasks_count_among_the_affected(
+        self, tasks: TaskRepository, max_affected: int
+    ) -> None:
+        stored = [await tasks.add(a_task()), await tasks.add(a_repeating_task())]
+        with pytest.raises(TooManyAffected):
+            await tasks.change_matching(
+                "ada", TaskFilter(), now=LATER, max_affected=max_affected, completed=True
+            )
+        assert await live(tasks) == {task.id: task for task in stored}
+
+    async def test_concurrent_calls_that_complete_one_task_make_one_successor(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await tasks.add(a_repeating_task())
+        writes = [write(tasks, [task], {"completed": True}) for write in WRITES.values()]
+        await asyncio.gather(*writes, *(tasks.get("ada", task.id) for _ in range(3)))
+        assert len(await live(tasks)) == 2
+
+    async def test_a_repeated_key_returns_the_first_result_of_a_completion(
+        self, tasks: TaskRepository
+    ) -> None:
+        task = await tasks.add(a_repeating_task())
+        batch = Batch((ChangeTask(task.id, {"completed": True}),))
+        first = await tasks.apply("ada", batch, now=LATER, key="k")
+        await tasks.change("ada", task.id, now=LATER, title="x")
+        assert await tasks.apply("ada", batch, now=LATER, key="k") == first
+
 
 def overlapping(stored: list[Task], rival: int, version: int | None = None) -> Batch:
     """A rival's change of every task, each rival in another order."""
@@ -422,7 +549,8 @@ def apply_to(model: dict[UUID, StoredTask], batch: Batch, now: datetime) -> Batc
     }
     result = BatchResult.of(batch, [outcome for outcome, _ in decided.values()])
     if result.is_applied:
-        model.update({task_id: new for task_id, (_, new) in decided.items() if new})
+        new = [state for _, state in decided.values() if state]
+        model.update({state.task.id: state for state in with_successors(model, new, now)})
     return result
 
 

@@ -9,7 +9,7 @@ from typing import Final, Unpack, cast
 from uuid import UUID
 
 from todo_api.rate_limits import QuotaStatus
-from todo_domain.batch import Batch, BatchResult, CreateTask, StoredTask, decide
+from todo_domain.batch import Batch, BatchResult, CreateTask, StoredTask, decide, with_successors
 from todo_domain.errors import (
     AuthKeysUnavailable,
     IdempotencyKeyReused,
@@ -83,8 +83,7 @@ class UserTasks:
         if (
             successor is None
             or successor.deleted_at is not None
-            or (successor.task.version, successor.task.completed_at) != (1, None)
-            or successor.task.created_at != self.get(reopened.id).completed_at
+            or not successor.task.is_made_by(self.get(reopened.id))
         ):
             return False
         self.put(successor.task, deleted_at=reopened.updated_at, change=number)
@@ -194,14 +193,14 @@ class InMemoryTaskRepository:
         matching = filter(wanted.matches, self._of(owner).live())
         changed = [(task, task.changed(now, **changes)) for task in matching]
         altered = [StoredTask(new) for old, new in changed if new is not old]
-        return self._write(owner, altered, max_affected)
+        return self._write(owner, altered, now, max_affected)
 
     async def delete_matching(
         self, owner: str, wanted: TaskFilter, *, now: datetime, max_affected: int | None = None
     ) -> tuple[UUID, ...]:
         await _yield_to_others()
         matching = filter(wanted.matches, self._of(owner).live())
-        return self._write(owner, [StoredTask(task, now) for task in matching], max_affected)
+        return self._write(owner, [StoredTask(task, now) for task in matching], now, max_affected)
 
     async def apply(
         self, owner: str, batch: Batch, *, now: datetime, key: str | None = None
@@ -219,18 +218,25 @@ class InMemoryTaskRepository:
         ]
         result = BatchResult.of(batch, [outcome for outcome, _ in decided])
         if result.is_applied:
-            self._write(owner, [new for _, new in decided if new])
+            self._write(owner, [new for _, new in decided if new], now)
             self._use_key(owner, key, now, _content_of(batch), result)
         return result
 
     def _write(
-        self, owner: str, rows: Sequence[StoredTask], max_affected: int | None = None
+        self,
+        owner: str,
+        rows: Sequence[StoredTask],
+        now: datetime,
+        max_affected: int | None = None,
     ) -> tuple[UUID, ...]:
         if max_affected is not None and len(rows) > max_affected:
             raise TooManyAffected(len(rows))
         user = self._of(owner)
         number = user.take_number() if rows else 0
-        for task, deleted_at in rows:
+        stored = {
+            task_id: StoredTask(each.task, each.deleted_at) for task_id, each in user.stored.items()
+        }
+        for task, deleted_at in with_successors(stored, rows, now):
             user.put(task, deleted_at=deleted_at, change=number)
         return tuple(task.id for task, _ in rows)
 

@@ -4,14 +4,15 @@
 that gives the same ones.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from todo_domain.task import Task, TaskChanges
+from todo_domain.errors import InvalidTask
+from todo_domain.task import Task, TaskChanges, clean_changes
 
 OPERATIONS_MAX: Final = 100
 
@@ -69,6 +70,7 @@ class Refusal(StrEnum):
     STALE_VERSION = "stale_version"
     ID_TAKEN = "id_taken"
     NOT_DELETED = "not_deleted"
+    INVALID = "validation_failed"
 
 
 class Outcome(NamedTuple):
@@ -146,8 +148,45 @@ def _edit(
         return Outcome(task, Refusal.STALE_VERSION), None
     if isinstance(operation, DeleteTask):
         return Outcome(task), StoredTask(task, deleted_at=now)
-    changed = task.changed(now, **operation.changes)
+    clean_changes(operation.changes)  # raises for values that no task can have
+    try:
+        changed = task.changed(now, **operation.changes)
+    except InvalidTask:  # a repeating task would lose what it needs
+        return Outcome(task, Refusal.INVALID), None
     return Outcome(changed), None if changed is task else StoredTask(changed)
+
+
+def successor_ids(stored: Mapping[UUID, StoredTask], new: Sequence[StoredTask]) -> list[UUID]:
+    """The ids of the tasks that ``with_successors`` looks up, if they are not ``stored`` yet."""
+    ids = (task.next_id for task, _ in new if _alters_series(stored.get(task.id), task))
+    return [task_id for task_id in ids if task_id and task_id not in stored]
+
+
+def with_successors(
+    stored: Mapping[UUID, StoredTask], new: Sequence[StoredTask], now: datetime
+) -> list[StoredTask]:
+    """What to store for the new states of tasks, and for the successors of those that repeat.
+
+    ``stored`` has the tasks as they are stored, and those with the ``successor_ids``.
+    """
+    states = {state.task.id: state for state in new}
+    for task in [state.task for state in new]:
+        before = stored.get(task.id)
+        if before is None or not _alters_series(before, task) or task.next_id is None:
+            continue
+        successor = _live(states.get(task.next_id) or stored.get(task.next_id))
+        if task.completed:
+            following = task.successor()
+            if successor is None and following and before.task.next_id is None:
+                states[following.id] = StoredTask(following)
+        elif successor and successor.is_made_by(before.task):
+            states[task.id] = StoredTask(replace(task, next_id=None))
+            states[successor.id] = StoredTask(successor, deleted_at=now)
+    return list(states.values())
+
+
+def _alters_series(before: StoredTask | None, after: Task) -> bool:
+    return before is not None and before.task.completed != after.completed
 
 
 def _live(stored: StoredTask | None) -> Task | None:

@@ -301,6 +301,11 @@ class Task:
         in_series = self.repeat or self.next_id or changes.get("repeat")
         return in_series is not None and not SERIES_MEMBERS.isdisjoint(changes)
 
+    def is_made_by(self, completed: "Task") -> bool:
+        """Whether the completion of that task has made this one, which was not changed since."""
+        is_made = self.id == completed.next_id and self.created_at == completed.completed_at
+        return is_made and self.version == 1 and not self.completed
+
     def successor(self) -> "Task | None":
         """The task that follows this completed one in its series; None if there is none.
 

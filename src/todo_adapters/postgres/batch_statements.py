@@ -42,6 +42,7 @@ from todo_adapters.postgres.statements import (
     KEYS_VALID_SINCE,
     NOW,
     RESTORABLE_AFTER,
+    SERIES_COLUMNS,
     delete_expired_keys,
     is_equal,
     record_owner,
@@ -58,6 +59,7 @@ RESTORE: Final = "restore"
 _NAMES: Final = tuple(column.name for column in (*TASK_COLUMNS, *FOLDED_COLUMNS))
 _WRITTEN: Final = tuple(name for name in _NAMES if name not in {"id", "user_id"})
 _TIMES_AND_VERSION: Final = frozenset({"created_at", "updated_at", "version"})
+_SERIES_STATE: Final = frozenset({"anchor", "next_id"})  # no members of ``TaskChanges``
 _CONTENT: Final = tuple(name for name in _WRITTEN if name not in _TIMES_AND_VERSION)
 # The columns of an outcome besides the task's.
 _OUTCOME: Final[dict[str, type[TypeEngine[Any]]]] = {
@@ -66,6 +68,7 @@ _OUTCOME: Final[dict[str, type[TypeEngine[Any]]]] = {
     "refusal": Text,
     "is_visible": Boolean,
     "alters": Boolean,
+    "has_series": Boolean,
 }
 
 
@@ -117,7 +120,7 @@ def _decided(operations: CTE, stored: CTE) -> CTE:
         *(
             or_(~_includes(sets, name), is_equal(stored.c[name], operations.c[name]))
             for name in _CONTENT
-            if name in COMPARED
+            if name in COMPARED - _SERIES_STATE
         )
     )
     refusal = case(
@@ -132,12 +135,20 @@ def _decided(operations: CTE, stored: CTE) -> CTE:
         (~is_live, _text(Refusal.NOT_FOUND)),
         (operations.c.if_version != stored.c.version, _text(Refusal.STALE_VERSION)),
     )
+    # Such a change is left to a transaction, which reads the task before it decides.
+    has_series = and_(
+        kind == _CHANGE,
+        or_(*(_includes(sets, name) for name in sorted(SERIES_COLUMNS))),
+        is_live,
+        or_(stored.c.repeat.is_not(None), stored.c.next_id.is_not(None)),
+    )
     differs = case((kind == _CREATE, is_missing), (kind == _CHANGE, ~is_same), else_=true())
     return (
         select(
             *operations.c,
             refusal.label("refusal"),
             differs.label("differs"),
+            has_series.label("has_series"),
             is_live.label("is_live"),
             is_stored.label("is_stored"),
             *(stored.c[name].label(f"stored_{name}") for name in _WRITTEN),
@@ -187,7 +198,7 @@ def _results(decided: CTE) -> CTE:
     return (
         select(
             *(row[name].label(name) for name in _NAMES),
-            *(decided.c[name] for name in ("number", "kind", "refusal", "is_stored")),
+            *(decided.c[name] for name in ("number", "kind", "refusal", "is_stored", "has_series")),
             alters.label("alters"),
             or_(decided.c.is_live, alters).label("is_visible"),
         )
@@ -200,13 +211,14 @@ def _apply(*, with_key: bool) -> Statement:
     """Apply the operations, and return a row for each of them, in order.
 
     A row begins with TASK_COLUMNS: the task, if ``is_visible``. With a key, ``is_key_stored`` says
-    whether this call has stored it.
+    whether this call has stored it. Nothing is written if an operation ``has_series``.
     """
     operations = _operations()
     results = _results(_decided(operations, _stored(operations)))
     is_refused = and_(
         bindparam("is_atomic", type_=Boolean), exists().where(results.c.refusal.is_not(None))
     )
+    is_refused = or_(is_refused, exists().where(results.c.has_series))
     conditions = (~is_refused, ~KEY_IS_VALID) if with_key else (~is_refused,)
     accepted = select(results).where(results.c.alters, *conditions).cte("accepted")
     number = take_number(exists(select(accepted.c.id)))

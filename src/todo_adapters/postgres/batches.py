@@ -1,10 +1,11 @@
 """Applies batches: one statement, or several in a transaction for servers that cannot plan it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -25,12 +26,20 @@ from todo_domain.batch import (
     RestoreTask,
     StoredTask,
     decide,
+    successor_ids,
+    with_successors,
 )
 from todo_domain.errors import EditConflict, IdempotencyKeyReused
 from todo_domain.ports import KEY_LIFETIME
 from todo_domain.task import clean_changes
 
 ATTEMPTS: Final = 3  # an attempt fails if another call has just created the same task or key
+
+# asyncpg sends the first and the last instant that Python knows as these.
+_INFINITIES: Final[dict[object, str]] = {
+    datetime.min.replace(tzinfo=UTC): "-infinity",
+    datetime.max.replace(tzinfo=UTC): "infinity",
+}
 
 
 class _LostRace(Exception):
@@ -63,7 +72,11 @@ class BatchCall:
 
 async def apply(database: Database, call: BatchCall, *, in_transaction: bool) -> BatchResult:
     """Apply the batch. Raises IdempotencyKeyReused, and EditConflict if every attempt failed."""
-    attempt = _apply_in_transaction if in_transaction else _apply_in_one_statement
+    changes = [each.changes for each in call.batch.operations if isinstance(each, ChangeTask)]
+    sets_repeat = any(each.get("repeat") is not None for each in changes)
+    attempt = _apply_in_one_statement
+    if in_transaction or sets_repeat:
+        attempt = _apply_in_transaction
     for _ in range(ATTEMPTS):
         try:
             return await attempt(database, call)
@@ -79,6 +92,8 @@ async def _apply_in_one_statement(database: Database, call: BatchCall) -> BatchR
         is_atomic=call.batch.is_atomic,
         **call.values(),
     )
+    if any(row["has_series"] for row in rows):
+        return await _apply_in_transaction(database, call)
     if call.key and not rows[0]["is_key_stored"]:
         first = await _first_result(database.fetch, call)
         if first is not None:
@@ -96,30 +111,40 @@ async def _decide_and_write(fetch: Fetch, call: BatchCall) -> BatchResult:
     if first is not None:
         return first
     operations = call.batch.operations
-    rows = await fetch(
-        statements.LOCK_TASKS, owner=call.owner, ids=[operation.id for operation in operations]
-    )
-    stored = {row["id"]: StoredTask(task_from_row(row), row["deleted_at"]) for row in rows}
+    stored = await _lock_tasks(fetch, call.owner, [operation.id for operation in operations])
     decided = [
         decide(operation, stored.get(operation.id), call.now, call.retention)
         for operation in operations
     ]
     result = BatchResult.of(call.batch, [outcome for outcome, _ in decided])
     if result.is_applied:
-        await _write(fetch, call, [new for _, new in decided if new], set(stored))
+        await fetch(statements.RECORD_OWNER, **call.values())
+        await write(fetch, call.owner, stored, [new for _, new in decided if new], call.now)
         if call.key:
             await _store_key(fetch, call, result)
     return result
 
 
-async def _write(
-    fetch: Fetch, call: BatchCall, rows: Sequence[StoredTask], stored: set[object]
+async def _lock_tasks(fetch: Fetch, owner: str, ids: Sequence[UUID]) -> dict[UUID, StoredTask]:
+    rows = await fetch(statements.LOCK_TASKS, owner=owner, ids=ids)
+    return {row["id"]: StoredTask(task_from_row(row), row["deleted_at"]) for row in rows}
+
+
+async def write(
+    fetch: Fetch,
+    owner: str,
+    stored: dict[UUID, StoredTask],
+    new: Sequence[StoredTask],
+    now: datetime,
 ) -> None:
-    if not rows:
+    """Write the new states of tasks and what follows for their successors, with one number."""
+    if not new:
         return
-    number = (await fetch(statements.TAKE_NUMBER, owner=call.owner))[0]["last"]
-    await fetch(statements.RECORD_OWNER, **call.values())
-    for task, deleted_at in rows:
+    ids = successor_ids(stored, new)
+    if ids:
+        stored = stored | await _lock_tasks(fetch, owner, ids)
+    number = (await fetch(statements.TAKE_NUMBER, owner=owner))[0]["last"]
+    for task, deleted_at in with_successors(stored, new, now):
         statement = statements.REPLACE_ROW if task.id in stored else statements.INSERT_ROW
         await fetch(statement, **row_from_task(task), deleted_at=deleted_at, change=number)
 
@@ -167,15 +192,23 @@ def _operations(call: BatchCall) -> list[dict[str, object]]:
 def _parameters(operation: Operation, now: datetime) -> dict[str, object]:
     match operation:
         case CreateTask(task):
-            columns = columns_of(task.content, now=now)
+            columns = _json_columns(task.content, now) | {"anchor": None, "next_id": None}
             return {"sets": list(columns), **columns}
         case ChangeTask(_, changes, if_version):
-            columns = columns_of(clean_changes(changes), now=now)
+            columns = _json_columns(clean_changes(changes), now)
             return {"sets": list(columns), "if_version": if_version, **columns}
         case DeleteTask(_, if_version):
             return {"if_version": if_version}
         case RestoreTask():
             return {}
+
+
+def _json_columns(members: Mapping[str, object], now: datetime) -> dict[str, object]:
+    """The columns that store these members, as other statements store them."""
+    columns = columns_of(members, now=now)
+    if columns.get("due_at") in _INFINITIES:
+        columns["due_at"] = _INFINITIES[columns["due_at"]]
+    return columns
 
 
 def _kind(operation: Operation) -> str:

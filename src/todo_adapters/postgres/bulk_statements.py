@@ -7,24 +7,63 @@ those that it has written. It writes nothing if ``affected`` exceeds the paramet
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import CTE, ColumnElement, bindparam, func, literal_column, select, update
+from sqlalchemy import (
+    CTE,
+    Boolean,
+    ColumnElement,
+    bindparam,
+    exists,
+    false,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from todo_adapters.postgres import filters
 from todo_adapters.postgres.change_numbers import after_lock, locked_counter, take_number
 from todo_adapters.postgres.database import Statement
-from todo_adapters.postgres.statements import IS_LIVE, NOW, changed_values, purge_deleted
+from todo_adapters.postgres.rows import TASK_COLUMNS
+from todo_adapters.postgres.statements import (
+    HAS_SERIES,
+    IS_LIVE,
+    NOW,
+    SERIES_COLUMNS,
+    changed_values,
+    purge_deleted,
+)
 from todo_adapters.postgres.tables import CHANGES, TASKS
 
+_SKIPS_SERIES: Final = bindparam("skips_series", type_=Boolean)
 _MAX_AFFECTED: Final = bindparam("max_affected", type_=CHANGES.c.last.type)
 
 
 @lru_cache(maxsize=256)
 def change(shape: filters.Shape, columns: frozenset[str]) -> Statement:
-    """Change these columns of every task that matches, unless it has the values already."""
+    """Change these columns of every task that matches, unless it has the values already.
+
+    Tasks of a series stay as they are if their series depends on the columns. If there are any,
+    ``has_series`` is true, and nothing is written unless the parameter ``skips_series`` is true.
+    """
     is_same, values = changed_values(columns)
-    affected, number = _affected(*filters.conditions(shape), ~is_same)
+    found = filters.conditions(shape)
+    if not columns & SERIES_COLUMNS:
+        affected, number = _affected(*found, ~is_same)
+        return _write(affected, update(TASKS).values(**values, change=number.c.last))
+    has_series = exists().where(*IS_LIVE, *found, HAS_SERIES)
+    affected, number = _affected(*found, ~is_same, or_(_SKIPS_SERIES, ~has_series))
     changed = update(TASKS).values(**values, change=number.c.last)
-    return _write(affected, changed)
+    return _write(affected, changed, has_series)
+
+
+@lru_cache(maxsize=256)
+def lock_series(shape: filters.Shape, *, is_any: bool) -> Statement:
+    """The tasks of series that match, or any tasks that match, locked."""
+    conditions = filters.conditions(shape) if is_any else [*filters.conditions(shape), HAS_SERIES]
+    return Statement.compiled(
+        select(*TASK_COLUMNS).where(*IS_LIVE, *conditions).order_by(TASKS.c.id).with_for_update()
+    )
 
 
 @lru_cache(maxsize=256)
@@ -51,13 +90,14 @@ def _affected(*conditions: ColumnElement[bool]) -> tuple[CTE, CTE]:
     return affected, number
 
 
-def _write(affected: CTE, written: Any) -> Statement:  # noqa: ANN401 - SQLAlchemy's Update
+def _write(affected: CTE, written: Any, has_series: Any = None) -> Statement:  # noqa: ANN401 - SQLAlchemy's Update
     rows = written.where(*IS_LIVE, TASKS.c.id.in_(select(affected.c.id))).returning(TASKS.c.id)
     ids = rows.cte("written")
     return Statement.compiled(
         select(
             _count(affected).label("affected"),
             select(func.array_agg(ids.c.id)).scalar_subquery().label("ids"),
+            (false() if has_series is None else has_series).label("has_series"),
         )
     )
 

@@ -51,8 +51,8 @@ NOW: Final = bindparam("now", type_=TASKS.c.updated_at.type)
 KEYS_VALID_SINCE: Final = bindparam("keys_valid_since", type_=IDEMPOTENCY_KEYS.c.created_at.type)
 RESTORABLE_AFTER: Final = bindparam("restorable_after", type_=TASKS.c.deleted_at.type)
 # The columns of ``todo_domain.task.SERIES_MEMBERS``, and the tasks that have a series.
-_SERIES_COLUMNS: Final = frozenset({"completed_at", "due_at", "repeat", "time_zone"})
-_HAS_SERIES: Final = or_(TASKS.c.repeat.is_not(None), TASKS.c.next_id.is_not(None))
+SERIES_COLUMNS: Final = frozenset({"completed_at", "due_at", "repeat", "time_zone"})
+HAS_SERIES: Final = or_(TASKS.c.repeat.is_not(None), TASKS.c.next_id.is_not(None))
 
 
 # --- Add ----------------------------------------------------------------------------------------
@@ -281,10 +281,10 @@ def changed_values(
     if "completed_at" in values:
         first_completed = func.coalesce(TASKS.c.completed_at, values["completed_at"])
         values["completed_at"] = case((values["completed_at"].is_not(None), first_completed))
-    if columns & _SERIES_COLUMNS:
-        is_same = or_(_HAS_SERIES, is_same)
+    if columns & SERIES_COLUMNS:
+        is_same = or_(HAS_SERIES, is_same)
         values = {
-            name: case((_HAS_SERIES, TASKS.c[name]), else_=value) for name, value in values.items()
+            name: case((HAS_SERIES, TASKS.c[name]), else_=value) for name, value in values.items()
         }
     # The clock may have been set back; ``updated_at`` never decreases.
     updated_at = case((is_same, TASKS.c.updated_at), else_=func.greatest(TASKS.c.updated_at, NOW))

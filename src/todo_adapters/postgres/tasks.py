@@ -1,6 +1,6 @@
 """The task repository on PostgreSQL."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -12,6 +12,7 @@ import orjson
 
 from todo_adapters.postgres import (
     batches,
+    bulk_changes,
     bulk_statements,
     change_numbers,
     filters,
@@ -19,7 +20,7 @@ from todo_adapters.postgres import (
     statements,
 )
 from todo_adapters.postgres.batches import BatchCall
-from todo_adapters.postgres.database import Database, Statement
+from todo_adapters.postgres.database import Database
 from todo_adapters.postgres.rows import columns_of, row_from_task, set_members, task_from_row
 from todo_adapters.postgres.statements import OWNER_SEEN_INTERVAL
 from todo_domain.batch import Batch, BatchResult
@@ -155,36 +156,25 @@ class PostgresTaskRepository:
         max_affected: int | None = None,
         **changes: Unpack[TaskChanges],
     ) -> tuple[UUID, ...]:
-        columns = columns_of(clean_changes(changes), now=now)
-        if not columns:
+        if not changes:
             return ()
-        statement = bulk_statements.change(filters.shape_of(wanted), frozenset(columns))
-        values = {"now": now, **columns}
-        return await self._write_matching(statement, owner, wanted, max_affected, values)
+        call = bulk_changes.BulkChange(owner, wanted, clean_changes(changes), now, max_affected)
+        return await bulk_changes.apply(self._database, call)
 
     async def delete_matching(
         self, owner: str, wanted: TaskFilter, *, now: datetime, max_affected: int | None = None
     ) -> tuple[UUID, ...]:
-        statement = bulk_statements.delete(filters.shape_of(wanted))
-        values = {"now": now, "restorable_after": now - self._retention}
-        return await self._write_matching(statement, owner, wanted, max_affected, values)
-
-    async def _write_matching(
-        self,
-        statement: Statement,
-        owner: str,
-        wanted: TaskFilter,
-        max_affected: int | None,
-        values: Mapping[str, object],
-    ) -> tuple[UUID, ...]:
-        parameters = filters.parameters_of(wanted)
         rows = await self._database.fetch(
-            statement, owner=owner, max_affected=max_affected, **parameters, **values
+            bulk_statements.delete(filters.shape_of(wanted)),
+            owner=owner,
+            max_affected=max_affected,
+            now=now,
+            restorable_after=now - self._retention,
+            **filters.parameters_of(wanted),
         )
-        affected, ids = rows[0]["affected"], rows[0]["ids"] or ()
-        if max_affected is not None and affected > max_affected:
-            raise TooManyAffected(affected)
-        return tuple(ids)
+        if max_affected is not None and rows[0]["affected"] > max_affected:
+            raise TooManyAffected(rows[0]["affected"])
+        return tuple(rows[0]["ids"] or ())
 
     async def apply(
         self, owner: str, batch: Batch, *, now: datetime, key: str | None = None
