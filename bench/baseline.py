@@ -19,7 +19,7 @@ from todo_api.server import granian as server
 from todo_api.server.settings import Settings
 
 _COLUMNS: Final = (
-    "id, user_id, title, description, priority, due_at, tags, position,"
+    "id, user_id, title, description, priority, due_at, tags, position, repeat, time_zone,"
     " created_at, updated_at, completed_at, version"
 )
 _GET: Final = (
@@ -140,6 +140,8 @@ def _document(row: Any) -> dict[str, Any]:  # noqa: ANN401 - asyncpg's record
         "due_date": row["due_at"],
         "tags": row["tags"],
         "position": row["position"],
+        "repeat": row["repeat"],
+        "time_zone": row["time_zone"],
         "created_at": row["created_at"],
         "updated_at": row["updated_at"],
         "completed_at": row["completed_at"],

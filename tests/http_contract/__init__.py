@@ -21,7 +21,12 @@ from http_contract.preconditions import (
     TestIfNoneMatchOfAnEdit,
     TestIfNoneMatchOfATask,
 )
-from http_contract.repeating import TestCompletionOfARepeatingTask, TestRepeat, TestSuccessor
+from http_contract.repeating import (
+    TestCompletionOfARepeatingTask,
+    TestRepeat,
+    TestRepeatingTasksInBatches,
+    TestSuccessor,
+)
 from http_contract.sync import TestChanges, TestIdsOfClients
 from http_contract.tasks import (
     TestClearCompleted,
@@ -62,6 +67,7 @@ __all__ = [
     "TestList",
     "TestPages",
     "TestRepeat",
+    "TestRepeatingTasksInBatches",
     "TestRestore",
     "TestSuccessor",
     "TestTheForm",

@@ -11,6 +11,7 @@ from support.tasks import MEMBERS
 
 Json = Any
 
+BATCH: Final = "/api/tasks/batch"
 # The dates are far away, so that none of them has passed.
 WEEKLY: Final = {
     "title": "Water the plants",
@@ -219,3 +220,42 @@ class TestSuccessor:
     ) -> None:
         task = await created(ada, WEEKLY | {"completed": True})
         assert await listed(ada) == {task["id"]}
+
+
+class TestRepeatingTasksInBatches:
+    async def test_are_completed_by_a_filter(self, ada: httpx.AsyncClient) -> None:
+        task = await created(ada, WEEKLY)
+        body = {"completed": True}
+        response = await ada.patch("/api/tasks?status=pending", json=body)
+        assert response.json() == {"changed": 1, "ids": [task["id"]]}
+        following = str(uuid5(UUID(task["id"]), "2096-01-05"))
+        assert await listed(ada) == {task["id"], following}
+
+    async def test_are_completed_by_an_operation(self, ada: httpx.AsyncClient) -> None:
+        task = await created(ada, WEEKLY)
+        operation = {"op": "change", "id": task["id"], "task": {"completed": True}}
+        response = await ada.post(BATCH, json={"operations": [operation]})
+        (result,) = response.json()["results"]
+        assert (result["status"], result["task"]["completed"]) == (200, True)
+        following = str(uuid5(UUID(task["id"]), "2096-01-05"))
+        assert await listed(ada) == {task["id"], following}
+
+    async def test_that_lack_a_due_date_are_422_with_a_pointer(
+        self, ada: httpx.AsyncClient
+    ) -> None:
+        new = {"op": "create", "id": str(UUID(int=1)), "task": WEEKLY | {"due_date": None}}
+        response = await ada.post(BATCH, json={"operations": [new]})
+        (error,) = response.json()["errors"]
+        assert (response.status_code, error["pointer"]) == (422, "/operations/0/task/due_date")
+        assert await listed(ada) == set()
+
+    async def test_keep_their_due_date(self, ada: httpx.AsyncClient) -> None:
+        task = await created(ada, WEEKLY)
+        operation = {"op": "change", "id": task["id"], "task": {"due_date": None}}
+        response = await ada.post(BATCH, json={"operations": [operation]})
+        (error,) = response.json()["errors"]
+        assert (response.status_code, error["code"]) == (409, "validation_failed")
+        response = await ada.patch(f"/api/tasks?id={task['id']}", json={"due_date": None})
+        (error,) = response.json()["errors"]
+        assert (response.status_code, error["pointer"]) == (422, "/due_date")
+        assert (await ada.get(at(task))).json() == task

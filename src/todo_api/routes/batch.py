@@ -1,7 +1,8 @@
 """Batches: several operations on tasks in one request."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 from typing import Annotated, Any, Final, Literal, NotRequired, Required, cast
@@ -47,7 +48,7 @@ from todo_domain.batch import (
     Outcome,
     RestoreTask,
 )
-from todo_domain.errors import InvalidValue
+from todo_domain.errors import InvalidTask, InvalidValue
 
 OPERATIONS_PER_REQUEST: Final = 10  # a batch counts as ceil(n / 10) requests
 
@@ -227,8 +228,7 @@ async def apply_batch(
     count = len(body["operations"])
     await count_requests(request, actor, -(-count // OPERATIONS_PER_REQUEST) - 1)
     batch = Batch(
-        tuple(_operation(each, actor.user_id, now) for each in body["operations"]),
-        is_atomic=body.get("atomic", True),
+        _operations(body["operations"], actor.user_id, now), is_atomic=body.get("atomic", True)
     )
     result = await use_cases.apply_batch(tasks, actor, batch, now=now, key=key)
     _log_counts(batch, result)
@@ -239,6 +239,20 @@ async def apply_batch(
         for operation, outcome in zip(batch.operations, result.outcomes, strict=True)
     ]
     return json_response({"results": results})
+
+
+def _operations(sent: Iterable[AnyOperation], owner: str, now: datetime) -> tuple[Operation, ...]:
+    """The operations. Raises InvalidTask with every rule that a new task breaks."""
+    operations, violations = [], []
+    for number, each in enumerate(sent):
+        try:
+            operations.append(_operation(each, owner, now))
+        except InvalidTask as invalid:
+            prefix = f"operations.{number}.task"
+            violations += [replace(v, field=f"{prefix}.{v.field}") for v in invalid.violations]
+    if violations:
+        raise InvalidTask(violations)
+    return tuple(operations)
 
 
 def _operation(

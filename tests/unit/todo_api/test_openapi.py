@@ -12,7 +12,7 @@ from todo_api.routes.batch import BatchResults
 from todo_api.routes.health import Health
 from todo_api.routes.me import Me
 from todo_api.routes.sync import Changes
-from todo_api.schemas import Changed, Deleted, NewTask, Restored, Task, TaskChanges
+from todo_api.schemas import Changed, ChangedTask, Deleted, NewTask, Restored, Task, TaskChanges
 
 Json = dict[str, Any]
 
@@ -72,6 +72,11 @@ class StrictTask(Task):
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
+class StrictChangedTask(ChangedTask):
+    """A changed task with all members and no others but its successor."""
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
 class StrictProblem(Problem):
     """A problem with all members and no others."""
 
@@ -113,6 +118,7 @@ class StrictHealth(Health):
 
 MODELS: Final[dict[str, TypeAdapter[Any]]] = {
     "Task": TypeAdapter(StrictTask),
+    "ChangedTask": TypeAdapter(StrictChangedTask),
     "Problem": TypeAdapter(StrictProblem),
     "Me": TypeAdapter(StrictMe),
     "BatchResults": TypeAdapter(StrictBatchResults),

@@ -178,6 +178,8 @@ optional: Final = {
     "due_date": st.sampled_from((None, "2026-01-20", "2026-01-20T09:30:00.000000Z")),
     "tags": tag_lists,
     "position": st.sampled_from((None, "1", "Z", "a")),
+    "repeat": st.none(),  # a completion would create tasks that the model does not know
+    "time_zone": st.sampled_from((None, "Europe/Paris")),
 }
 assert optional.keys() == OPTIONAL_MEMBERS.keys(), "every member of a task is generated"
 contents = st.fixed_dictionaries({"title": words}, optional=optional)

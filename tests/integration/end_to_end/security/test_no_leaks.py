@@ -420,6 +420,8 @@ def visit_rejections(ada: httpx.Client) -> None:
         "completed",
         "priority",
         "due_date",
+        "repeat",
+        "time_zone",
         "position",
         "tags",
         "tag",
