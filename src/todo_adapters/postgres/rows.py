@@ -28,8 +28,8 @@ _PRIORITIES: Final = {priority.rank: priority for priority in Priority}
 def task_from_row(row: asyncpg.Record) -> Task:
     """The task in a row that begins with TASK_COLUMNS."""
     # Unpacked, because look-ups by name take as long as making the task.
-    task_id, owner, title, text, rank, due, is_day, tags, *others = row
-    created, updated, done, version, position, repeat, time_zone, anchor, next_id, *_ = others
+    task_id, owner, title, text, rank, due, is_day, tags = row[:8]
+    created, updated, done, version, position, repeat, time_zone, anchor, next_id = row[8:17]
     if due is not None and is_day:
         due = due.date()
     elif due is not None and due.tzinfo is None:
