@@ -90,8 +90,9 @@ class TaskRepository(Protocol):
         max_affected: int | None = None,
         **changes: Unpack[TaskChanges],
     ) -> tuple[UUID, ...]:
-        """Apply ``change`` to every task that matches; return the ids of the altered tasks.
+        """Apply ``Task.changed`` to every task that matches; return the ids of the altered tasks.
 
+        Successors are stored and deleted as by ``save``; their ids are not returned.
         Raises InvalidTask, and TooManyAffected if more than ``max_affected`` would be altered.
         """
 
@@ -109,7 +110,8 @@ class TaskRepository(Protocol):
         """Apply the operations as ``todo_domain.batch.decide`` says, all at one moment.
 
         If the batch is atomic and an operation is refused, nothing is written. The operations are
-        on different tasks. All writes of a batch have the same change number.
+        on different tasks. All writes of a batch have the same change number. Successors are stored
+        and deleted as ``todo_domain.batch.with_successors`` says.
 
         An idempotency ``key`` works as for ``add``: a second call with the same key and an equal
         batch returns the first result, with another batch it raises IdempotencyKeyReused. Only an

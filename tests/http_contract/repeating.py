@@ -182,7 +182,7 @@ class TestSuccessor:
     ) -> None:
         task = await created(ada, TIMED)
         following = (await complete(ada, task))["next"]
-        assert following["due_date"] == "2096-03-25T07:00:00.000000Z"  # daylight saving has begun
+        assert following["due_date"] == "2096-03-25T07:00:00.000000Z"  # an hour earlier in UTC
         assert "next" not in await complete(ada, following)
 
     async def test_keeps_the_day_of_the_month(self, ada: httpx.AsyncClient) -> None:
