@@ -429,10 +429,12 @@ class BatchContract:
         task = await tasks.add(a_repeating_task())
         await write(tasks, [task], {"completed": True})
         (successor,) = [each for each in (await live(tasks)).values() if not each.completed]
-        await tasks.change("ada", successor.id, now=LATER, title="x")
+        changed = await tasks.change("ada", successor.id, now=LATER, title="x")
         for completed in (False, True):
             await write(tasks, [task], {"completed": completed})
-            assert (await live(tasks)).keys() == {task.id, successor.id}
+            stored = await live(tasks)
+            assert stored.keys() == {task.id, successor.id}
+            assert stored[successor.id] == changed
 
     @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
     async def test_the_rules_of_several_tasks_can_be_set_and_cleared(
