@@ -12,6 +12,7 @@ from http_contract.frontends import (
     test_frontend_09_whose_token_is_in_a_cookie_gets_a_readable_401,
     test_frontend_13_reads_the_health,
     test_orders_sort_as_numbers,
+    test_the_next_task_of_a_series_is_in_the_dialect,
 )
 from http_contract.idempotency_key import TestAKey, TestARepeatedRequest, TestTheForm
 from http_contract.preconditions import (
@@ -80,4 +81,5 @@ __all__ = [
     "test_frontend_09_whose_token_is_in_a_cookie_gets_a_readable_401",
     "test_frontend_13_reads_the_health",
     "test_orders_sort_as_numbers",
+    "test_the_next_task_of_a_series_is_in_the_dialect",
 ]

@@ -83,6 +83,15 @@ async def test_frontend_09_whose_token_is_in_a_cookie_gets_a_readable_401(
     assert refused.json()["detail"].startswith("the Authorization header with a bearer token is ")
 
 
+async def test_the_next_task_of_a_series_is_in_the_dialect(ada: httpx.AsyncClient) -> None:
+    body = {"title": "Water", "due_date": "2026-01-31", "recurrence_pattern": "weekly"}
+    task = (await ada.post("/compat/recurring/api/tasks", json=body)).json()
+    assert (task["is_recurring"], task["recurrence_interval"]) == (True, 1)
+    path = f"/compat/recurring+camel/api/tasks/{task['id']}/toggle"
+    following = (await ada.post(path)).json()["next"]
+    assert (following["recurrencePattern"], following["isCompleted"]) == ("weekly", False)
+
+
 async def test_frontend_13_reads_the_health(stranger: httpx.AsyncClient) -> None:
     health = await stranger.get("/compat/api/health")
     assert (health.status_code, health.json()) == (200, {"status": "ok"})

@@ -25,6 +25,8 @@ OPTIONS: Final = {
     "only-is_completed": "a task has `is_completed` instead of `completed`",
     "only-status": "a task has `status` instead of `completed`",
     "errors": "a problem has `error: {code, message}`",
+    "recurring": "a task has `is_recurring`, `recurrence_pattern` and `recurrence_interval` "
+    "instead of `repeat`",
     "order": "a task has `order`, a whole number, instead of `position`",
     "todobackend": "the API of todobackend.com: `order` and `url`; `DELETE` of the list clears it",
 }

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from todo_api.compat.dialects import Dialect
 from todo_api.compat.orders import decode_order
+from todo_api.compat.recurrence import recurrence_members
 from todo_api.compat.requests import COMPLETION_WORDS, Window, camel
 from todo_api.problems import FieldError, summarize
 from todo_domain.queries import PAGE_MAX
@@ -31,10 +32,14 @@ def task_members(task: Mapping[str, Any], dialect: Dialect, list_url: str) -> Js
     for spelling in _ONLY.values() if kept else ():
         if spelling not in kept:
             members.pop(spelling, None)
+    if "recurring" in dialect:
+        members |= recurrence_members(members.pop("repeat"))
     if "order" in dialect:
         members |= _order(members.pop("position"))
     if "todobackend" in dialect:
         members["url"] = f"{list_url}/{task['id']}"
+    if members.get("next"):
+        members["next"] = task_members(members["next"], dialect, list_url)
     if "camel" in dialect:
         spelled = {camel(name): value for name, value in members.items()}
         members = members | spelled if "snake" in dialect else spelled

@@ -48,7 +48,53 @@ class TestMembers:
         members, _ = canonical_members(sent, dialect)
         changes = {name: members[name] for name in TaskChanges.__annotations__ if name in members}
         assert stored | changes == stored
-        assert changes.keys() >= TaskChanges.__annotations__.keys() - {"position"}
+        assert changes.keys() >= TaskChanges.__annotations__.keys() - {"position", "repeat"}
+
+    @pytest.mark.parametrize(
+        ("sent", "repeat"),
+        [
+            ({"recurrence_pattern": "weekly"}, {"every": 1, "unit": "week"}),
+            ({"is_recurring": True, "recurrence_interval": "Daily"}, {"every": 1, "unit": "day"}),
+            ({"recurring": "monthly", "recurringInterval": 3}, {"every": 3, "unit": "month"}),
+            ({"isRecurring": True, "recurrencePattern": "yearly"}, {"every": 1, "unit": "year"}),
+            ({"is_recurring": False, "recurrence_pattern": "weekly"}, None),
+            ({"recurrence_pattern": None}, None),
+            ({"recurring": "none", "recurrence_interval": 2}, None),
+        ],
+    )
+    def test_a_recurrence_is_a_rule(
+        self, sent: dict[str, object], repeat: dict[str, object] | None
+    ) -> None:
+        members, _ = canonical_members(sent, PLAIN)
+        simple: dict[str, object] = {"on": [], "from": "due", "until": None}
+        assert members == {"repeat": repeat and repeat | simple}
+
+    @pytest.mark.parametrize(
+        "sent", [{"is_recurring": True}, {"recurrence_pattern": "custom", "is_recurring": True}]
+    )
+    def test_a_recurrence_without_a_word_changes_nothing(self, sent: dict[str, object]) -> None:
+        assert canonical_members(sent, PLAIN).members == {}
+
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            {"recurrence_pattern": "hourly"},
+            {"recurring": "FREQ=SECONDLY"},
+            {"recurrence_interval": 2},
+        ],
+    )
+    def test_an_unknown_recurrence_is_refused_with_its_pointer(
+        self, sent: dict[str, object]
+    ) -> None:
+        assert [error["pointer"] for error in refused(sent)] == [f"/{name}" for name in sent]
+
+    def test_the_time_zone_of_a_repeated_time_is_utc_unless_it_is_sent(self) -> None:
+        timed = {"due_date": "2026-01-31T09:30:00Z", "recurring": "daily"}
+        assert canonical_members(timed, PLAIN).members["time_zone"] == "UTC"
+        sent = canonical_members(timed | {"time_zone": "Europe/Paris"}, PLAIN).members
+        assert sent["time_zone"] == "Europe/Paris"
+        dated = timed | {"due_date": "2026-01-31"}
+        assert "time_zone" not in canonical_members(dated, PLAIN).members
 
     @pytest.mark.parametrize("name", ["completed", "is_completed", "isCompleted", "done"])
     @pytest.mark.parametrize("value", [True, False, None, "yes", 1])
