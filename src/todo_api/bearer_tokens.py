@@ -1,11 +1,15 @@
 """The bearer token of a request (RFC 6750, section 2.1), and what frontends send instead of one."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from starlette.types import Scope
 
 from todo_domain.errors import TokenErrorCode, TokenRejected
+
+DEVELOPMENT_USER: Final = "alice"  # in commands and pages of `todo-api dev`
 
 _EXPECTED: Final = "Authorization: must be the word Bearer, a space and the token"
 _FETCH: Final = "fetch it (await authClient.token(), then data.token) before the request"
@@ -39,6 +43,16 @@ _MISTAKES: Final[tuple[tuple[str, re.Pattern[str], str], ...]] = (
         "the token is in quotation marks: send it without them",
     ),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class DevelopmentTokens:
+    """The service accepts tokens of the development issuer.
+
+    ``issue`` makes a token for a user id. It is None if other machines can reach the service.
+    """
+
+    issue: Callable[[str], str] | None = None
 
 
 def bearer_token(scope: Scope) -> str:

@@ -74,7 +74,9 @@ class BearerAuthentication(SecurityBase):
 
     scheme_name = "bearer"
     model = HTTPBearer(
-        bearerFormat="JWT", description="The JWT that Better Auth returns at `/api/auth/token`."
+        bearerFormat="JWT",
+        description="The JWT that Better Auth returns at `/api/auth/token`; with `todo-api dev`, "
+        "the token that `todo-api token alice` prints.",
     )
 
     async def __call__(self, request: Request) -> Principal:

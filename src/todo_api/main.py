@@ -6,7 +6,7 @@ Any ASGI server can serve the app: ``uvicorn --factory todo_api.main:app``.
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
@@ -21,6 +21,7 @@ from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl, parse_database_url
 from todo_adapters.rate_limits import LimitsRateLimiter, parse_policy
 from todo_api.app import create_app
+from todo_api.bearer_tokens import DevelopmentTokens
 from todo_api.dependencies import Adapters, ReadinessCheck
 from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER
 from todo_api.server.logs import configure_logs
@@ -36,6 +37,9 @@ from todo_domain.ports import TokenVerifier
 
 # The variable of each rate limit
 RATE_LIMITS: Final = {PER_USER: "RATE_LIMIT", PER_FAILING_ADDRESS: "RATE_LIMIT_AUTH_FAILURES"}
+
+_UNSAFE: Final = "tokens of the development issuer are accepted, also from other machines"
+TOKEN_LIFETIME: Final = timedelta(days=1)  # of development tokens
 
 _log = structlog.get_logger()
 
@@ -69,9 +73,21 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
         root_path=settings.root_path,
         concurrency=settings.max_concurrent_requests,
         shows_metrics=settings.metrics == "on",
+        shows_docs=settings.docs == "on",
+        development_tokens=_development_tokens(settings) if development else None,
     )
     proxies = settings.forwarded_allow_ips
     return behind_proxies(api, proxies) if proxies else api
+
+
+def _development_tokens(settings: Settings) -> DevelopmentTokens | None:
+    """What the service offers to users of the development issuer; None with an auth server."""
+    if settings.configures_auth:
+        return None
+    if not settings.is_local:
+        return DevelopmentTokens()
+    issuer = DevelopmentIssuer(settings.issuer_dir)
+    return DevelopmentTokens(lambda user: issuer.token(user, datetime.now(UTC), TOKEN_LIFETIME))
 
 
 def validate_for_production(settings: Settings) -> None:
@@ -136,13 +152,14 @@ class Authentication:
 def authentication(settings: Settings, *, development: bool = False) -> Authentication:
     """The configured way to verify tokens. Raises ConfigurationError.
 
-    With ``development`` and no configured way, development tokens are accepted and a warning is
-    logged.
+    With ``development`` and no configured way, development tokens are accepted. A warning is logged
+    if other machines can reach the service.
     """
     with translate_value_errors():
         if development and not settings.configures_auth:
             issuer = DevelopmentIssuer(settings.issuer_dir)
-            _log.warning("config.unsafe", reason="tokens of the development issuer are accepted")
+            if not settings.is_local:
+                _log.warning("config.unsafe", reason=_UNSAFE)
             return Authentication(
                 JwksTokenVerifier(issuer, issuer=issuer.name, audience=issuer.name)
             )

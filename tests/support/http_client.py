@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fakes import FakeTokenVerifier, InMemoryTaskRepository, UnlimitedRateLimiter
 from todo_api.app import create_app
+from todo_api.bearer_tokens import DevelopmentTokens
 from todo_api.dependencies import Adapters, ReadinessCheck
 from todo_api.http.errors import EXCEPTION_HANDLERS
 from todo_api.http.routing import Timeouts
@@ -72,6 +73,8 @@ class AppOptions(TypedDict, total=False):
     root_path: str
     concurrency: int
     shows_metrics: bool
+    shows_docs: bool
+    development_tokens: DevelopmentTokens
     timeouts: Timeouts
 
 
@@ -99,6 +102,8 @@ async def served(
         root_path=options.get("root_path", ""),
         concurrency=options.get("concurrency", 1000),
         shows_metrics=options.get("shows_metrics", True),
+        shows_docs=options.get("shows_docs", True),
+        development_tokens=options.get("development_tokens"),
         timeouts=options.get("timeouts", Timeouts()),
     )
     async with started(app) as served:

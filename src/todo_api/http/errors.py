@@ -3,7 +3,7 @@
 An unexpected exception becomes a 500 without details.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from http import client
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from todo_api.problems import (
     summarize,
     token_challenge,
 )
+from todo_api.request_state import request_state
 from todo_domain.errors import (
     AuthKeysUnavailable,
     DatabaseUnavailable,
@@ -51,6 +52,7 @@ _NO_LIFESPAN: Final = "the server did not run the app's lifespan (uvicorn: use -
 _EXCLUDED: Final = (
     "If-None-Match: the task exists in a version that this header excludes; nothing was changed"
 )
+_DEVELOPMENT: Final = "in development, send the token that `todo-api token alice` prints"
 _log = structlog.get_logger()
 
 _CODES: Final[dict[type[TodoError], str]] = {
@@ -89,7 +91,7 @@ def _problem_response(error: Exception, request: Request) -> Response:
             return _http_exception(request, error)
         case RequestValidationError():
             return _problem_error(request, _validation_failed(error))
-        case _ if "adapters" not in request.scope.get("state", {}):
+        case _ if "adapters" not in _state(request):
             return _not_started(request)
         case _:
             raise error
@@ -150,9 +152,17 @@ def _has_only_if_none_match(request: Request) -> bool:
 
 
 def _token_rejected(request: Request, error: TokenRejected) -> Response:
-    if error.detail is None or error.code == TokenErrorCode.MISSING:
-        return problem(request, error.code, error.detail)
-    return problem(request, error.code, error.detail, headers=token_challenge(error.detail))
+    detail = error.detail
+    headers = token_challenge(detail) if detail and error.code != TokenErrorCode.MISSING else None
+    if _state(request).get("development_tokens"):
+        detail = f"{detail or PROBLEM_TYPES[error.code].detail}; {_DEVELOPMENT}"
+    return problem(request, error.code, detail, headers=headers)
+
+
+def _state(request: Request) -> Mapping[str, Any]:
+    """The state of the app's lifespan, empty if the server did not run it."""
+    state: Mapping[str, Any] = request.scope.get("state", {})
+    return state
 
 
 def _http_exception(request: Request, error: HTTPException) -> Response:
@@ -167,10 +177,18 @@ def _http_exception(request: Request, error: HTTPException) -> Response:
         return http_problem(request, ProblemType(status, phrase, detail, headers))
     if status == 405:  # noqa: PLR2004
         headers["Allow"] = _allowed_methods(request)
-    # Starlette's own detail is the phrase, which says less than the table.
-    return problem(
-        request, _HTTP_CODES[status], None if detail == phrase else detail, headers=headers
+    if detail == phrase:  # Starlette's own, which says less than the table
+        detail = _unknown_path(request) if status == 404 else ""  # noqa: PLR2004
+    return problem(request, _HTTP_CODES[status], detail, headers=headers)
+
+
+def _unknown_path(request: Request) -> str:
+    """The detail of a path without a route: where the tasks and the documentation are."""
+    root_path = request_state(request.scope).root_path
+    docs = (
+        f", the documentation is at {root_path}/docs" if _state(request).get("shows_docs") else ""
     )
+    return f"there is nothing at this path: the tasks are at {root_path}/api/tasks{docs}"
 
 
 def _text(detail: object) -> str:

@@ -162,6 +162,7 @@ class Settings(BaseSettings):
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     forwarded_allow_ips: _List = ()
     metrics: Literal["on", "off"] | int = "on"
+    docs: _Switch = "on"
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=PORT_MAX)] = 8000
     workers: Annotated[int, Field(ge=1, le=64)] = 1
@@ -319,6 +320,14 @@ class Settings(BaseSettings):
         """Host and port, as in a URL."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the service, and no proxy is configured."""
+        is_loopback = self.host == "localhost"
+        with suppress(ValueError):
+            is_loopback = ip_address(self.host).is_loopback
+        return is_loopback and not self.forwarded_allow_ips
 
     @property
     def rls_enabled(self) -> bool:

@@ -58,6 +58,17 @@ class Browser:
         """As PNG."""
         return b64decode(self._do("GET", "screenshot"))
 
+    @contextmanager
+    def phone(self) -> Iterator[None]:
+        """The screen of a phone, for the pages that are opened in the block."""
+        screen = {"width": 375, "height": 812, "deviceScaleFactor": 1, "mobile": True}
+        self._devtools("Emulation.setDeviceMetricsOverride", screen)
+        yield
+        self._devtools("Emulation.clearDeviceMetricsOverride", {})
+
+    def _devtools(self, command: str, parameters: Mapping[str, object]) -> None:
+        self._do("POST", "goog/cdp/execute", cmd=command, params=parameters)
+
     def console(self) -> list[str]:
         """The console's lines since they were last asked for."""
         return [entry["message"] for entry in self._log("browser")]
@@ -366,6 +377,7 @@ class TestDocs:
         """Somebody who has authorised in the documentation, as another client too."""
         token = development_token(sandbox, "reader")
         docs.click(".btn.authorize")
+        docs.click(".auth-container .auth:not([type=submit], .btn-done)")  # log alice out
         docs.type(".auth-container input", token)
         docs.click(".auth-container [type=submit]")
         docs.click(".auth-container .btn-done")
@@ -383,6 +395,23 @@ class TestDocs:
         status, task = self.execute(docs, "createTask")
         assert status == "201", task
         assert task in reader.get("/api/tasks").json()
+
+    def test_create_a_task_without_a_pasted_token(
+        self, sandbox: Sandbox, service: Service, docs: Browser
+    ) -> None:
+        docs.read(".btn.authorize.locked")
+        status, task = self.execute(docs, "createTask")
+        assert status == "201", task
+        with service.client(development_token(sandbox, "alice")) as alice:
+            assert task in alice.get("/api/tasks").json()
+
+    @pytest.mark.parametrize("path", ["/", "/docs"])
+    def test_fit_the_width_of_a_phone(self, service: Service, browser: Browser, path: str) -> None:
+        with browser.phone():
+            browser.open(f"{service.url}{path}")
+            browser.read("h1, #operations-tasks-listTasks")
+            width = browser.run("return [document.documentElement.scrollWidth, innerWidth]")
+        assert width == [375, 375]
 
     def test_list_the_tasks(self, reader: httpx.Client, docs: Browser, tmp_path: Path) -> None:
         reader.post("/api/tasks", json={"title": "Read the docs"})

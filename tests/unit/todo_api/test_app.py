@@ -19,6 +19,7 @@ from todo_api.dependencies import Adapters
 from todo_api.http.routing import ApiRoute, PublicRoute
 
 PUBLIC: Final = {
+    "/",
     "/openapi.json",
     "/docs",
     "/docs/{asset}",

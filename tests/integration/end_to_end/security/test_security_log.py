@@ -609,16 +609,16 @@ class TestWithASharedSecretAndRedis:
 
 class TestUnsafeConfiguration:
     @pytest.mark.parametrize("workers", ["1", "2"])
-    def test_is_logged_if_development_tokens_are_accepted(
+    def test_is_logged_if_development_tokens_are_accepted_from_other_machines(
         self, sandbox: Sandbox, database_url: str, workers: str
     ) -> None:
         mode = {"DATABASE_URL": database_url, "WORKERS": workers}
-        with sandbox.serving("dev", **mode) as service:
+        with sandbox.serving("dev", FORWARDED_ALLOW_IPS="10.0.0.0/8", **mode) as service:
             written = [parse_line(line) for line in service.stdout.splitlines()]
             unsafe = [line for line in written if line["event"] == "config.unsafe"]
             assert {line["level"] for line in unsafe} == {"warning"}
             assert {line["reason"] for line in unsafe} == {
-                "tokens of the development issuer are accepted"
+                "tokens of the development issuer are accepted, also from other machines"
             }
 
     def test_that_prevents_the_start_is_reported_on_stderr(

@@ -489,9 +489,7 @@ class TestHints:
         assert (await ada.get("/compat/plain/api/health")).json() == {"status": "ok"}
 
     async def test_other_unknown_paths_have_no_hint(self, stranger: httpx.AsyncClient) -> None:
-        assert (await stranger.get("/api/lists")).json()[
-            "detail"
-        ] == "there is nothing at this path"
+        assert "/compat" not in (await stranger.get("/api/lists")).json()["detail"]
 
     def test_a_hint_has_no_name(self) -> None:
         with pytest.raises(NoMatchFound):

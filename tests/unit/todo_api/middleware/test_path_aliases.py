@@ -141,7 +141,7 @@ class TestBaseUrl:
         [
             *("/api%2Ftasks", "/api/tasks%2F", "/api%2F%2Ftasks", "/%2Fapi/tasks", "/api/%2Ftasks"),
             f"/api/tasks%2f{TASK.id}",
-            *("/api/v1%2Ftasks", "/v1/tasks", "/api/v2/tasksx", "/api/v1", "/api/api", "/", "//"),
+            *("/api/v1%2Ftasks", "/v1/tasks", "/api/v2/tasksx", "/api/v1", "/api/api"),
         ],
     )
     async def test_an_encoded_slash_is_data_and_other_spellings_are_404(

@@ -52,6 +52,7 @@ VARIABLES: Final = [
     Variable("RETENTION_DAYS", 30, "7", 7),
     Variable("FORWARDED_ALLOW_IPS", (), "10.0.0.0/8, ::1", ("10.0.0.0/8", "::1")),
     Variable("METRICS", "on", "9090", 9090),
+    Variable("DOCS", "on", "off", "off"),
     Variable("HOST", "127.0.0.1", "::", "::"),
     Variable("PORT", 8000, "80", 80),
     Variable("WORKERS", 1, "4", 4),
