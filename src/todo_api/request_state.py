@@ -25,13 +25,14 @@ class RequestState:
     """The state of one request.
 
     ``user_id`` is the authenticated user, ``path_user_id`` the user that the path names.
-    ``method`` is that of the client, ``root_path`` the path prefix under which the client sees the
-    service, ``rate_limit_fields`` the header fields with its remaining requests.
+    ``method`` and ``path`` are those of the client, ``root_path`` the path prefix under which the
+    client sees the service, ``rate_limit_fields`` the header fields with its remaining requests.
     """
 
     request_id: str
     client: str | None
     method: str
+    path: str
     root_path: str = ""
     user_id: str | None = None
     path_user_id: str | None = None
@@ -49,7 +50,9 @@ def request_state(scope: Scope) -> RequestState:
     if state is None:
         client = scope.get("client")
         address = client and unmapped_address(client[0])
-        state = scope[_KEY] = RequestState(_request_id(scope), address, scope["method"])
+        state = scope[_KEY] = RequestState(
+            _request_id(scope), address, scope["method"], scope["path"]
+        )
         _current.set(state)
     return state
 
@@ -77,6 +80,11 @@ def unmapped_address(address: str) -> str:
     with suppress(ValueError):
         return str(IPv6Address(address).ipv4_mapped or address)
     return address
+
+
+def current_path() -> str:
+    """The path of the current request as a URI reference, which is safe to print."""
+    return quote_path(_current.get().path)
 
 
 def merge_context(_logger: object, _level: str, event: EventDict) -> EventDict:

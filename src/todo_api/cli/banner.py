@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from todo_api.main import database_url
 from todo_api.server import granian
 from todo_api.server.settings import Settings
 
@@ -21,7 +22,7 @@ _BANNER: Final = """
 _DEVELOPMENT_TOKENS: Final = """
   Paste this line into another terminal to create a task:
 
-curl -s {tasks} -H 'Content-Type: application/json' -d '{{"title": "Buy milk"}}' \
+curl -sw '\\n' {tasks} -H 'Content-Type: application/json' -d '{{"title": "Buy milk"}}' \
 -H 'Authorization: Bearer {alice}'
 
   Paste these lines to create, list, change, complete and delete another task; bob gets a 404:
@@ -30,13 +31,13 @@ alice='Authorization: Bearer {alice}'
 bob='Authorization: Bearer {bob}'
 json='Content-Type: application/json'
 task=$(curl -s {tasks} -H "$alice" -H "$json" -d '{{"title": "Buy oats"}}')
-id=$(echo "$task" | sed 's/^{{"id":"\\([^"]*\\)".*/\\1/')
-curl -s {tasks} -H "$alice"
-curl -s {tasks}/$id -X PATCH -H "$alice" -H "$json" -d '{{"priority": "high"}}'
-curl -s {tasks}/$id/complete -X PATCH -H "$alice"
-curl -s {tasks}/$id -H "$bob"
-curl -s {tasks}/$id -X DELETE -H "$alice"
-curl -s {tasks} -H "$bob" -H "$json" -d '{{"title": "Read a book"}}'
+id=$(printf '%s\\n' "$task" | sed 's/^{{"id":"\\([^"]*\\)".*/\\1/')
+curl -sw '\\n' {tasks} -H "$alice"
+curl -sw '\\n' {tasks}/$id -X PATCH -H "$alice" -H "$json" -d '{{"priority": "high"}}'
+curl -sw '\\n' {tasks}/$id/complete -X PATCH -H "$alice"
+curl -sw '\\n' {tasks}/$id -H "$bob"
+curl -sw '\\n' {tasks}/$id -X DELETE -H "$alice"
+curl -sw '\\n' {tasks} -H "$bob" -H "$json" -d '{{"title": "Read a book"}}'
 
   Token for another user:      {program} token carol
   Example tasks for alice:     {program} seed alice
@@ -84,5 +85,5 @@ def _program() -> str:
 
 def _data(settings: Settings) -> str:
     if settings.database_url is not None:
-        return "the database of DATABASE_URL"
+        return f"{database_url(settings).display_name}, from DATABASE_URL"
     return f"PostgreSQL in {settings.data_dir}, kept between runs"

@@ -51,7 +51,11 @@ def todo_api(
 
 
 @app.command()
-def dev() -> None:
+def dev(
+    migrate: Annotated[
+        bool, typer.Option("--migrate", help="Update the schema of the database of DATABASE_URL.")
+    ] = False,
+) -> None:
     """Run for development: embedded PostgreSQL, development tokens.
 
     Set DATABASE_URL to use another database, and BETTER_AUTH_URL to accept the tokens of your auth
@@ -60,7 +64,7 @@ def dev() -> None:
     with _command_settings() as settings:
         from todo_api.cli.dev import run_dev
 
-        run_dev(settings)
+        run_dev(settings, migrates=migrate)
 
 
 @app.command()

@@ -78,7 +78,7 @@ def purge(settings: Settings) -> Purged:
     return asyncio.run(_purge(settings))
 
 
-async def check_schema(settings: Settings) -> str:
+async def check_schema(settings: Settings, migrate_command: str = "todo-api migrate") -> str:
     """The schema version of the database.
 
     Raises ConfigurationError if a migration is missing or if row-level security is not as
@@ -90,7 +90,7 @@ async def check_schema(settings: Settings) -> str:
         if revision is None or schema.is_behind(revision):
             raise ConfigurationError(
                 f"the database has schema version {revision or 'none'}, but this program needs "
-                f"{schema.wanted_revision()}: run `todo-api migrate`"
+                f"{schema.wanted_revision()}: run `{migrate_command}`"
             )
         if problem := await schema.rls_problem(url, rls_enabled=settings.rls_enabled):
             raise ConfigurationError(problem)

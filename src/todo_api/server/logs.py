@@ -16,7 +16,7 @@ import structlog
 from structlog import BytesLoggerFactory, PrintLoggerFactory
 from structlog.typing import EventDict, Processor
 
-from todo_api.request_state import merge_context
+from todo_api.request_state import current_path, merge_context
 
 Format = Literal["json", "console"]
 
@@ -46,6 +46,15 @@ _PROCESSORS: Final[list[Processor]] = [
     structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     _render_exception,
 ]
+_CONSOLE_PROCESSORS: Final[list[Processor]] = [
+    merge_context,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False, key="time"),
+    _render_exception,
+]
+_RESET: Final = "\x1b[0m"
+_COLORS: Final = {2: "\x1b[32m", 3: "\x1b[36m", 4: "\x1b[33m"}  # by the status' first digit
+_RED: Final = "\x1b[31m"
 
 
 def _render_json(logger: object, level: str, event: EventDict) -> bytes:
@@ -87,7 +96,7 @@ def configure_logs(level: str, log_format: Format | None) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # an ASCII terminal, or LANG=C
     is_json = _is_json(log_format)
-    console: list[Processor] = [*_PROCESSORS, _console_renderer()]
+    console: list[Processor] = [*_CONSOLE_PROCESSORS, _ConsoleRenderer()]
     structlog.configure(
         processors=[merge_context, _render_json] if is_json else console,
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -110,10 +119,12 @@ def silence_logs() -> None:
 
 def library_logs(log_format: Format | None) -> dict[str, Any]:
     """The ``logging.config`` for libraries: warnings and errors in the same format."""
-    renderer = structlog.processors.JSONRenderer() if _is_json(log_format) else _console_renderer()
+    is_json = _is_json(log_format)
+    renderer = structlog.processors.JSONRenderer() if is_json else _ConsoleRenderer()
+    processors = _PROCESSORS if is_json else _CONSOLE_PROCESSORS
     formatter = {
         "()": structlog.stdlib.ProcessorFormatter,
-        "foreign_pre_chain": [*_PROCESSORS, structlog.stdlib.add_logger_name],
+        "foreign_pre_chain": [*processors, structlog.stdlib.add_logger_name],
         "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     }
     handler = {
@@ -131,10 +142,28 @@ def library_logs(log_format: Format | None) -> dict[str, Any]:
     }
 
 
-def _console_renderer() -> structlog.dev.ConsoleRenderer:
-    """Lines with colours on a terminal. NO_COLOR and FORCE_COLOR have precedence."""
-    has_colors = bool(os.environ.get("FORCE_COLOR")) or sys.stdout.isatty()
-    return structlog.dev.ConsoleRenderer(colors=has_colors and not os.environ.get("NO_COLOR"))
+class _ConsoleRenderer:
+    """Lines with colours on a terminal. NO_COLOR and FORCE_COLOR have precedence.
+
+    A request is one short line: ``18:08:31 POST /api/tasks 201 11 ms alice``.
+    """
+
+    def __init__(self) -> None:
+        is_colorful = bool(os.environ.get("FORCE_COLOR")) or sys.stdout.isatty()
+        self._has_colors = is_colorful and not os.environ.get("NO_COLOR")
+        self._render = structlog.dev.ConsoleRenderer(
+            colors=self._has_colors, timestamp_key="time", pad_event_to=0
+        )
+
+    def __call__(self, logger: object, level: str, event: EventDict) -> str:
+        if event["event"] != "request":
+            return self._render(logger, level, event)
+        status, ms = event["status"], event["ms"]
+        if self._has_colors:
+            status = f"{_COLORS.get(status // 100, _RED)}{status}{_RESET}"
+        duration = f"{ms:.1f} ms" if ms < 10 else f"{ms:.0f} ms"  # noqa: PLR2004 - two digits
+        parts = (event["time"], event["method"], current_path(), status, duration, event["user"])
+        return " ".join(str(part) for part in parts if part is not None)
 
 
 def _is_json(log_format: Format | None) -> bool:

@@ -1,6 +1,7 @@
 """``todo-api dev`` as a process: first start, banner, and shutdown without loss of tasks."""
 
 import json
+import re
 import signal
 import socket
 import sys
@@ -8,12 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from support.programs import require
 from support.service import PATIENCE, Sandbox, Service, eventually, new_sandbox, refusal
+from todo_adapters.postgres.url import DatabaseUrl
 
 LAST_LINE: Final = "Stop it with Ctrl-C."  # of the banner
 
@@ -26,6 +29,12 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux stops orp
 def sandbox() -> Iterator[Sandbox]:
     with new_sandbox() as sandbox:
         yield sandbox
+
+
+@pytest.fixture
+def database_url(server_url: str, empty_database: DatabaseUrl) -> str:
+    """The URL of an empty database, which ``dev`` did not make."""
+    return urlsplit(server_url)._replace(path=f"/{empty_database.url.database}").geturl()
 
 
 @pytest.fixture(scope="class")
@@ -79,12 +88,8 @@ def commands(banner: str) -> str:
 
 
 def documents(text: str) -> list[Any]:
-    """The concatenated JSON documents in the text."""
-    found, end = [], 0
-    while end < len(text):
-        document, end = json.JSONDecoder().raw_decode(text, end)
-        found.append(document)
-    return found
+    """The JSON documents in the text, one on each line."""
+    return [json.loads(line) for line in text.splitlines()]
 
 
 class TestFirstStart:
@@ -94,10 +99,14 @@ class TestFirstStart:
         with service.client() as client:
             assert "<html" in client.get("/docs").text
 
-    def test_prints_commands_that_work_when_pasted(self, sandbox: Sandbox, banner: str) -> None:
+    @pytest.mark.parametrize("shell", ["bash", "zsh"])
+    def test_prints_commands_that_work_when_pasted(
+        self, sandbox: Sandbox, banner: str, shell: str
+    ) -> None:
         require("curl")
-        result = sandbox.run(require("bash"), "-e", "-c", commands(banner))
+        result = sandbox.run(require(shell), "-e", "-c", commands(banner))
         assert result.returncode == 0, result.stderr
+        assert result.stdout.endswith("}\n")
 
         new, listed, urgent, complete, not_found, deleted, bobs = documents(result.stdout)
 
@@ -169,6 +178,31 @@ class TestStart:
     def test_with_incomplete_auth_settings_is_an_error(self, sandbox: Sandbox) -> None:
         error = refusal(sandbox.todo_api("dev", AUTH_MODE="shared-secret"))
         assert error.startswith("BETTER_AUTH_SECRET is missing")
+
+    def test_changes_the_schema_of_another_database_only_with_the_option(
+        self, sandbox: Sandbox, database_url: str
+    ) -> None:
+        error = refusal(sandbox.todo_api("dev", DATABASE_URL=database_url))
+        assert error.startswith("the database has schema version none")
+        assert error.endswith("run `todo-api dev --migrate`")
+        with sandbox.serving("dev", "--migrate", DATABASE_URL=database_url) as service:
+            banner = service.wait_until_it_says(LAST_LINE)
+        assert f"{urlsplit(database_url).path}, from DATABASE_URL" in banner
+        with sandbox.serving("dev", DATABASE_URL=database_url) as service:
+            assert service.health().status_code == 200
+
+    def test_logs_one_readable_line_for_each_request_and_no_warning(
+        self, sandbox: Sandbox, alices_token: str
+    ) -> None:
+        with sandbox.serving("dev", LOG_FORMAT="console") as service:
+            with service.client(alices_token) as alice:
+                task = create_task(alice)
+                alice.get(f"/nothing%0Ahere/{task}")
+            assert eventually(lambda: " 404 " in service.stdout)
+            created, unknown = service.stdout.splitlines()[-2:]
+        assert re.fullmatch(r"\d\d:\d\d:\d\d POST /api/tasks 201 [0-9.]+ ms alice", created)
+        assert re.fullmatch(rf"[0-9:]+ GET /nothing%0Ahere/{task} 404 [0-9.]+ ms", unknown)
+        assert "warning" not in service.stdout
 
     def test_ignores_variables_of_libraries(self, sandbox: Sandbox) -> None:
         variables = {

@@ -276,5 +276,6 @@ class TestOutput:
 
     def test_console_output_has_one_line_per_request_and_a_traceback(self) -> None:
         output = re.sub(r"\x1b\[\d+m", "", output_of("console"))
-        assert len(re.findall(r"^\[info +\] request .* status=\d+ ", output, re.MULTILINE)) == 10
+        line = r"^[0-9:]{8} (?:GET|POST) /[!-~]* \d{3} [0-9.]+ ms(?: ada)?$"
+        assert len(re.findall(line, output, re.MULTILINE)) == 10
         assert output.count("Traceback (most recent call last):\n") == 1
