@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from todo_api.problems import MEDIA_TYPE, PROBLEM_TYPES, FieldError, Problem, summarize
 from todo_api.schemas import Task
 from todo_domain.errors import TokenErrorCode
+from todo_domain.task import Priority
 
 TASK: Final[Task] = {
     "id": "0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b",
@@ -53,7 +54,74 @@ NOT_MODIFIED: Final[dict[int | str, dict[str, Any]]] = {
     304: {"description": "Not Modified: `If-None-Match` has the current `ETag`."}
 }
 
+MINIMAL: Final[dict[int | str, dict[str, Any]]] = {
+    204: {
+        "description": "No Content: the change was made, and `Prefer: return=minimal` was sent.",
+        "headers": {
+            name: {"$ref": f"#/components/headers/{name}"}
+            for name in ("ETag", "Preference-Applied", "X-Request-ID")
+        },
+    }
+}
+
 _PROBLEM: Final = "Problem"
+# Enumerations that clients get as types of their own.
+_ENUMERATIONS: Final[dict[str, dict[str, Any]]] = {
+    "Priority": {"type": "string", "enum": [priority.value for priority in Priority]},
+    "ProblemCode": {
+        "type": "string",
+        "enum": [str(code) for code in PROBLEM_TYPES],
+        "description": "What went wrong, for programs. Later versions may add codes.",
+    },
+}
+# What a member is, by its name alone or as "Component.member".
+_MEMBERS: Final = {
+    "id": "The id of the task, a UUID.",
+    "user_id": "The user's id: `sub` of the token.",
+    "title": "1 to 200 characters, without white space at both ends.",
+    "description": "Up to 2000 characters; `null` without one.",
+    "completed": "Whether the task is done.",
+    "priority": "`null` without one.",
+    "due_date": "A date, or a date-time, which is returned in UTC.",
+    "tags": "Up to 20 tags without duplicates. In a request, `null` removes all.",
+    "position": "The key of the order by hand; `null` without one.",
+    "created_at": "When the task was created.",
+    "updated_at": "When the task was last changed.",
+    "completed_at": "When the task was completed; `null` while it is pending.",
+    "version": "Grows with every change; the `ETag` is the quoted version.",
+    "op": "The kind of operation.",
+    "task": "The members to change.",
+    "CreateOperation.task": "The members of the new task. An `id` in them is ignored.",
+    "if_version": "Refuse the operation unless the task has this version.",
+    "operations": "1 to 100 operations, each on another task.",
+    "results": "One result for each operation, in the order of the request.",
+    "OperationResult.problem": "Why the operation was refused. Absent if it was applied.",
+    "changed": "How many tasks differ now.",
+    "DeletedTask.deleted": "Marks a deleted task: other entries have no such member.",
+    "deleted": "How many tasks were deleted.",
+    "restored": "How many tasks were restored.",
+    "ids": "The ids of these tasks.",
+    "name": "The user's name in the token; `null` without one.",
+    "email": "The user's e-mail address in the token; `null` without one.",
+    "Me.tasks": "How many tasks the user has.",
+    "total": "All tasks.",
+    "pending": "Tasks that are not completed.",
+    "TaskCounts.completed": "Completed tasks.",
+    "Health.status": "Always `ok`.",
+    "type": "The path that explains the code.",
+    "Problem.code": "What went wrong, for programs.",
+    "Problem.title": "The code as a phrase.",
+    "Problem.status": "The HTTP status.",
+    "detail": "What was wrong and what to do, for people.",
+    "message": "The same as `detail`.",
+    "instance": "The path of the request.",
+    "request_id": "The id of the request in the log, as in `X-Request-ID`.",
+    "errors": "Each invalid value, up to 100.",
+    "FieldError.code": "Why the value is invalid, for programs.",
+    "FieldError.message": "Why the value is invalid, for people.",
+    "field": "The name of the member, parameter or header field.",
+    "pointer": "Where the value is in the body, as a JSON pointer.",
+}
 # In the example of a code that has errors.
 _ERRORS: Final = {
     "validation_failed": FieldError(
@@ -70,6 +138,7 @@ _HEADERS: Final = {
     "ETag": "Identifies this state of the task or list, for `If-Match` and `If-None-Match`.",
     "Link": 'The next page, with `rel="next"`. Absent on the last page.',
     "Location": "The path of the new task.",
+    "Preference-Applied": "The preferences of `Prefer` that were followed.",
     "RateLimit": "The remaining requests (`r`), and the seconds until the quota resets (`t`).",
     "RateLimit-Policy": "The number of requests (`q`) allowed in a number of seconds (`w`).",
     "Retry-After": "The seconds to wait before the next attempt.",
@@ -165,6 +234,10 @@ class DocumentedApp(FastAPI):
                         _complete(schema["paths"][route.path_format][method.lower()], route)
             _drop_unused(schema)
             _drop_titles(schema)
+            _describe_members(schema["components"]["schemas"])
+            schema["components"]["schemas"] |= _ENUMERATIONS
+            schema["paths"] = _with_enumerations(schema["paths"])
+            self.openapi_schema = schema
         return self.openapi_schema or {}
 
 
@@ -216,3 +289,27 @@ def _drop_unused(schema: dict[str, Any]) -> None:
     for name in list(schemas):
         if f'#/components/schemas/{name}"' not in json.dumps(schema):
             del schemas[name]
+
+
+def _describe_members(schemas: dict[str, Any]) -> None:
+    """Describe the members of components, and refer to the named enumerations."""
+    for name, component in schemas.items():
+        members = _with_enumerations(component["properties"])
+        for member, described in members.items():
+            text = _MEMBERS.get(f"{name}.{member}") or _MEMBERS.get(member)
+            if text:
+                described.setdefault("description", text)
+        component["properties"] = members
+
+
+def _with_enumerations(node: Any) -> Any:  # noqa: ANN401 - any JSON
+    """The node with references in place of the named enumerations."""
+    if isinstance(node, list):
+        return [_with_enumerations(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    for name, enumeration in _ENUMERATIONS.items():
+        if node.get("enum") == enumeration["enum"]:
+            rest = {key: value for key, value in node.items() if key not in enumeration}
+            return {"$ref": f"#/components/schemas/{name}", **rest}
+    return {key: _with_enumerations(value) for key, value in node.items()}

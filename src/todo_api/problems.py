@@ -5,9 +5,10 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NotRequired
+from typing import Annotated, Any, Final, NotRequired
 
 import orjson
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
@@ -162,7 +163,7 @@ class Problem(TypedDict):
     status: int
     detail: str
     message: str
-    code: str
+    code: Annotated[str, Field(json_schema_extra={"enum": [str(code) for code in PROBLEM_TYPES]})]
     instance: str
     request_id: str
     errors: NotRequired[list[FieldError]]

@@ -124,7 +124,10 @@ def _text(parse: Callable[[str], object], **schema: object) -> tuple[Any, Any]:
     return GetPydanticSchema(lambda *_: parsed), WithJsonSchema({"type": "string", **schema})
 
 
-Title = Annotated[str, *_text(domain.Title, minLength=1, maxLength=domain.TITLE_MAX)]
+_NOT_BLANK: Final = r"\S"
+Title = Annotated[
+    str, *_text(domain.Title, minLength=1, maxLength=domain.TITLE_MAX, pattern=_NOT_BLANK)
+]
 Description = Annotated[str, *_text(domain.Description, maxLength=domain.DESCRIPTION_MAX)]
 SearchText = Annotated[str, *_text(parse_search_text, maxLength=domain.TITLE_MAX)]
 _PRIORITY: Final[JsonDict] = {"enum": [priority.value for priority in domain.Priority]}
@@ -139,7 +142,8 @@ DueBound = Annotated[
 SortOrder = Annotated[
     Sort, *_text(parse_sort, enum=[sign + by for by in SortBy for sign in ("", "-")])
 ]
-Tag = Annotated[str, *_text(domain.Tag, minLength=1, maxLength=domain.TAG_MAX)]
+_TAG: Final[JsonDict] = {"minLength": 1, "maxLength": domain.TAG_MAX, "pattern": _NOT_BLANK}
+Tag = Annotated[str, *_text(domain.Tag, **_TAG)]
 Tags = Annotated[
     list[Tag],
     AfterValidator(domain.clean_tags),
@@ -147,7 +151,7 @@ Tags = Annotated[
     WithJsonSchema(
         {
             "type": ["array", "null"],
-            "items": {"type": "string", "minLength": 1, "maxLength": domain.TAG_MAX},
+            "items": {"type": "string", **_TAG},
             "maxItems": domain.TAGS_MAX,
         }
     ),
@@ -241,7 +245,13 @@ def parse_client_id(value: object) -> UUID | None:
 ClientId = Annotated[
     UUID | None,
     PlainValidator(parse_client_id),
-    WithJsonSchema({"examples": ["0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b"]}),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "uuid",
+            "examples": ["0198f3c2-7d1e-7c3a-9b1f-5a0f6f1d2c3b"],
+        }
+    ),
     Field(
         description="A UUID that the client chose; repeating the request is then safe. Any other "
         "value is ignored, or 422 with `Prefer: handling=strict`."
@@ -372,14 +382,16 @@ class FilterQuery(BaseModel):
         ),
     ] = None
     completed: Annotated[
-        Literal["true", "false"] | None,
+        Annotated[Literal["true", "false"], WithJsonSchema({"type": "boolean"})] | None,
         _words({"all": None}),
         Field(
             description="`true`: completed tasks. `false`: pending tasks.",
             validation_alias=AliasChoices("completed", "is_completed", "done"),
         ),
     ] = None
-    priority: Annotated[Priority | None, _words({"all": None})] = None
+    priority: Annotated[
+        Priority | None, _words({"all": None}), Field(description="Only tasks with this priority.")
+    ] = None
     tag: Annotated[
         list[Tag],
         Field(
@@ -445,7 +457,9 @@ class ListQuery(FilterQuery):
             validation_alias=AliasChoices("order", "sort_order", "sort_dir", "sort_direction"),
         ),
     ] = None
-    limit: Annotated[int | None, Field(ge=1, le=PAGE_MAX)] = None
+    limit: Annotated[
+        int | None, Field(ge=1, le=PAGE_MAX, description="The most tasks of a page.")
+    ] = None
     cursor: Annotated[
         str | None, Field(description="From the `Link` header of the previous page.")
     ] = None

@@ -20,11 +20,14 @@ from fastapi import Header
 from todo_api.problems import ProblemError
 from todo_domain.sync import ChangeState
 
+_ENTITY_TAGS: Final = r'^(\*|(W/)?"[!#-~]*"(, (W/)?"[!#-~]*")*)$'
+
 IfMatch = Annotated[
     str | None,
     Header(
         alias="If-Match",
         description="An `ETag`: change the task only if its `ETag` is still this one.",
+        json_schema_extra={"pattern": _ENTITY_TAGS},
     ),
 ]
 IfNoneMatch = Annotated[
@@ -40,6 +43,7 @@ UnlessMatch = Annotated[
         alias="If-None-Match",
         description="An `ETag`: change the task only if its `ETag` is another one. `*`: only if "
         "the task does not exist.",
+        json_schema_extra={"pattern": _ENTITY_TAGS},
     ),
 ]
 Prefer = Annotated[
@@ -58,6 +62,7 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         description="1 to 255 visible ASCII characters, for example a UUID. Use a new key for "
         "each task. The service remembers a key for 24 hours.",
+        json_schema_extra={"pattern": "^[!-~]+$", "minLength": 1, "maxLength": 255},
     ),
 ]
 

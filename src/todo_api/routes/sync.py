@@ -1,6 +1,6 @@
 """The feed of changes, from which a client keeps a copy of the user's tasks."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
@@ -26,14 +26,16 @@ class ChangesQuery(BaseModel):
         str | None,
         Field(description="`next` of the previous response. Without it the feed starts over."),
     ] = None
-    limit: Annotated[int, Field(ge=1, le=FEED_PAGE_MAX)] = FEED_PAGE_DEFAULT
+    limit: Annotated[
+        int, Field(ge=1, le=FEED_PAGE_MAX, description="The most changes of a page.")
+    ] = FEED_PAGE_DEFAULT
 
 
 class DeletedTask(TypedDict):
     """A task that was deleted since the token was issued."""
 
     id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
-    deleted: Annotated[bool, Field(description="Always `true`.")]
+    deleted: Literal[True]
 
 
 class Changes(TypedDict):

@@ -30,7 +30,17 @@ from todo_api.http.responses import (
     task_response,
 )
 from todo_api.http.routing import ApiRoute
-from todo_api.openapi import BODY, CHANGES, COMMON, NEW_TASK, NOT_MODIFIED, TASK, TASKS, responses
+from todo_api.openapi import (
+    BODY,
+    CHANGES,
+    COMMON,
+    MINIMAL,
+    NEW_TASK,
+    NOT_MODIFIED,
+    TASK,
+    TASKS,
+    responses,
+)
 from todo_api.problems import FieldError, ProblemError
 from todo_api.request_state import original_path
 from todo_api.schemas import (
@@ -46,7 +56,7 @@ from todo_domain.queries import PAGE_MAX, TaskQuery
 
 router = APIRouter(prefix="/api/tasks", tags=["tasks"], route_class=ApiRoute)
 
-TaskId = Annotated[UUID, Path()]
+TaskId = Annotated[UUID, Path(description="The task's id.")]
 _EDIT = ("bad_request", "not_found", "conflict", "stale_version", "nothing_to_change")
 
 
@@ -112,7 +122,8 @@ async def get_task(
         *(*COMMON, *BODY, "bad_request", "id_taken", "idempotency_key_reused"),
         status=201,
         headers=("ETag", "Location"),
-    ),
+    )
+    | MINIMAL,
 )
 async def create_task(
     request: Request,
@@ -150,7 +161,8 @@ async def create_task(
     operation_id="updateTask",
     response_model=ChangedTask,
     responses=responses(TASK, "rate_limited", status=201, headers=("ETag", "Location"), model=Task)
-    | responses(TASK, *COMMON, *BODY, *_EDIT, "id_taken", headers=("ETag",)),
+    | responses(TASK, *COMMON, *BODY, *_EDIT, "id_taken", headers=("ETag",))
+    | MINIMAL,
 )
 async def put_task(
     request: Request,
@@ -184,7 +196,7 @@ async def put_task(
     "/{task_id}",
     operation_id="patchTask",
     response_model=ChangedTask,
-    responses=responses(TASK, *COMMON, *BODY, *_EDIT, headers=("ETag",)),
+    responses=responses(TASK, *COMMON, *BODY, *_EDIT, headers=("ETag",)) | MINIMAL,
 )
 async def change_task(
     actor: Actor,
@@ -211,7 +223,7 @@ async def change_task(
     "/{task_id}/complete",
     operation_id="completeTask",
     response_model=ChangedTask,
-    responses=responses(TASK, *COMMON, *BODY, *_EDIT, headers=("ETag",)),
+    responses=responses(TASK, *COMMON, *BODY, *_EDIT, headers=("ETag",)) | MINIMAL,
 )
 @router.patch("/{task_id}/toggle", include_in_schema=False)
 async def complete_task(
@@ -247,7 +259,8 @@ async def complete_task(
     response_model=Task,
     responses=responses(
         TASK, *COMMON, "bad_request", "not_found", "stale_version", headers=("ETag",)
-    ),
+    )
+    | MINIMAL,
 )
 async def delete_task(
     actor: Actor,
@@ -271,7 +284,7 @@ async def delete_task(
     "/{task_id}/restore",
     operation_id="restoreTask",
     response_model=Task,
-    responses=responses(TASK, *COMMON, "not_found", "not_deleted", headers=("ETag",)),
+    responses=responses(TASK, *COMMON, "not_found", "not_deleted", headers=("ETag",)) | MINIMAL,
 )
 async def restore_task(
     actor: Actor, tasks: Tasks, task_id: TaskId, now: Now, prefer: Prefer = None

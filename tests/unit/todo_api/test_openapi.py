@@ -210,8 +210,39 @@ class TestSchema:
         }
         assert defined == set(references(schema))
 
+    def test_every_member_and_every_parameter_has_a_description(self, schema: Json) -> None:
+        members = {
+            f"{component}.{name}": member
+            for component, described in schema["components"]["schemas"].items()
+            for name, member in described.get("properties", {}).items()
+        }
+        parameters = {
+            f"{op['operationId']} {p['name']}": p
+            for _, _, op in operations(schema)
+            for p in op.get("parameters", ())
+        }
+        assert [
+            name for name, d in (members | parameters).items() if not d.get("description")
+        ] == []
+
+    def test_priorities_and_problem_codes_are_named_enumerations(self, schema: Json) -> None:
+        schemas = schema["components"]["schemas"]
+        assert schemas["Priority"]["enum"] == ["low", "medium", "high"]
+        assert schemas["ProblemCode"]["enum"] == list(PROBLEM_TYPES)
+        assert "'enum': ['low'" not in str(schema["paths"])
+        assert schemas["Problem"]["properties"]["code"]["$ref"].endswith("/ProblemCode")
+
 
 class TestResponses:
+    @pytest.mark.parametrize(
+        "name",
+        ["createTask", "updateTask", "patchTask", "completeTask", "deleteTask", "restoreTask"],
+    )
+    def test_changes_of_a_task_document_204_without_a_body(self, schema: Json, name: str) -> None:
+        response = operation(schema, name)["responses"]["204"]
+        assert "content" not in response
+        assert "Preference-Applied" in response["headers"]
+
     @pytest.mark.parametrize("name", PROBLEMS)
     def test_every_operation_documents_its_problems(self, schema: Json, name: str) -> None:
         documented = {
@@ -336,6 +367,17 @@ class TestParameters:
             *("id", "status", "completed", "priority", "tag", "due_before", "due_after"),
             *("q", "sort", "order", "limit", "cursor"),
         ]
+
+    def test_completed_is_a_boolean(self, schema: Json) -> None:
+        for name in ("listTasks", "changeTasks", "deleteTasks"):
+            parameters = operation(schema, name)["parameters"]
+            (completed,) = [p for p in parameters if p["name"] == "completed"]
+            assert completed["schema"]["type"] == "boolean"
+
+    @pytest.mark.parametrize("name", ["createTask", "applyBatch"])
+    def test_an_idempotency_key_has_its_limits(self, schema: Json, name: str) -> None:
+        (key,) = [p for p in operation(schema, name)["parameters"] if p["in"] == "header"][:1]
+        assert (key["schema"]["minLength"], key["schema"]["maxLength"]) == (1, 255)
 
     def test_path_parameters_are_uuids(self, schema: Json) -> None:
         for path, _, op in operations(schema):

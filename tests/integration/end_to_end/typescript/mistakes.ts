@@ -17,3 +17,7 @@ export const dated: Schemas["NewTask"] = { title: "Buy milk", due_date: 20260131
 export const done = (task: Schemas["Task"]): boolean => task.done;
 // @ts-expect-error a parameter is absent or has a value
 export const nothing: Query = { priority: null };
+// @ts-expect-error there is no such error code
+export const misspelled = (problem: Schemas["Problem"]): boolean => problem.code === "notfound";
+// @ts-expect-error a filter is a boolean
+export const words: Query = { completed: "yes" };
