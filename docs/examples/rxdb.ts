@@ -23,6 +23,8 @@ export const taskSchema: RxJsonSchema<Task> = {
     due_date: nullable,
     tags: { type: "array", items: { type: "string" } },
     position: nullable,
+    repeat: { type: ["object", "null"] },
+    time_zone: nullable,
     user_id: { type: "string" },
     created_at: { type: "string" },
     updated_at: { type: "string" },

@@ -3,6 +3,15 @@
 /** The function `api` of docs/better-auth.md: it sends the token, and fetches a new one after a 401. */
 export type Api = (path: string, init?: RequestInit) => Promise<Response>;
 
+/** The rule of a repeating task. */
+export type Repeat = {
+  every: number;
+  unit: "day" | "week" | "month" | "year";
+  on: string[];
+  from: "due" | "completion";
+  until: string | null;
+};
+
 /** A task. A local task that the service has not stored yet lacks the read-only members. */
 export type Task = {
   id: string;
@@ -13,6 +22,8 @@ export type Task = {
   due_date?: string | null;
   tags?: string[];
   position?: string | null;
+  repeat?: Repeat | null;
+  time_zone?: string | null;
   user_id?: string;
   created_at?: string;
   updated_at?: string;
