@@ -120,7 +120,7 @@ class Database:
         self._max_prepared_statements = max_prepared_statements
         self._slots = asyncio.Semaphore(pool_size)
         self._session: Session | None = None  # None: the next connection is examined
-        self._reported: set[str] = set()
+        self._logged_hints: set[str] = set()
         self._idle: list[Connection] = []  # a stack: rarely used connections grow old and expire
         self._in_use = 0
         self._connecting = 0
@@ -337,16 +337,17 @@ class Database:
     def _set_session(self, session: Session) -> None:
         """Use the session for new connections, and report what an operator can improve."""
         self._session = session
-        if session.via_pooler and not self._database_url.via_pooler:
-            self._report("database.pooler_detected", POOLER_HINT)
-        if session.needs_transaction:
-            self._report("database.configuration", SETTINGS_HINT)
+        is_hidden_pooler = session.via_pooler and not self._database_url.via_pooler
+        if is_hidden_pooler and self._is_first(POOLER_HINT):
+            _log.warning("database.pooler_detected", hint=POOLER_HINT)
+        if session.needs_transaction and self._is_first(SETTINGS_HINT):
+            _log.warning("database.configuration", hint=SETTINGS_HINT)
 
-    def _report(self, event: str, hint: str) -> None:
-        """Log what to change, once."""
-        if event not in self._reported:
-            self._reported.add(event)
-            _log.warning(event, hint=hint)
+    def _is_first(self, hint: str) -> bool:
+        """Whether the hint was not logged before."""
+        is_first = hint not in self._logged_hints
+        self._logged_hints.add(hint)
+        return is_first
 
     def _discard(self, connection: Connection) -> None:
         """Close a connection in an unknown state, in the background.

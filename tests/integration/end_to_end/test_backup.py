@@ -64,6 +64,8 @@ async def test_the_documented_backup_restores_every_row(
         PATH=programs,
         DATABASE_URL=old,
         NEW_DATABASE_URL=new,
+        AUTH_MODE="shared-secret",
+        BETTER_AUTH_SECRET="a secret of more than 32 characters",
     )
 
     assert result.returncode == 0, result.stderr

@@ -472,11 +472,13 @@ class TestInternalError:
         self, service: Service, eve: Attacker, database_url: str
     ) -> None:
         connection = await asyncpg.connect(database_url)
-        await connection.execute("ALTER TABLE todo.tasks RENAME COLUMN title TO heading")
+        await connection.execute(
+            "ALTER TABLE todo.tasks ADD CONSTRAINT bug CHECK (title <> 'a bug')"
+        )
         try:
-            response = eve.get("/api/tasks")
+            response = eve.send("POST", "/api/tasks", json={"title": "a bug"})
         finally:
-            await connection.execute("ALTER TABLE todo.tasks RENAME COLUMN heading TO title")
+            await connection.execute("ALTER TABLE todo.tasks DROP CONSTRAINT bug")
             await connection.close()
         assert response.status_code == 500
         line = event(service, "internal_error", response)
