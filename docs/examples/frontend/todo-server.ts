@@ -4,7 +4,7 @@ import createClient from "openapi-fetch";
 import { auth } from "./auth";
 import type { paths } from "./schema";
 
-// For server components, route handlers and server actions. Throws if nobody is signed in.
+// For server components, route handlers and server actions. Throws if no user is signed in.
 export async function serverTodo() {
   const { token } = await auth.api.getToken({ headers: await headers() });
   return createClient<paths>({
