@@ -63,6 +63,7 @@ from todo_domain.task import (
     TaskChanges,
 )
 from todo_domain.use_cases import change_task, complete_task, list_changes, toggle_task
+from user_data_contract import UserDataContract
 
 LOST_RACE: Final = (
     StaleVersion,
@@ -196,7 +197,7 @@ SERIES_CHANGES: Final[list[TaskChanges]] = [
 ]
 
 
-class TaskRepositoryContract(BatchContract):
+class TaskRepositoryContract(BatchContract, UserDataContract):
     """A todo_domain.ports.TaskRepository. Fixture: ``tasks``, an empty repository."""
 
     # --- Adding and getting ---

@@ -26,6 +26,7 @@ from todo_domain.ports import KEY_LIFETIME, RETENTION
 from todo_domain.queries import TaskCounts, TaskFilter, TaskPage, TaskQuery
 from todo_domain.sync import ChangeState, Epoch, FeedEntry, FeedPage, FeedPosition
 from todo_domain.task import Task, TaskChanges
+from todo_domain.user_data import ImportResult, StoredPage, UserRecord, tasks_to_store
 
 TOKEN_LIFETIME: Final = timedelta(minutes=15)
 
@@ -46,6 +47,12 @@ class UserTasks:
         self.stored: dict[UUID, _Stored] = {}
         self.last_change = 0
         self.began_at: datetime | None = None
+        self.record: UserRecord | None = None
+
+    def see(self, now: datetime) -> None:
+        """Record that the user has created a task."""
+        first = self.record.first_seen_at if self.record else now
+        self.record = UserRecord(first, max(first, now))
 
     def put(self, task: Task, *, deleted_at: datetime | None = None, change: int = 0) -> None:
         """Store the task with the next change number, or with one that was taken before."""
@@ -123,6 +130,7 @@ class InMemoryTaskRepository:
         if stored and not _is_expired(stored, task.created_at):
             raise TaskIdTaken
         self._use_key(task.owner, key, task.created_at, task.content, task)
+        user.see(task.created_at)
         user.put(task)
         return task
 
@@ -219,6 +227,8 @@ class InMemoryTaskRepository:
         result = BatchResult.of(batch, [outcome for outcome, _ in decided])
         if result.is_applied:
             self._write(owner, [new for _, new in decided if new], now)
+            if any(outcome.is_new for outcome, _ in decided):
+                self._of(owner).see(now)
             self._use_key(owner, key, now, _content_of(batch), result)
         return result
 
@@ -281,6 +291,41 @@ class InMemoryTaskRepository:
         await _yield_to_others()
         completed = [task.completed for task in self._of(owner).live()]
         return TaskCounts(pending=completed.count(False), completed=completed.count(True))
+
+    async def find_user(self, owner: str) -> UserRecord | None:
+        await _yield_to_others()
+        return self._of(owner).record
+
+    async def read_stored(
+        self, owner: str, *, after: UUID | None, limit: int, now: datetime
+    ) -> StoredPage:
+        await _yield_to_others()
+        following = [
+            StoredTask(each.task, each.deleted_at)
+            for task_id, each in sorted(self._of(owner).stored.items())
+            if (after is None or task_id > after) and not _is_expired(each, now)
+        ]
+        return StoredPage(tuple(following[:limit]), len(following) > limit)
+
+    async def import_tasks(
+        self, owner: str, imported: Sequence[StoredTask], *, now: datetime
+    ) -> ImportResult:
+        await _yield_to_others()
+        user = self._of(owner)
+        stored = {
+            task_id: StoredTask(each.task, each.deleted_at) for task_id, each in user.stored.items()
+        }
+        new = tasks_to_store(imported, stored, now, RETENTION)
+        self._write(owner, new, now)
+        if new:
+            user.see(now)
+        return ImportResult(len(new), len(imported) - len(new))
+
+    async def erase(self, owner: str) -> int:
+        await _yield_to_others()
+        for first_result in [key for key in self._first_results if key[0] == owner]:
+            del self._first_results[first_result]
+        return len(self._users.pop(owner, UserTasks()).stored)
 
     def _of(self, owner: str) -> UserTasks:
         return self._users[owner]

@@ -1,7 +1,7 @@
 """The OpenAPI document: stable names, and an example for every response and error code."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -64,6 +64,8 @@ MINIMAL: Final[dict[int | str, dict[str, Any]]] = {
     }
 }
 
+_NO_TEXTS: Final[Mapping[str, str]] = {}
+_TEXT: Final = {"type": "string"}
 _PROBLEM: Final = "Problem"
 # Enumerations that clients get as types of their own.
 _ENUMERATIONS: Final[dict[str, dict[str, Any]]] = {
@@ -138,6 +140,7 @@ _ERRORS: Final = {
     ),
 }
 _HEADERS: Final = {
+    "Content-Disposition": "The name of the file to save the export in.",
     "ETag": "Identifies this state of the task or list, for `If-Match` and `If-None-Match`.",
     "Link": 'The next page, with `rel="next"`. Absent on the last page.',
     "Location": "The path of the new task.",
@@ -156,18 +159,23 @@ def responses(
     *codes: str,
     status: int = 200,
     headers: Sequence[str] = (),
+    texts: Mapping[str, str] = _NO_TEXTS,
     model: Any = None,  # noqa: ANN401 - a type
 ) -> dict[int | str, dict[str, Any]]:
     """FastAPI's ``responses``: the successful response, and the error responses for the codes.
 
-    ``model`` is needed if the status is not that of the route.
+    ``texts`` has an example for each media type that is not JSON. ``model`` is needed if the status
+    is not that of the route.
     """
     rate_limit = ("RateLimit", "RateLimit-Policy") if "rate_limited" in codes else ()
     described: dict[int | str, dict[str, Any]] = {
         status: {
             "description": _phrase(status),
             "headers": _headers("X-Request-ID", *rate_limit, *headers),
-            "content": {"application/json": {"example": example}},
+            "content": {
+                "application/json": {"example": example},
+                **{name: {"schema": _TEXT, "example": text} for name, text in texts.items()},
+            },
             **({"model": model} if model else {}),
         }
     }

@@ -270,10 +270,9 @@ TaskId = Annotated[UUID, *_text(parse_id, format="uuid")]
 
 
 @with_config(strict=True)
-class NewTask(TypedDict, total=False):
-    """A task to create. Read-only and unknown members are ignored."""
+class NewMembers(TypedDict, total=False):
+    """The members of a new task, except for its id."""
 
-    id: ClientId
     title: Required[Title]
     description: Description | None
     completed: bool
@@ -298,6 +297,40 @@ class TaskChanges(TypedDict, total=False):
     position: Position | None
     repeat: RepeatRule | None
     time_zone: Annotated[TimeZone | None, _TIME_ZONE_SPELLINGS]
+
+
+@with_config(strict=True)
+class NewTask(NewMembers, total=False):
+    """A task to create. Read-only and unknown members are ignored."""
+
+    id: ClientId
+
+
+def parse_past_time(text: str) -> datetime:
+    """A time since 1970 in UTC. Raises InvalidValue."""
+    moment = parse_due_date(text)
+    if not isinstance(moment, datetime):
+        raise InvalidValue("bad_date", "must be a date and time like 2026-01-31T09:30:00Z")
+    if moment < _EPOCH:
+        raise InvalidValue("out_of_range", "must be 1970-01-01T00:00:00Z or later")
+    return moment
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+PastTime = Annotated[datetime, *_text(parse_past_time, format="date-time")]
+
+
+@with_config(strict=True)
+class ImportedTask(NewMembers, total=False):
+    """A task of an export. The other members of a task are ignored."""
+
+    id: Required[TaskId]
+    created_at: PastTime
+    updated_at: PastTime
+    completed_at: PastTime | None
+    deleted_at: Annotated[
+        PastTime | None, Field(description="When the task was deleted; null for a live task.")
+    ]
 
 
 @with_config(strict=True)
@@ -340,6 +373,13 @@ class ChangedTask(Task, total=False):
         Task,
         Field(description="The next task, if the change completes a repeating task."),
     ]
+
+
+@with_config(title="ExportedTask")
+class ExportedTask(Task):
+    """A stored task, and when it was deleted if it is."""
+
+    deleted_at: Time | None
 
 
 def _words(synonyms: Mapping[str, str | None]) -> BeforeValidator:

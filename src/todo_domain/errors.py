@@ -76,6 +76,14 @@ class TooManyAffected(TodoError):
         self.count = count
 
 
+class ImportRefused(TodoError):
+    """Imported tasks have the ids of other tasks. ``numbers`` are their positions in the import."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        super().__init__(numbers)
+        self.numbers = tuple(numbers)
+
+
 class UserMismatch(TodoError):
     """The user id in the path is not the authenticated user's."""
 

@@ -3,15 +3,17 @@
 ``tests/contracts.py`` has a contract suite for each port, which every implementation must pass.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol, Unpack
 from uuid import UUID
 
-from todo_domain.batch import Batch, BatchResult
+from todo_domain.batch import Batch, BatchResult, StoredTask
 from todo_domain.ownership import Principal
 from todo_domain.queries import TaskCounts, TaskFilter, TaskPage, TaskQuery
 from todo_domain.sync import FeedPage, FeedPosition
 from todo_domain.task import Task, TaskChanges
+from todo_domain.user_data import ImportResult, StoredPage, UserRecord
 
 RETENTION: Final = timedelta(days=30)
 KEY_LIFETIME: Final = timedelta(hours=24)
@@ -137,6 +139,35 @@ class TaskRepository(Protocol):
 
     async def count(self, owner: str) -> TaskCounts:
         """Count the owner's tasks, which may cost as much as reading them."""
+
+    async def find_user(self, owner: str) -> UserRecord | None:
+        """Return when the owner was seen, None if never."""
+
+    async def read_stored(
+        self, owner: str, *, after: UUID | None, limit: int, now: datetime
+    ) -> StoredPage:
+        """Return at most ``limit`` of the owner's tasks whose ids follow ``after``.
+
+        Deleted tasks that can still be restored are included. A task that exists while all pages
+        are read is in exactly one of them, as it was at one moment in that time.
+        """
+
+    async def import_tasks(
+        self, owner: str, imported: Sequence[StoredTask], *, now: datetime
+    ) -> ImportResult:
+        """Store the tasks that ``todo_domain.user_data.tasks_to_store`` selects, all or none.
+
+        The tasks keep their times. All have the same change number; if there are none, no number is
+        taken. Raises ImportRefused, and EditConflict if concurrent creations win every attempt.
+        """
+
+    async def erase(self, owner: str) -> int:
+        """Remove everything that is stored about the owner; return the number of tasks.
+
+        Deleted tasks are included. What the owner stores afterwards begins another epoch. A change
+        that waited for the erasure finds no task, but can leave a counter of changes, which another
+        call removes.
+        """
 
 
 class TokenVerifier(Protocol):

@@ -5,13 +5,13 @@ A returned task is as it is now stored, unless the docstring says otherwise. Eve
 raises what the ports raise.
 """
 
-from collections.abc import Callable, Collection, Container
+from collections.abc import AsyncIterator, Callable, Collection, Container, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple, Unpack
 from uuid import UUID
 
-from todo_domain.batch import Batch, BatchResult, RestoreTask
+from todo_domain.batch import Batch, BatchResult, RestoreTask, StoredTask
 from todo_domain.errors import (
     EditConflict,
     IdempotencyKeyReused,
@@ -24,6 +24,7 @@ from todo_domain.ports import RETENTION, TaskRepository
 from todo_domain.queries import TaskCounts, TaskFilter, TaskPage, TaskQuery
 from todo_domain.sync import FeedPage, FeedPosition, SyncToken, next_token
 from todo_domain.task import Task, TaskChanges
+from todo_domain.user_data import EXPORT_PAGE, ImportResult, StoredPage, UserData
 
 EDIT_ATTEMPTS: Final = 8
 
@@ -300,6 +301,53 @@ async def list_changes(
 async def count_tasks(tasks: TaskRepository, actor: Principal) -> TaskCounts:
     """Count the actor's tasks."""
     return await tasks.count(actor.user_id)
+
+
+async def read_user_data(tasks: TaskRepository, actor: Principal, *, now: datetime) -> UserData:
+    """Return what is stored about the actor.
+
+    The first page of tasks is read at once, so that an error that concerns every page is raised
+    here. The others are read one by one.
+    """
+    user = await tasks.find_user(actor.user_id)
+    first = await _read_page(tasks, actor, None, now)
+    return UserData(user, _pages(tasks, actor, first, now))
+
+
+async def import_tasks(
+    tasks: TaskRepository, actor: Principal, imported: Sequence[StoredTask], *, now: datetime
+) -> ImportResult:
+    """Store the tasks of an export that are not stored yet, all or none.
+
+    Raises ImportRefused, and EditConflict if concurrent creations win every attempt.
+    """
+    for each in imported:
+        require_owner(actor, each.task)
+    return await tasks.import_tasks(actor.user_id, imported, now=now)
+
+
+async def erase_user(tasks: TaskRepository, actor: Principal) -> int:
+    """Remove everything that is stored about the actor; return the number of tasks."""
+    return await tasks.erase(actor.user_id)
+
+
+async def _pages(
+    tasks: TaskRepository, actor: Principal, page: StoredPage, now: datetime
+) -> AsyncIterator[tuple[StoredTask, ...]]:
+    """The tasks of this page and of those that follow."""
+    yield page.tasks
+    while page.has_more:
+        page = await _read_page(tasks, actor, page.tasks[-1].task.id, now)
+        yield page.tasks
+
+
+async def _read_page(
+    tasks: TaskRepository, actor: Principal, after: UUID | None, now: datetime
+) -> StoredPage:
+    page = await tasks.read_stored(actor.user_id, after=after, limit=EXPORT_PAGE, now=now)
+    for each in page.tasks:
+        require_owner(actor, each.task)
+    return page
 
 
 async def _edit_with_retry(

@@ -44,6 +44,13 @@ from http_contract.tasks import (
     task,
     test_a_list_without_a_limit_holds_a_thousand,
 )
+from http_contract.user_data import (
+    TestErase,
+    TestExport,
+    TestImport,
+    stored,
+    test_the_data_of_a_user_needs_the_users_token,
+)
 
 __all__ = [
     "TestAKey",
@@ -56,7 +63,9 @@ __all__ = [
     "TestCreate",
     "TestDelete",
     "TestEdit",
+    "TestErase",
     "TestEveryTaskThatMatches",
+    "TestExport",
     "TestFrontend",
     "TestGet",
     "TestIdsOfClients",
@@ -65,6 +74,7 @@ __all__ = [
     "TestIfNoneMatchOfAList",
     "TestIfNoneMatchOfATask",
     "TestIfNoneMatchOfAnEdit",
+    "TestImport",
     "TestList",
     "TestPages",
     "TestRepeat",
@@ -75,11 +85,13 @@ __all__ = [
     "TestTodoBackend",
     "TestTotal",
     "TestWhatIsNotThere",
+    "stored",
     "task",
     "test_a_frontend_reads_its_totals",
     "test_a_list_without_a_limit_holds_a_thousand",
     "test_frontend_09_whose_token_is_in_a_cookie_gets_a_readable_401",
     "test_frontend_13_reads_the_health",
     "test_orders_sort_as_numbers",
+    "test_the_data_of_a_user_needs_the_users_token",
     "test_the_next_task_of_a_series_is_in_the_dialect",
 ]

@@ -1,8 +1,8 @@
 """Applies batches: one statement, or several in a transaction for servers that cannot plan it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Final
 from uuid import UUID
@@ -12,7 +12,13 @@ import orjson
 
 from todo_adapters.postgres import batch_statements as statements
 from todo_adapters.postgres.database import Database, Fetch
-from todo_adapters.postgres.rows import columns_of, row_from_task, set_members, task_from_row
+from todo_adapters.postgres.rows import (
+    columns_of,
+    json_values,
+    row_from_task,
+    set_members,
+    task_from_row,
+)
 from todo_adapters.postgres.statements import OWNER_SEEN_INTERVAL
 from todo_domain.batch import (
     Batch,
@@ -35,11 +41,10 @@ from todo_domain.task import clean_changes
 
 ATTEMPTS: Final = 3  # an attempt fails if another call has just created the same task or key
 
-# asyncpg sends the first and the last instant that Python knows as these.
-_INFINITIES: Final[dict[object, str]] = {
-    datetime.min.replace(tzinfo=UTC): "-infinity",
-    datetime.max.replace(tzinfo=UTC): "infinity",
-}
+_LOST_RACES: Final = (
+    asyncpg.UniqueViolationError,
+    asyncpg.ForeignKeyViolationError,  # the owner was erased while this call waited
+)
 
 
 class _LostRace(Exception):
@@ -80,7 +85,7 @@ async def apply(database: Database, call: BatchCall, *, in_transaction: bool) ->
     for _ in range(ATTEMPTS):
         try:
             return await attempt(database, call)
-        except (asyncpg.UniqueViolationError, _LostRace):
+        except (*_LOST_RACES, _LostRace):
             continue
     raise EditConflict
 
@@ -192,23 +197,18 @@ def _operations(call: BatchCall) -> list[dict[str, object]]:
 def _parameters(operation: Operation, now: datetime) -> dict[str, object]:
     match operation:
         case CreateTask(task):
-            columns = _json_columns(task.content, now) | {"anchor": None, "next_id": None}
+            columns = json_values(columns_of(task.content, now=now)) | {
+                "anchor": None,
+                "next_id": None,
+            }
             return {"sets": list(columns), **columns}
         case ChangeTask(_, changes, if_version):
-            columns = _json_columns(clean_changes(changes), now)
+            columns = json_values(columns_of(clean_changes(changes), now=now))
             return {"sets": list(columns), "if_version": if_version, **columns}
         case DeleteTask(_, if_version):
             return {"if_version": if_version}
         case RestoreTask():
             return {}
-
-
-def _json_columns(members: Mapping[str, object], now: datetime) -> dict[str, object]:
-    """The columns that store these members, as other statements store them."""
-    columns = columns_of(members, now=now)
-    if columns.get("due_at") in _INFINITIES:
-        columns["due_at"] = _INFINITIES[columns["due_at"]]
-    return columns
 
 
 def _kind(operation: Operation) -> str:

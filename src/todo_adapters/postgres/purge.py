@@ -12,16 +12,11 @@ from sqlalchemy import CTE, ColumnElement, Table, bindparam, delete, func, selec
 
 from todo_adapters.postgres.change_numbers import OWNER
 from todo_adapters.postgres.database import Database, Statement
-from todo_adapters.postgres.tables import IDEMPOTENCY_KEYS, TASKS, USERS
+from todo_adapters.postgres.tables import IDEMPOTENCY_KEYS, TASKS
+from todo_adapters.postgres.user_data import LIST_USERS
 from todo_domain.ports import KEY_LIFETIME
 
 BATCH: Final = 1000  # rows that one statement deletes at most
-_USERS: Final = Statement.compiled(
-    select(USERS.c.id)
-    .where(USERS.c.id > bindparam("after", type_=USERS.c.id.type))
-    .order_by(USERS.c.id)
-    .limit(bindparam("limit"))
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +69,7 @@ async def purge(database: Database, *, now: datetime, retention: timedelta) -> P
     before the deletion. Each statement names its owner, so row-level security allows it.
     """
     purged, after = Purged(), ""
-    while users := await database.fetch(_USERS, after=after, limit=BATCH):
+    while users := await database.fetch(LIST_USERS, after=after, limit=BATCH):
         for user in users:
             purged += await _purge_user(database, user["id"], now=now, retention=retention)
         after = users[-1]["id"]

@@ -21,6 +21,11 @@ TASK_COLUMNS: Final = tuple(
         *("position", "repeat", "time_zone", "anchor", "next_id"),
     )
 )
+# asyncpg sends the first and the last instant that Python knows as these.
+_INFINITIES: Final[dict[object, str]] = {
+    datetime.min.replace(tzinfo=UTC): "-infinity",
+    datetime.max.replace(tzinfo=UTC): "infinity",
+}
 _UNSET: Final = (None, False, ())
 _PRIORITIES: Final = {priority.rank: priority for priority in Priority}
 
@@ -90,6 +95,12 @@ def columns_of(members: Mapping[str, Any], *, now: datetime) -> dict[str, object
     if columns.get("repeat") is not None:
         columns["repeat"] = orjson.dumps(columns["repeat"].members).decode()
     return columns
+
+
+def json_values(columns: dict[str, object]) -> dict[str, object]:
+    """The values of columns, for JSON from which PostgreSQL reads what asyncpg sends."""
+    due = columns.get("due_at")
+    return columns | {"due_at": _INFINITIES[due]} if due in _INFINITIES else columns
 
 
 def set_members(content: Mapping[str, object]) -> dict[str, object]:

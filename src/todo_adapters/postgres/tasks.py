@@ -1,10 +1,11 @@
 """The task repository on PostgreSQL."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import wraps
 from hashlib import sha256
-from typing import Unpack
+from typing import Any, ParamSpec, TypeVar, Unpack
 from uuid import UUID
 
 import asyncpg
@@ -18,13 +19,15 @@ from todo_adapters.postgres import (
     filters,
     list_statements,
     statements,
+    user_data,
 )
 from todo_adapters.postgres.batches import BatchCall
 from todo_adapters.postgres.database import Database
 from todo_adapters.postgres.rows import columns_of, row_from_task, set_members, task_from_row
 from todo_adapters.postgres.statements import OWNER_SEEN_INTERVAL
-from todo_domain.batch import Batch, BatchResult
+from todo_domain.batch import Batch, BatchResult, StoredTask
 from todo_domain.errors import (
+    EditConflict,
     IdempotencyKeyReused,
     StaleVersion,
     TaskIdTaken,
@@ -36,12 +39,38 @@ from todo_domain.ports import KEY_LIFETIME, RETENTION
 from todo_domain.queries import TaskCounts, TaskFilter, TaskPage, TaskQuery
 from todo_domain.sync import FeedPage, FeedPosition
 from todo_domain.task import Task, TaskChanges, clean_changes
+from todo_domain.user_data import ImportResult, StoredPage, UserRecord
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+def _repeated_after_erasure(
+    call: Callable[_Parameters, Coroutine[Any, Any, _Result]],
+) -> Callable[_Parameters, Coroutine[Any, Any, _Result]]:
+    """Repeat a call whose owner was erased while it waited for the counter.
+
+    Its snapshot still has the owner's row, so it does not record the owner again, and the new task
+    has no owner. Nothing was written. Raises EditConflict if every attempt fails.
+    """
+
+    @wraps(call)
+    async def repeated(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        for _ in range(batches.ATTEMPTS):
+            try:
+                return await call(*args, **kwargs)
+            except asyncpg.ForeignKeyViolationError:
+                continue
+        raise EditConflict
+
+    return repeated
 
 
 class PostgresTaskRepository:
     """todo_domain.ports.TaskRepository on PostgreSQL. Each call runs one statement.
 
-    ``add`` and ``apply`` run two if their idempotency key is in use.
+    ``add`` and ``apply`` run two if their idempotency key is in use; ``import_tasks`` and ``erase``
+    run several in one transaction.
     """
 
     def __init__(
@@ -56,6 +85,7 @@ class PostgresTaskRepository:
         self._retention = retention
         self._batches_in_transactions = batches_in_transactions
 
+    @_repeated_after_erasure
     async def add(self, task: Task, *, key: str | None = None) -> Task:
         values = row_from_task(task) | {
             "owner_seen_after": task.created_at - OWNER_SEEN_INTERVAL,
@@ -211,6 +241,26 @@ class PostgresTaskRepository:
     async def count(self, owner: str) -> TaskCounts:
         row = (await self._database.fetch(statements.COUNT, owner=owner))[0]
         return TaskCounts(pending=row["pending"], completed=row["completed"])
+
+    async def find_user(self, owner: str) -> UserRecord | None:
+        return await user_data.find_user(self._database, owner)
+
+    async def read_stored(
+        self, owner: str, *, after: UUID | None, limit: int, now: datetime
+    ) -> StoredPage:
+        restorable_after = now - self._retention
+        return await user_data.read_page(
+            self._database, owner, after=after, limit=limit, restorable_after=restorable_after
+        )
+
+    async def import_tasks(
+        self, owner: str, imported: Sequence[StoredTask], *, now: datetime
+    ) -> ImportResult:
+        call = user_data.ImportCall(owner, imported, now, self._retention)
+        return await user_data.import_tasks(self._database, call)
+
+    async def erase(self, owner: str) -> int:
+        return await user_data.erase(self._database, owner)
 
 
 def _first_task(rows: Sequence[asyncpg.Record]) -> Task:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -26,6 +27,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+class ExportFormat(StrEnum):
+    """The file extensions of the formats of ``todo_api.exports``."""
+
+    JSON = "json"
+    ICALENDAR = "ics"
+    CSV = "csv"
+
 
 UserId = Annotated[str, typer.Argument(metavar="USER", help="The user's id, such as alice.")]
 
@@ -144,6 +154,72 @@ def seed(user: UserId) -> None:
 
         count = seed_user(settings, user)
         typer.echo(f"{user} has {count} more tasks.", err=True)
+
+
+@app.command()
+def users(
+    after: Annotated[
+        str, typer.Option(metavar="USER", help="List the users whose ids follow this one.")
+    ] = "",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many users.")] = 100,
+) -> None:
+    """List the users, and how many tasks each has.
+
+    The users are in the order of their ids. Each line has the numbers of tasks and of deleted
+    tasks, and the days on which the user first and last created a task.
+    """
+    with _command_settings() as settings:
+        from todo_api.cli import users as user_commands
+
+        for line in user_commands.list_users(settings, after=after, limit=limit):
+            typer.echo(_printable(line))
+
+
+@app.command()
+def export(
+    user: UserId,
+    file_format: Annotated[
+        ExportFormat, typer.Option("--format", help="JSON, iCalendar or CSV.")
+    ] = ExportFormat.JSON,
+) -> None:
+    """Write everything that is stored about a user to standard output.
+
+    JSON has everything, and the user can import it. Redirect it to a file.
+    """
+    with _command_settings() as settings:
+        from todo_api.cli import users as user_commands
+
+        output = typer.get_binary_stream("stdout")
+        user_commands.export_user(settings, user, file_format.value, output)
+
+
+@app.command()
+def erase(
+    user: UserId,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+) -> None:
+    """Erase everything that is stored about a user, for good.
+
+    It asks for the user's id as confirmation. Logs and backups are not changed.
+    """
+    with _command_settings() as settings:
+        from todo_api.cli import users as user_commands
+
+        if not yes:
+            _confirm(user, user_commands.count_tasks(settings, user))
+        count = user_commands.erase_user(settings, user)
+        typer.echo(_printable(f"Erased {count} tasks of {user}, deleted ones included."), err=True)
+
+
+def _confirm(user: str, count: int) -> None:
+    """Ask for the user's id on a terminal. Ends the program if another text is typed."""
+    if not sys.stdin.isatty():
+        typer.echo("todo-api: standard input is no terminal to confirm on: add --yes", err=True)
+        raise typer.Exit(1)
+    question = f"{count} tasks of {user} will be erased for good. Type the user's id to confirm"
+    if typer.prompt(_printable(question), err=True) != user:
+        typer.echo("todo-api: this is another id: nothing was erased", err=True)
+        raise typer.Exit(1)
 
 
 @app.command()

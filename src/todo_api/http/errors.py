@@ -3,7 +3,7 @@
 An unexpected exception becomes a 500 without details.
 """
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from http import client
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ from todo_domain.errors import (
     DatabaseUnavailable,
     EditConflict,
     IdempotencyKeyReused,
+    ImportRefused,
     InvalidTask,
     Overloaded,
     StaleVersion,
@@ -53,6 +54,9 @@ _EXCLUDED: Final = (
     "If-None-Match: the task exists in a version that this header excludes; nothing was changed"
 )
 _DEVELOPMENT: Final = "in development, send the token that `todo-api token alice` prints"
+_NOT_IMPORTED: Final = (
+    "tasks: other tasks have the ids of tasks in the import, so that nothing was imported"
+)
 _log = structlog.get_logger()
 
 _CODES: Final[dict[type[TodoError], str]] = {
@@ -125,6 +129,8 @@ def _todo_error(request: Request, error: TodoError) -> Response:
                 for v in violations
             ]
             return problem(request, "validation_failed", summarize(errors), errors=errors)
+        case ImportRefused(numbers=numbers):
+            return problem(request, "id_taken", _NOT_IMPORTED, errors=list(_taken_ids(numbers)))
         case TaskNotFound():
             # One such event is normal; many in a row mean that a client guesses ids.
             _log.info("access.denied", reason="no_such_task")
@@ -134,6 +140,13 @@ def _todo_error(request: Request, error: TodoError) -> Response:
             return problem(request, "overloaded")
         case _:
             return problem(request, _CODES[type(error)], _detail(request, error))
+
+
+def _taken_ids(numbers: Iterable[int]) -> Iterator[FieldError]:
+    message = "is the id of a stored task with another content, or of a deleted task"
+    for number in numbers:
+        field, pointer = f"tasks.{number}.id", f"/tasks/{number}/id"
+        yield FieldError(field=field, pointer=pointer, code="id_taken", message=message)
 
 
 def _detail(request: Request, error: TodoError) -> str | None:

@@ -10,8 +10,9 @@ would refuse every edit behind such a proxy, and a version is exact however a re
 """
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, Final
 
@@ -22,6 +23,10 @@ from todo_domain.sync import ChangeState
 
 _ENTITY_TAGS: Final = r'^(\*|(W/)?"[!#-~]*"(, (W/)?"[!#-~]*")*)$'
 
+JSON: Final = "application/json"
+
+# For an endpoint with several media types. OpenAPI ignores a parameter of this name.
+Accept = Annotated[str | None, Header(alias="Accept", include_in_schema=False)]
 IfMatch = Annotated[
     str | None,
     Header(
@@ -66,6 +71,10 @@ IdempotencyKey = Annotated[
     ),
 ]
 
+_QUALITY: Final = re.compile(r"q\s*=\s*([01](?:\.[0-9]{0,3})?)", re.ASCII)
+# "text/json", "*/json" of some clients, and every media type that is JSON.
+_JSON_TYPE: Final = re.compile(r"[^/]+/(?:[^/]*\+|x-)?json")
+
 # At most two separators: with "+" the time would grow with the square of the field's length.
 _CODINGS: Final = r"(?:[-;:.]{1,2}(?:x-)?(?:gzip|gz|brotli|br|zstd|zst|deflate|df|compress))*"
 _TAG: Final = re.compile(rf'(?:W/)?"([^"]*?){_CODINGS}"{_CODINGS}', re.IGNORECASE)
@@ -75,6 +84,41 @@ _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _MAX_AFFECTED: Final = re.compile(r'\bmax-affected\b\s*=?\s*"?([^",;]*)', re.IGNORECASE)
 _COUNT: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+@lru_cache(maxsize=256)
+def choose_media_type(accept: str | None, offered: tuple[str, ...] = (JSON,)) -> str | None:
+    """The offered media type that the Accept field prefers (RFC 9110, section 12.5.1), or None.
+
+    Of equally preferred types it is the first one. A field without a media range, such as
+    ``undefined``, counts as absent.
+    """
+    ranges = list(_media_ranges(accept or ""))
+    if not ranges:
+        return offered[0]
+    best = max(offered, key=lambda media_type: _quality(media_type, ranges))
+    return best if _quality(best, ranges) > 0 else None
+
+
+def _media_ranges(accept: str) -> Iterator[tuple[str, float]]:
+    """Each media range with its quality."""
+    for field in accept.lower().split(","):
+        name, *parameters = (part.strip() for part in field.split(";"))
+        if "/" in name or name == "*":
+            qualities = [match[1] for part in parameters if (match := _QUALITY.fullmatch(part))]
+            yield name, float(qualities[0]) if qualities else 1.0
+
+
+def _quality(media_type: str, ranges: list[tuple[str, float]]) -> float:
+    """The quality of the range that matches most precisely; the highest of several, 0 of none."""
+    major = media_type.partition("/")[0]
+    precisions = {"*": 0, "*/*": 0, f"{major}/*": 1, media_type: 2}
+    found = [
+        (precisions.get(name, 2), quality)
+        for name, quality in ranges
+        if name in precisions or (media_type == JSON and _JSON_TYPE.fullmatch(name))
+    ]
+    return max(found, default=(0, 0.0))[1]
 
 
 def version_etag(version: int) -> str:

@@ -5,10 +5,8 @@ authenticates first, so that a request without a valid token is refused before i
 """
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
@@ -20,7 +18,7 @@ from starlette.responses import Response
 
 from todo_api.http.bodies import JsonBody
 from todo_api.http.declarations import authenticates, query_model, refuse_unsupported
-from todo_api.http.headers import prefers
+from todo_api.http.headers import choose_media_type, prefers
 from todo_api.http.query_params import QueryModel
 from todo_api.problems import ProblemError, refuse_unknown
 from todo_api.schemas import UUID_FORM
@@ -28,9 +26,6 @@ from todo_domain.errors import DatabaseUnavailable, TaskNotFound
 
 _ACCEPT: Final = b"accept"
 _PREFER: Final = b"prefer"
-_ZERO: Final = re.compile(r"q\s*=\s*0(\.0*)?")
-# Also "*", "*/json" and "text/json" of some clients, and every media type that is JSON.
-_JSON_RANGE: Final = re.compile(r"\*|\*/\*|application/\*|[^/]+/(?:[^/]*\+|x-)?json")
 
 _Result = TypeVar("_Result")
 _Call = Callable[..., Awaitable[Any]]
@@ -100,6 +95,7 @@ class _Handler:
             (p.name, QueryModel(query_model(p.field_info))) for p in declared.query_params
         ]
         self._headers = {p.name: p.alias.lower().encode() for p in declared.header_params}
+        self._negotiates = _ACCEPT in self._headers.values()  # then the endpoint chooses
         self._wanted_fields = frozenset({_ACCEPT, _PREFER, *self._headers.values()})
         self._body = [(p.name, JsonBody(p.field_info, p.validate)) for p in declared.body_params]
         self._request_name = declared.request_param_name
@@ -123,7 +119,7 @@ class _Handler:
         """The arguments of the endpoint, in the order in which a request may be refused."""
         values = await self._dependency_values(request)
         fields = self._fields(request)
-        if not _accepts_json(fields.get(_ACCEPT)):
+        if not self._negotiates and choose_media_type(fields.get(_ACCEPT)) is None:
             raise ProblemError("not_acceptable")
         for name, alias, kind in self._path:
             text = request.path_params[alias]
@@ -197,21 +193,3 @@ def _uuid(text: str) -> UUID:
     if not UUID_FORM.fullmatch(text):
         raise TaskNotFound
     return UUID(text)
-
-
-@lru_cache(maxsize=256)
-def _accepts_json(accept: str | None) -> bool:
-    """Whether the Accept field allows a JSON response (RFC 9110, section 12.5.1).
-
-    A field without a media range, such as ``undefined``, counts as absent.
-    """
-    parts = (
-        [part.strip() for part in text.split(";")] for text in (accept or "").lower().split(",")
-    )
-    ranges = [part for part in parts if "/" in part[0] or part[0] == "*"]
-    return not ranges or any(_is_json_range(*part) for part in ranges)
-
-
-def _is_json_range(name: str, *parameters: str) -> bool:
-    is_excluded = any(_ZERO.fullmatch(part) for part in parameters)
-    return not is_excluded and _JSON_RANGE.fullmatch(name) is not None

@@ -5,6 +5,11 @@ program.
 """
 
 import asyncio
+import json
+import os
+import pty
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,10 +30,11 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from support.jose_tokens import key_set, signer
-from support.service import Sandbox, eventually, refusal
+from support.service import PATIENCE, Sandbox, eventually, refusal
 from todo_adapters.postgres.url import DatabaseUrl
-from todo_api.cli.commands import app
+from todo_api.cli.commands import ExportFormat, app
 from todo_api.cli.database import log_encoding_problem
+from todo_api.exports import FORMATS
 from todo_api.server.settings import Settings
 
 PASSWORD: Final = "hunter2-hunter2"
@@ -268,6 +274,126 @@ class TestPurge:
 
     def test_reports_a_missing_schema(self, todo_api: Command, database_url: str) -> None:
         assert "todo-api migrate" in refusal(todo_api("purge", DATABASE_URL=database_url))
+
+
+class TestUsers:
+    def test_lists_the_users_with_the_numbers_of_their_tasks(
+        self, todo_api: Command, database_url: str
+    ) -> None:
+        todo_api("migrate", DATABASE_URL=database_url)
+        for user in ("ada", "bob", "eve\x1b[2J"):
+            todo_api("seed", user, DATABASE_URL=database_url)
+        execute(
+            database_url,
+            "UPDATE todo.tasks SET change = 0, deleted_at = now()"
+            " WHERE user_id = 'bob' AND completed_at IS NULL",
+            "UPDATE todo.users SET first_seen_at = '2026-01-18Z', last_seen_at = '2026-02-01Z'",
+        )
+        days = "2026-01-18  2026-02-01"
+        header, *lines = todo_api("users", DATABASE_URL=database_url).stdout.splitlines()
+        assert header.split() == ["TASKS", "DELETED", "FIRST", "SEEN", "LAST", "SEEN", "USER"]
+        assert lines == [
+            f"      7        0  {days}  ada",
+            f"      2        5  {days}  bob",
+            f'      7        0  {days}  "eve\\u001b[2J"',
+        ]
+
+    def test_lists_as_many_as_the_limit_and_names_the_next_command(
+        self, todo_api: Command, database_url: str
+    ) -> None:
+        todo_api("migrate", DATABASE_URL=database_url)
+        for user in ("ada", "ada's", "bob"):
+            todo_api("seed", user, DATABASE_URL=database_url)
+        first = todo_api("users", "--limit=2", DATABASE_URL=database_url)
+        *_, more = first.stdout.splitlines()
+        assert len(first.stdout.splitlines()) == 4
+        command = shlex.split(more.partition(": ")[2])
+        assert command[:1] == ["todo-api"]
+        second = todo_api(*command[1:], DATABASE_URL=database_url)
+        assert [line.split()[-1] for line in second.stdout.splitlines()] == ["USER", "bob"]
+
+
+class TestExport:
+    def test_writes_what_the_user_can_import(self, todo_api: Command, database_url: str) -> None:
+        todo_api("migrate", DATABASE_URL=database_url)
+        todo_api("seed", "ada", DATABASE_URL=database_url)
+        document = json.loads(todo_api("export", "ada", DATABASE_URL=database_url).stdout)
+        assert document["user"]["id"] == "ada"
+        assert len(document["tasks"]) == 7
+
+    @pytest.mark.parametrize(
+        ("extension", "start"), [("ics", "BEGIN:VCALENDAR"), ("csv", "\ufeffid,title,")]
+    )
+    def test_writes_other_formats(
+        self, todo_api: Command, database_url: str, extension: str, start: str
+    ) -> None:
+        todo_api("migrate", DATABASE_URL=database_url)
+        todo_api("seed", "ada", DATABASE_URL=database_url)
+        result = todo_api("export", "ada", "--format", extension, DATABASE_URL=database_url)
+        assert result.stdout.startswith(start)
+
+    def test_of_an_unknown_user_is_an_error(self, todo_api: Command, database_url: str) -> None:
+        todo_api("migrate", DATABASE_URL=database_url)
+        error = refusal(todo_api("export", "nil", DATABASE_URL=database_url))
+        assert "nothing is stored about the user nil" in error
+
+    def test_has_every_format_of_the_api(self) -> None:
+        assert [each.value for each in ExportFormat] == [each.extension for each in FORMATS]
+
+
+class TestErase:
+    @pytest.fixture
+    def seeded_url(self, todo_api: Command, database_url: str) -> str:
+        todo_api("migrate", DATABASE_URL=database_url)
+        for user in ("ada", "bob"):
+            todo_api("seed", user, DATABASE_URL=database_url)
+        return database_url
+
+    def test_with_yes_erases_the_user(self, todo_api: Command, seeded_url: str) -> None:
+        first, second = [
+            todo_api("erase", "ada", "--yes", DATABASE_URL=seeded_url) for _ in range(2)
+        ]
+        assert "Erased 7 tasks of ada" in first.stderr
+        assert (second.returncode, "Erased 0 tasks" in second.stderr) == (0, True)
+        assert execute(seeded_url, "SELECT array_agg(id) FROM todo.users") == ["bob"]
+
+    def test_without_a_terminal_needs_yes(self, todo_api: Command, seeded_url: str) -> None:
+        assert "add --yes" in refusal(todo_api("erase", "ada", DATABASE_URL=seeded_url))
+        assert execute(seeded_url, "SELECT count(*) FROM todo.tasks") == 14
+
+    @pytest.mark.parametrize(("typed", "code", "left"), [("ada", 0, 7), ("bob", 1, 14)])
+    def test_on_a_terminal_asks_for_the_users_id(
+        self, sandbox: Sandbox, seeded_url: str, typed: str, code: int, left: int
+    ) -> None:
+        keyboard, terminal = pty.openpty()
+        os.write(keyboard, f"{typed}\n".encode())
+        result = subprocess.run(
+            [sandbox.program, "erase", "ada"],
+            cwd=sandbox.directory,
+            env=sandbox.environment(DATABASE_URL=seeded_url),
+            stdin=terminal,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        os.close(keyboard)
+        os.close(terminal)
+        assert "7 tasks of ada will be erased for good" in result.stderr
+        assert result.returncode == code
+        assert execute(seeded_url, "SELECT count(*) FROM todo.tasks") == left
+
+
+@pytest.mark.parametrize("command", ["users", "export ada", "erase ada --yes"])
+class TestCommandsForUsers:
+    def test_report_that_there_is_no_server(self, todo_api: Command, command: str) -> None:
+        assert "nothing listens" in refusal(todo_api(*command.split(), DATABASE_URL=UNREACHABLE))
+
+    def test_report_a_missing_schema(
+        self, todo_api: Command, database_url: str, command: str
+    ) -> None:
+        error = refusal(todo_api(*command.split(), DATABASE_URL=database_url))
+        assert "todo-api migrate" in error
 
 
 class TestToken:

@@ -527,6 +527,11 @@ ROUND_TRIPS: Final = {
     ),
     "GET /api/tasks/changes": Asked(1, "GET", f"{TASKS}/changes"),
     "GET /api/me": Asked(1, "GET", "/api/me"),
+    "GET /api/me/export, one page": Asked(2, "GET", "/api/me/export"),
+    "POST /api/me/import": Asked(
+        7, "POST", "/api/me/import", {"tasks": [{"id": f"{uuid4()}"[:-1] + "{n}", "title": "x"}]}
+    ),
+    "DELETE /api/me": Asked(4, "DELETE", "/api/me", {"confirm": ADA}),
     "GET /health/live": Asked(0, "GET", "/health/live"),
     "GET /health/ready": Asked(1, "GET", "/health/ready"),
     "GET /metrics": Asked(0, "GET", "/metrics"),

@@ -14,20 +14,21 @@ from collections.abc import (
     Sequence,
 )
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 import asyncpg
 import pytest
 
 from contracts import EVERY_CHANGE, EVERY_FILTER, EVERY_SORT
 from support.tasks import COMPLETED, NOW, a_repeating_task, a_task
-from todo_adapters.postgres import batch_statements, change_numbers, statements
+from todo_adapters.postgres import batch_statements, change_numbers, statements, user_data
 from todo_adapters.postgres import tasks as repository
 from todo_adapters.postgres.database import Database, Fetch, Statement
 from todo_adapters.postgres.purge import PURGE
 from todo_adapters.postgres.tables import metadata
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl
-from todo_domain.batch import Batch, ChangeTask, CreateTask, DeleteTask
+from todo_domain.batch import Batch, ChangeTask, CreateTask, DeleteTask, StoredTask
 from todo_domain.ports import TaskRepository
 from todo_domain.queries import TaskQuery
 from todo_domain.sync import FeedPosition
@@ -117,6 +118,15 @@ async def make_every_call(tasks: TaskRepository) -> None:
         for after in (None, sort.position(task)):
             for with_total in (False, True):
                 await tasks.find(OWNER, TaskQuery(sort=sort, after=after, with_total=with_total))
+    await make_every_call_on_user_data(tasks)
+
+
+async def make_every_call_on_user_data(tasks: TaskRepository) -> None:
+    await tasks.find_user(OWNER)
+    for after_id in (None, UUID(int=0)):
+        await tasks.read_stored(OWNER, after=after_id, limit=10, now=NOW)
+    await tasks.import_tasks(OWNER, [StoredTask(a_task(owner=OWNER))], now=NOW)
+    await tasks.erase(OWNER)
 
 
 async def unowned_tables(database: Database, statement: Statement, values: Json) -> list[str]:
@@ -223,8 +233,14 @@ class TestStatements:
     async def test_are_all_checked(self, recording: RecordingDatabase) -> None:
         await make_every_call(PostgresTaskRepository(recording))
         await make_every_call(PostgresTaskRepository(recording, batches_in_transactions=True))
-        modules = vars(statements) | vars(change_numbers) | vars(batch_statements)
-        constants = {value for value in modules.values() if isinstance(value, Statement)}
+        await PostgresTaskRepository(recording).add(a_task(owner=OWNER))
+        await user_data.list_users(recording, after="", limit=1)
+        constants = {
+            value
+            for module in (statements, change_numbers, batch_statements, user_data)
+            for value in vars(module).values()
+            if isinstance(value, Statement)
+        }
         assert constants
         assert constants <= recording.statements.keys()
         assert recording.lines == lines_with_fetch(inspect.getsource(repository))
@@ -234,6 +250,15 @@ class TestStatements:
     ) -> None:
         values = {"restorable_after": NOW, "keys_valid_since": NOW, "limit": 10}
         assert await unowned_tables(recording, PURGE, {"owner": OWNER, **values}) == []
+
+    async def test_of_a_list_of_users_read_no_task_of_another_user(
+        self, recording: RecordingDatabase
+    ) -> None:
+        await PostgresTaskRepository(recording).add(a_task(owner=OWNER))
+        await user_data.list_users(recording, after="", limit=1)
+        for statement, values in list(recording.statements.items()):
+            tables = await unowned_tables(recording, statement, {"owner": OWNER, **values})
+            assert tables == (["users"] if statement == user_data.LIST_USERS else [])
 
     def test_use_tables_with_a_known_owner(self) -> None:
         tables = {table.name for table in metadata.tables.values()}

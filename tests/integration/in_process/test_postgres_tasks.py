@@ -1,10 +1,10 @@
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -13,10 +13,13 @@ import pytest
 from batch_contract import BatchContract
 from contracts import TaskRepositoryContract
 from support.tasks import COMPLETED, NOW, a_task
-from todo_adapters.postgres.database import Database, Statement
+from todo_adapters.postgres.batch_statements import TAKE_NUMBER
+from todo_adapters.postgres.database import Database, Fetch, Statement
 from todo_adapters.postgres.statements import OWNER_SEEN_INTERVAL
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl
+from todo_adapters.postgres.user_data import ERASE
+from todo_domain.batch import Batch, CreateTask
 from todo_domain.errors import TaskIdTaken, TaskNotFound
 from todo_domain.ports import KEY_LIFETIME, RETENTION, TaskRepository
 from todo_domain.task import Task
@@ -43,6 +46,89 @@ class TestPostgresTaskRepository(TaskRepositoryContract):
     @pytest.fixture
     def tasks(self, database: Database) -> TaskRepository:
         return PostgresTaskRepository(database)
+
+
+class TestErasure:
+    async def test_leaves_no_row_of_the_owner_in_any_table(self, database: Database) -> None:
+        tasks = PostgresTaskRepository(database)
+        for owner in ("ada", "eve"):
+            await tasks.add(a_task(owner=owner), key="k")
+        before = await rows_of_users(database)
+        await tasks.erase("ada")
+        left = await rows_of_users(database)
+        assert before == {table: ["ada", "eve"] for table in USER_COLUMNS}
+        assert left == {table: ["eve"] for table in USER_COLUMNS}
+
+    async def test_waits_for_a_write_and_erases_what_it_has_stored(
+        self, database: Database
+    ) -> None:
+        tasks = PostgresTaskRepository(database)
+        await tasks.add(a_task())
+
+        async def write_slowly(fetch: Fetch) -> asyncio.Task[int]:
+            await fetch(TAKE_NUMBER, owner="ada")
+            erasure = asyncio.create_task(tasks.erase("ada"))
+            await until_waiting(fetch, 1)
+            await fetch(STORE_KEY, owner="ada")
+            return erasure
+
+        assert await (await database.transact("ada", write_slowly)) == 1
+        assert await rows_of_users(database) == {table: [] for table in USER_COLUMNS}
+
+    async def test_lets_a_waiting_creation_record_its_owner_again(self, database: Database) -> None:
+        tasks = PostgresTaskRepository(database)
+        await tasks.add(a_task())
+        one, batch = a_task(), Batch((CreateTask(a_task()),))
+
+        async def erase_slowly(fetch: Fetch) -> list[asyncio.Task[object]]:
+            await fetch(TAKE_NUMBER, owner="ada")
+            writes: list[Coroutine[Any, Any, object]] = [
+                tasks.add(one),
+                tasks.apply("ada", batch, now=NOW),
+            ]
+            waiting = [asyncio.create_task(write) for write in writes]
+            await until_waiting(fetch, len(waiting))
+            await fetch(ERASE, owner="ada")
+            return waiting
+
+        await asyncio.gather(*await database.transact("ada", erase_slowly))
+        assert (await tasks.count("ada")).total == 2
+        assert await rows_of_users(database) == {
+            **{table: ["ada"] for table in USER_COLUMNS},
+            "idempotency_keys": [],
+        }
+
+
+# The column with the user of each table.
+USER_COLUMNS: Final = {
+    "tasks": "user_id",
+    "idempotency_keys": "user_id",
+    "changes": "user_id",
+    "users": "id",
+}
+# How many connections wait for a lock.
+WAITING: Final = Statement("SELECT count(*) AS waiting FROM pg_locks WHERE NOT granted", ())
+STORE_KEY: Final = Statement(
+    "INSERT INTO todo.idempotency_keys (user_id, key, content, created_at)"
+    " VALUES ($1, 'k', '', now())",
+    ("owner",),
+)
+
+
+async def until_waiting(fetch: Fetch, count: int) -> None:
+    """Return when so many connections wait for a lock."""
+    waiting = 0
+    while waiting < count:
+        ((waiting,),) = await fetch(WAITING)
+
+
+async def rows_of_users(database: Database) -> dict[str, list[str]]:
+    """The users who have rows in each table."""
+    found = {}
+    for table, column in USER_COLUMNS.items():
+        sql = f"SELECT DISTINCT {column} AS owner FROM todo.{table} ORDER BY 1"  # noqa: S608
+        found[table] = [row["owner"] for row in await database.fetch(Statement(sql, ()))]
+    return found
 
 
 class TestBatchesInTransactions(BatchContract):

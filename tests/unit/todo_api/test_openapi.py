@@ -10,7 +10,7 @@ from support.http_client import client, served
 from todo_api.problems import PROBLEM_TYPES, Problem
 from todo_api.routes.batch import BatchResults
 from todo_api.routes.health import Health
-from todo_api.routes.me import Me
+from todo_api.routes.me import Erased, Export, Imported, Me
 from todo_api.routes.sync import Changes
 from todo_api.schemas import Changed, ChangedTask, Deleted, NewTask, Restored, Task, TaskChanges
 
@@ -31,6 +31,9 @@ OPERATIONS: Final = {
     "restoreTask": ("post", "/api/tasks/{task_id}/restore"),
     "listChanges": ("get", "/api/tasks/changes"),
     "getMe": ("get", "/api/me"),
+    "exportMe": ("get", "/api/me/export"),
+    "importMe": ("post", "/api/me/import"),
+    "eraseMe": ("delete", "/api/me"),
     "isLive": ("get", "/health/live"),
     "isReady": ("get", "/health/ready"),
 }
@@ -61,6 +64,9 @@ PROBLEMS: Final = {
     "restoreTask": COMMON | {"not_found", "not_deleted"},
     "listChanges": COMMON | {"bad_cursor", "sync_expired"},
     "getMe": COMMON,
+    "exportMe": COMMON,
+    "importMe": COMMON | WITH_BODY | {"bad_request", "conflict", "id_taken"},
+    "eraseMe": COMMON | WITH_BODY | {"bad_request"},
     "isReady": {"not_ready"},
 }
 CHANGES: Final = ("updateTask", "patchTask", "completeTask", "deleteTask", "restoreTask")
@@ -84,6 +90,21 @@ class StrictProblem(Problem):
 @with_config(ConfigDict(extra="forbid", strict=True))
 class StrictMe(Me):
     """The user with all members and no others."""
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class StrictExport(Export):
+    """An export with all members and no others."""
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class StrictImported(Imported):
+    """The result of an import and no other member."""
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class StrictErased(Erased):
+    """The result of an erasure and no other member."""
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -121,6 +142,9 @@ MODELS: Final[dict[str, TypeAdapter[Any]]] = {
     "ChangedTask": TypeAdapter(StrictChangedTask),
     "Problem": TypeAdapter(StrictProblem),
     "Me": TypeAdapter(StrictMe),
+    "Export": TypeAdapter(StrictExport),
+    "Imported": TypeAdapter(StrictImported),
+    "Erased": TypeAdapter(StrictErased),
     "BatchResults": TypeAdapter(StrictBatchResults),
     "Changed": TypeAdapter(StrictChanged),
     "Deleted": TypeAdapter(StrictDeleted),
@@ -260,6 +284,9 @@ class TestResponses:
     def test_every_example_matches_its_schema(self, schema: Json) -> None:
         for where, content in contents(schema):
             described = content["schema"]
+            if described == {"type": "string"}:
+                assert all(isinstance(example, str) for example in examples(content)), where
+                continue
             items = described.get("items")
             name = (items or described)["$ref"].rpartition("/")[2]
             for example in examples(content):
@@ -278,6 +305,10 @@ class TestResponses:
     @pytest.mark.parametrize("name", ["listTasks", "getTask"])
     def test_reads_of_tasks_document_304(self, schema: Json, name: str) -> None:
         assert "content" not in operation(schema, name)["responses"]["304"]
+
+    def test_an_export_documents_every_format(self, schema: Json) -> None:
+        content = operation(schema, "exportMe")["responses"]["200"]["content"]
+        assert set(content) == {"application/json", "text/calendar", "text/csv"}
 
     def test_readiness_documents_200_and_503(self, schema: Json) -> None:
         assert set(operation(schema, "isReady")["responses"]) == {"200", "503"}
@@ -309,9 +340,10 @@ class TestBodies:
         types = [kind for v in variants for kind in (v.get("type"), *as_list(v.get("type")))]
         assert ("null" in types) == nullable
 
-    def test_only_a_new_task_has_a_required_member(self, schema: Json) -> None:
+    def test_only_new_tasks_have_required_members(self, schema: Json) -> None:
         schemas = schema["components"]["schemas"]
         assert schemas["NewTask"]["required"] == ["title"]
+        assert schemas["ImportedTask"]["required"] == ["title", "id"]
         assert "required" not in schemas["TaskChanges"]
         assert "required" not in schemas["Completion"]
 
@@ -345,7 +377,7 @@ class TestParameters:
             ),
             ("restoreTask", {"Prefer"}),
             ("listChanges", set()),
-            ("getMe", set()),
+            *((name, set()) for name in ("getMe", "exportMe", "importMe", "eraseMe")),
         ],
     )
     def test_every_operation_documents_its_header_fields(

@@ -266,7 +266,7 @@ class TestMethod:
             ("/api/tasks/1/toggle", "PATCH"),
             ("/api/tasks/1/restore", "POST"),
             ("/api/ada/tasks", "DELETE, GET, HEAD, PATCH, POST"),
-            ("/api/me", "GET, HEAD"),
+            ("/api/me", "DELETE, GET, HEAD"),
             ("/health/live", "GET, HEAD"),
             ("/metrics", "GET, HEAD"),
             ("/openapi.json", "GET, HEAD"),
