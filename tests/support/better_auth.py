@@ -23,7 +23,7 @@ ADA: Final = "ada@example.com"
 PASSWORD: Final = "correct horse battery staple"
 PATIENCE: Final = 60  # seconds
 
-_PACKAGE: Final = Path(__file__).parents[1] / "integration" / "end_to_end" / "better_auth"
+PACKAGE: Final = Path(__file__).parents[1] / "integration" / "end_to_end" / "better_auth"
 # The tests use no TLS, and httpx takes long to load the CA certificates.
 _NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
@@ -31,7 +31,7 @@ _NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 def install() -> None:
     """Install the locked npm packages if necessary. Skips the test if Node does not run."""
     require("node")
-    npm_install(_PACKAGE)
+    npm_install(PACKAGE)
 
 
 @asynccontextmanager
@@ -40,7 +40,7 @@ async def better_auth(*, port: int | None = None, **options: Json) -> AsyncItera
     port = port or free_port()
     node = await asyncio.create_subprocess_exec(
         require("node"),
-        _PACKAGE / "server.mjs",
+        PACKAGE / "server.mjs",
         json.dumps({"port": port, **options}),
         env=os.environ | {"BETTER_AUTH_SECRET": SECRET},
         stdin=PIPE,
@@ -77,6 +77,14 @@ class Session:
         """The JWT in a header of the response to get-session."""
         response = await self.browser.get("/api/auth/get-session")
         return str(response.headers["set-auth-jwt"])
+
+    async def delete_account(self) -> httpx.Response:
+        """The response to the request of the user to delete the account."""
+        return await self.browser.post(
+            "/api/auth/delete-user",
+            json={"password": PASSWORD},
+            headers={"Origin": str(self.browser.base_url).rstrip("/")},
+        )
 
     @property
     def cached_in_cookie(self) -> str:

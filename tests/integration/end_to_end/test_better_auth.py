@@ -1,9 +1,11 @@
 """The service with tokens of a real Better Auth."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+import httpx
 import pytest
 
 from support import better_auth
@@ -12,6 +14,7 @@ from support.service import Sandbox, Service, refusal
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_api.server.settings import JwksAuth, Settings
 
+DOCS: Final = Path(__file__).parents[3] / "docs"
 NAME: Final = "http://localhost:3000"
 
 # Other tokens of a Better Auth installation, and the error code for each
@@ -227,6 +230,43 @@ async def test_a_uuid_can_be_the_subject(service: Service, configurable_issuer: 
     await configurable_issuer.configure(ids="uuid")
     user = await configurable_issuer.sign_up("uuid@example.com")
     assert user_id_of(service, await user.jwt()) == user.user["id"]
+
+
+# --- Deleting an account ---
+
+
+async def test_deleting_an_account_erases_its_tasks_first(
+    service: Service, configurable_issuer: BetterAuth
+) -> None:
+    await configurable_issuer.configure(todoApi=service.url)
+    user = await configurable_issuer.sign_up("leaving@example.com")
+    token = await user.jwt()
+    user_id_of(service, token)
+    assert (await user.delete_account()).json()["success"] is True
+    with service.client(token) as client:  # a token stays valid until it expires
+        assert client.get("/api/me/export").json()["user"]["first_seen_at"] is None
+        assert client.get("/api/tasks").json() == []
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        await configurable_issuer.sign_in("leaving@example.com")
+
+
+async def test_no_account_is_deleted_if_its_tasks_cannot_be_erased(
+    service: Service, configurable_issuer: BetterAuth
+) -> None:
+    user = await configurable_issuer.sign_up("staying@example.com")
+    token = await user.jwt()
+    user_id_of(service, token)
+    await configurable_issuer.configure(todoApi="http://127.0.0.1:1")
+    response = await user.delete_account()
+    assert (response.status_code, response.json()["code"]) == (503, "TASKS_NOT_ERASED")
+    await configurable_issuer.sign_in("staying@example.com")
+    with service.client(token) as client:
+        assert len(client.get("/api/tasks").json()) == 1
+
+
+def test_the_documented_hook_is_the_one_that_is_tested() -> None:
+    hook = (better_auth.PACKAGE / "erase-tasks.mjs").read_text()
+    assert f"```js\n{hook}```" in (DOCS / "better-auth.md").read_text()
 
 
 # --- Issuer, key set URL and audience ---

@@ -12,6 +12,7 @@
 //   ids                "serial" or "uuid" instead of random strings
 //   cookieCache        "compact", "jwt" (signed with the secret), "jwt by key" or "jwe"
 //   jwksPerMinute      the rate limit of the key set
+//   todoApi            the service whose tasks are erased before an account is deleted
 import { createServer } from "node:http";
 import { text } from "node:stream/consumers";
 
@@ -21,6 +22,8 @@ import { toNodeHandler } from "better-auth/node";
 import { bearer, jwt } from "better-auth/plugins";
 import { SignJWT } from "jose";
 
+import { eraseTasks } from "./erase-tasks.mjs";
+
 const KEY_SET = "/api/auth/jwks";
 const secret = process.env.BETTER_AUTH_SECRET;
 const startOptions = JSON.parse(process.argv[2]);
@@ -29,13 +32,19 @@ let database, outbox, handleAuth, handleKeySet, fetches;
 
 function frontend(options) {
   const { algorithm, rotationInterval, gracePeriod } = options;
-  const { audience, subject, ids, cookieCache, jwksPerMinute } = options;
+  const { audience, subject, ids, cookieCache, jwksPerMinute, todoApi } = options;
   const [strategy, signedByKey] = cookieCache?.split(" by ") ?? [];
-  return betterAuth({
+  const auth = betterAuth({
     baseURL: startOptions.name ?? `http://127.0.0.1:${startOptions.port}`,
     secret,
     database: memoryAdapter(database),
     emailAndPassword: { enabled: true },
+    user: {
+      deleteUser: {
+        enabled: Boolean(todoApi),
+        beforeDelete: (user, request) => eraseTasks(auth, todoApi, user, request),
+      },
+    },
     emailVerification: { sendVerificationEmail: async ({ token }) => void outbox.push(token) },
     session: { cookieCache: { enabled: Boolean(strategy), strategy } },
     rateLimit: {
@@ -54,6 +63,7 @@ function frontend(options) {
       }),
     ],
   });
+  return auth;
 }
 
 // Failures of the key set
