@@ -30,7 +30,7 @@ from todo_domain.errors import IdempotencyKeyReused, InvalidTask, TooManyAffecte
 from todo_domain.ports import KEY_LIFETIME, RETENTION, TaskRepository
 from todo_domain.queries import TaskFilter, TaskQuery
 from todo_domain.repeat import Repeat, Unit
-from todo_domain.sync import FeedPosition
+from todo_domain.sync import Change, FeedPosition
 from todo_domain.task import Priority, Task, TaskChanges
 
 INSTANT: Final = timedelta(microseconds=1)
@@ -78,7 +78,14 @@ WRITES: Final[dict[str, Write]] = {"a batch": change_in_a_batch, "a filter": cha
 
 
 class BatchContract:
-    """A todo_domain.ports.TaskRepository. Fixture: ``tasks``, an empty repository."""
+    """A todo_domain.ports.TaskRepository.
+
+    Fixture: ``tasks``, an empty repository that reports changes to ``reported.append``.
+    """
+
+    @pytest.fixture
+    def reported(self) -> list[Change]:
+        return []
 
     # --- Batches ---
 
@@ -136,6 +143,21 @@ class BatchContract:
         batch = Batch((ChangeTask(task.id, {"title": task.title}),))
         assert await tasks.apply("ada", batch, now=LATER) == BatchResult((Outcome(task),), True)
         assert await last_change(tasks) == 1
+
+    async def test_a_batch_and_a_bulk_write_report_their_number_alone_if_they_alter_tasks(
+        self, tasks: TaskRepository, reported: list[Change]
+    ) -> None:
+        task = a_task()
+        batch = Batch((CreateTask(task),))
+        await tasks.apply("ada", batch, now=NOW, key="key")
+        await tasks.apply("ada", batch, now=NOW, key="key")
+        await tasks.apply("ada", batch, now=NOW)
+        await tasks.apply("ada", Batch((DeleteTask(uuid4()),)), now=NOW)
+        for title in ("x", "x"):
+            await tasks.change_matching("ada", TaskFilter(completed=False), now=NOW, title=title)
+        for _ in range(2):
+            await tasks.delete_matching("ada", TaskFilter(completed=False), now=NOW)
+        assert reported == [Change("ada", number) for number in (1, 2, 3)]
 
     async def test_a_batch_of_the_maximal_size_is_applied(self, tasks: TaskRepository) -> None:
         new = [a_task(title=str(number)) for number in range(OPERATIONS_MAX)]

@@ -27,7 +27,7 @@ from support.tasks import (
     mixed_tasks,
 )
 from todo_api.rate_limits import RateLimiter
-from todo_domain.batch import Batch, ChangeTask, CreateTask
+from todo_domain.batch import Batch, ChangeTask, CreateTask, StoredTask
 from todo_domain.errors import (
     AuthKeysUnavailable,
     EditConflict,
@@ -52,7 +52,7 @@ from todo_domain.queries import (
     TaskQuery,
 )
 from todo_domain.repeat import CountedFrom, Repeat, Unit, Weekday
-from todo_domain.sync import FeedEntry, FeedPosition, SyncToken
+from todo_domain.sync import Change, FeedEntry, FeedPosition, SyncToken
 from todo_domain.task import (
     DESCRIPTION_MAX,
     TAG_MAX,
@@ -1169,7 +1169,30 @@ class TaskRepositoryContract(BatchContract, UserDataContract):
         assert await last_change(tasks) == 6
         assert await last_change(tasks, "eve") == 0
 
-    async def test_a_write_that_alters_nothing_takes_no_number(self, tasks: TaskRepository) -> None:
+    async def test_each_write_that_alters_a_task_is_reported_with_its_number_and_the_task(
+        self, tasks: TaskRepository, reported: list[Change]
+    ) -> None:
+        task = await added(tasks, a_task())
+        keyed = await added(tasks, a_task(owner="eve"), key="key")
+        changed = await tasks.change("ada", task.id, now=LATER, completed=True)
+        saved = changed.changed(LATER, title="Buy oat milk")
+        await tasks.save(saved)
+        await tasks.delete("ada", task.id, now=LATER)
+        await tasks.restore("ada", task.id, now=LATER)
+        await tasks.delete("ada", task.id, now=LATER, version=saved.version)
+        assert reported == [
+            Change("ada", 1, task.id, task),
+            Change("eve", 1, keyed.id, keyed),
+            Change("ada", 2, task.id, changed),
+            Change("ada", 3, task.id, saved),
+            Change("ada", 4, task.id),
+            Change("ada", 5, task.id, saved),
+            Change("ada", 6, task.id),
+        ]
+
+    async def test_a_write_that_alters_nothing_takes_no_number_and_is_not_reported(
+        self, tasks: TaskRepository, reported: list[Change]
+    ) -> None:
         task = await added(tasks, a_task(), key="key")
         pending = await added(tasks, a_task())
         assert await last_change(tasks) == 2
@@ -1186,6 +1209,7 @@ class TaskRepositoryContract(BatchContract, UserDataContract):
         )
         await successes(idle)
         assert await last_change(tasks) == 2
+        assert len(reported) == 2
 
     async def test_a_list_is_not_read_if_its_last_change_is_known(
         self, tasks: TaskRepository
@@ -1280,6 +1304,16 @@ class TaskRepositoryContract(BatchContract, UserDataContract):
     async def test_an_unknown_user_has_no_tasks(self, tasks: TaskRepository) -> None:
         await added(tasks, a_task())
         assert await tasks.count("eve") == TaskCounts(pending=0, completed=0)
+
+    async def test_an_import_and_an_erasure_are_reported_without_a_task(
+        self, tasks: TaskRepository, reported: list[Change]
+    ) -> None:
+        imported = [StoredTask(a_task())]
+        for _ in range(2):
+            await tasks.import_tasks("ada", imported, now=LATER)
+        assert reported == [Change("ada", 1)]
+        await tasks.erase("ada")
+        assert reported == [Change("ada", 1), Change("ada", None)]
 
 
 class TokenVerifierContract:

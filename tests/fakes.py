@@ -22,9 +22,9 @@ from todo_domain.errors import (
     TooManyAffected,
 )
 from todo_domain.ownership import Principal
-from todo_domain.ports import KEY_LIFETIME, RETENTION
+from todo_domain.ports import KEY_LIFETIME, RETENTION, ChangeListener
 from todo_domain.queries import TaskCounts, TaskFilter, TaskPage, TaskQuery
-from todo_domain.sync import ChangeState, Epoch, FeedEntry, FeedPage, FeedPosition
+from todo_domain.sync import Change, ChangeState, Epoch, FeedEntry, FeedPage, FeedPosition
 from todo_domain.task import Task, TaskChanges
 from todo_domain.user_data import ImportResult, StoredPage, UserRecord, tasks_to_store
 
@@ -113,8 +113,9 @@ class InMemoryTaskRepository:
     interleave.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_change: ChangeListener = lambda _: None) -> None:
         self.history = "the fake's"
+        self._on_change = on_change
         self._users: defaultdict[str, UserTasks] = defaultdict(UserTasks)
         self._first_results: dict[tuple[str, str], _FirstResult] = {}
 
@@ -131,7 +132,7 @@ class InMemoryTaskRepository:
             raise TaskIdTaken
         self._use_key(task.owner, key, task.created_at, task.content, task)
         user.see(task.created_at)
-        user.put(task)
+        self._put(task)
         return task
 
     async def get(self, owner: str, task_id: UUID) -> Task:
@@ -157,11 +158,16 @@ class InMemoryTaskRepository:
         if not user.is_at(task.id, task.version - 1):
             raise StaleVersion
         number = user.take_number()
+        alters_several = successor is not None or (not task.completed and task.next_id is not None)
         if successor is not None:
             successor = user.add_successor(successor, number)
         elif not task.completed and user.remove_successor(task, number):
             task = replace(task, next_id=None)
         user.put(task, change=number)
+        if alters_several:
+            self._on_change(Change(task.owner, number))
+        else:
+            self._on_change(Change(task.owner, number, task.id, task))
         return successor
 
     async def change(
@@ -174,7 +180,7 @@ class InMemoryTaskRepository:
             return task
         changed = task.changed(now, **changes)
         if changed is not task:
-            user.put(changed)
+            self._put(changed)
         return changed
 
     async def delete(
@@ -186,6 +192,7 @@ class InMemoryTaskRepository:
             raise StaleVersion
         task = user.get(task_id)
         user.put(task, deleted_at=now)
+        self._on_change(Change(owner, user.last_change, task_id))
         return task
 
     async def change_matching(
@@ -248,6 +255,8 @@ class InMemoryTaskRepository:
         }
         for task, deleted_at in with_successors(stored, rows, now):
             user.put(task, deleted_at=deleted_at, change=number)
+        if rows:
+            self._on_change(Change(owner, number))
         return tuple(task.id for task, _ in rows)
 
     def _first_result(self, owner: str, key: str | None, now: datetime) -> _FirstResult | None:
@@ -268,7 +277,7 @@ class InMemoryTaskRepository:
             raise TaskNotFound
         if stored.deleted_at is None:
             raise TaskNotDeleted
-        user.put(stored.task)
+        self._put(stored.task)
         return stored.task
 
     async def changes(
@@ -325,7 +334,14 @@ class InMemoryTaskRepository:
         await _yield_to_others()
         for first_result in [key for key in self._first_results if key[0] == owner]:
             del self._first_results[first_result]
-        return len(self._users.pop(owner, UserTasks()).stored)
+        erased = len(self._users.pop(owner, UserTasks()).stored)
+        self._on_change(Change(owner, None))
+        return erased
+
+    def _put(self, task: Task) -> None:
+        user = self._of(task.owner)
+        user.put(task)
+        self._on_change(Change(task.owner, user.last_change, task.id, task))
 
     def _of(self, owner: str) -> UserTasks:
         return self._users[owner]

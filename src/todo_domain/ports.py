@@ -3,7 +3,7 @@
 ``tests/contracts.py`` has a contract suite for each port, which every implementation must pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol, Unpack
 from uuid import UUID
@@ -11,12 +11,16 @@ from uuid import UUID
 from todo_domain.batch import Batch, BatchResult, StoredTask
 from todo_domain.ownership import Principal
 from todo_domain.queries import TaskCounts, TaskFilter, TaskPage, TaskQuery
-from todo_domain.sync import FeedPage, FeedPosition
+from todo_domain.sync import Change, FeedPage, FeedPosition
 from todo_domain.task import Task, TaskChanges
 from todo_domain.user_data import ImportResult, StoredPage, UserRecord
 
 RETENTION: Final = timedelta(days=30)
 KEY_LIFETIME: Final = timedelta(hours=24)
+
+# What a repository calls after each write that took a change number, or that failed and may have
+# been committed. It neither waits nor raises.
+ChangeListener = Callable[[Change], None]
 
 
 class TaskRepository(Protocol):

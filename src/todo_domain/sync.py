@@ -66,6 +66,21 @@ class FeedEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """A committed write that took the owner's change number ``number``.
+
+    ``number`` is None for a write that failed, but may have been committed. ``task_id`` is None if
+    the write may have altered several tasks. ``task`` is the task as it is now, None if the write
+    deleted it.
+    """
+
+    owner: str
+    number: int | None
+    task_id: UUID | None = None
+    task: Task | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FeedPage:
     """Entries in the order of their positions, and the state in which they were read."""
 

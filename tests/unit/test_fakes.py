@@ -6,12 +6,13 @@ from contracts import RateLimiterContract, TaskRepositoryContract, TokenVerifier
 from fakes import FakeTokenVerifier, InMemoryRateLimiter, InMemoryTaskRepository
 from todo_api.rate_limits import RateLimiter
 from todo_domain.ports import TaskRepository, TokenVerifier
+from todo_domain.sync import Change
 
 
 class TestInMemoryTaskRepository(TaskRepositoryContract):
     @pytest.fixture
-    def tasks(self) -> TaskRepository:
-        return InMemoryTaskRepository()
+    def tasks(self, reported: list[Change]) -> TaskRepository:
+        return InMemoryTaskRepository(reported.append)
 
 
 class TestFakeTokenVerifier(TokenVerifierContract):

@@ -210,8 +210,9 @@ def _results(decided: CTE) -> CTE:
 def _apply(*, with_key: bool) -> Statement:
     """Apply the operations, and return a row for each of them, in order.
 
-    A row begins with TASK_COLUMNS: the task, if ``is_visible``. With a key, ``is_key_stored`` says
-    whether this call has stored it. Nothing is written if an operation ``has_series``.
+    A row begins with TASK_COLUMNS: the task, if ``is_visible``. ``change_number`` is null if the
+    statement has taken none. With a key, ``is_key_stored`` says whether this call has stored it.
+    Nothing is written if an operation ``has_series``.
     """
     operations = _operations()
     results = _results(_decided(operations, _stored(operations)))
@@ -237,7 +238,8 @@ def _apply(*, with_key: bool) -> Statement:
     key_columns = (
         [] if stored_key is None else [exists(select(stored_key.c.key)).label("is_key_stored")]
     )
-    selected = select(*_result_columns(results), *key_columns).order_by(results.c.number)
+    taken = select(number.c.last).scalar_subquery().label("change_number")
+    selected = select(*_result_columns(results), taken, *key_columns).order_by(results.c.number)
     other = (delete_expired_keys(),) if with_key else ()
     has_new = exists().where(accepted.c.kind == _CREATE)
     return Statement.compiled(selected.add_cte(*written, record_owner(has_new), *other))

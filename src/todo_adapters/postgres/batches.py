@@ -47,6 +47,10 @@ _LOST_RACES: Final = (
 )
 
 
+# The result of a batch, and the change number that it has taken.
+Applied = tuple[BatchResult, int | None]
+
+
 class _LostRace(Exception):
     """Another call has stored the idempotency key since this one looked for it."""
 
@@ -75,7 +79,7 @@ class BatchCall:
         }
 
 
-async def apply(database: Database, call: BatchCall, *, in_transaction: bool) -> BatchResult:
+async def apply(database: Database, call: BatchCall, *, in_transaction: bool) -> Applied:
     """Apply the batch. Raises IdempotencyKeyReused, and EditConflict if every attempt failed."""
     changes = [each.changes for each in call.batch.operations if isinstance(each, ChangeTask)]
     sets_repeat = any(each.get("repeat") is not None for each in changes)
@@ -90,7 +94,7 @@ async def apply(database: Database, call: BatchCall, *, in_transaction: bool) ->
     raise EditConflict
 
 
-async def _apply_in_one_statement(database: Database, call: BatchCall) -> BatchResult:
+async def _apply_in_one_statement(database: Database, call: BatchCall) -> Applied:
     rows = await database.fetch(
         statements.APPLY_WITH_KEY if call.key else statements.APPLY,
         operations=orjson.dumps(_operations(call)).decode(),
@@ -102,19 +106,20 @@ async def _apply_in_one_statement(database: Database, call: BatchCall) -> BatchR
     if call.key and not rows[0]["is_key_stored"]:
         first = await _first_result(database.fetch, call)
         if first is not None:
-            return first
-    return BatchResult.of(call.batch, [_outcome(row) for row in rows])
+            return first, None
+    result = BatchResult.of(call.batch, [_outcome(row) for row in rows])
+    return result, rows[0]["change_number"]
 
 
-async def _apply_in_transaction(database: Database, call: BatchCall) -> BatchResult:
+async def _apply_in_transaction(database: Database, call: BatchCall) -> Applied:
     return await database.transact(call.owner, lambda fetch: _decide_and_write(fetch, call))
 
 
-async def _decide_and_write(fetch: Fetch, call: BatchCall) -> BatchResult:
+async def _decide_and_write(fetch: Fetch, call: BatchCall) -> Applied:
     await fetch(statements.LOCK_COUNTER, owner=call.owner)
     first = await _first_result(fetch, call) if call.key else None
     if first is not None:
-        return first
+        return first, None
     operations = call.batch.operations
     stored = await _lock_tasks(fetch, call.owner, [operation.id for operation in operations])
     decided = [
@@ -122,12 +127,14 @@ async def _decide_and_write(fetch: Fetch, call: BatchCall) -> BatchResult:
         for operation in operations
     ]
     result = BatchResult.of(call.batch, [outcome for outcome, _ in decided])
-    if result.is_applied:
-        await fetch(statements.RECORD_OWNER, **call.values())
-        await write(fetch, call.owner, stored, [new for _, new in decided if new], call.now)
-        if call.key:
-            await _store_key(fetch, call, result)
-    return result
+    if not result.is_applied:
+        return result, None
+    await fetch(statements.RECORD_OWNER, **call.values())
+    new = [state for _, state in decided if state]
+    number = await write(fetch, call.owner, stored, new, call.now)
+    if call.key:
+        await _store_key(fetch, call, result)
+    return result, number
 
 
 async def _lock_tasks(fetch: Fetch, owner: str, ids: Sequence[UUID]) -> dict[UUID, StoredTask]:
@@ -141,17 +148,21 @@ async def write(
     stored: dict[UUID, StoredTask],
     new: Sequence[StoredTask],
     now: datetime,
-) -> None:
-    """Write the new states of tasks and what follows for their successors, with one number."""
+) -> int | None:
+    """Write the new states of tasks and what follows for their successors, with one number.
+
+    Returns the number, None if there is nothing to write.
+    """
     if not new:
-        return
+        return None
     ids = successor_ids(stored, new)
     if ids:
         stored = stored | await _lock_tasks(fetch, owner, ids)
-    number = (await fetch(statements.TAKE_NUMBER, owner=owner))[0]["last"]
+    number: int = (await fetch(statements.TAKE_NUMBER, owner=owner))[0]["last"]
     for task, deleted_at in with_successors(stored, new, now):
         statement = statements.REPLACE_ROW if task.id in stored else statements.INSERT_ROW
         await fetch(statement, **row_from_task(task), deleted_at=deleted_at, change=number)
+    return number
 
 
 async def _store_key(fetch: Fetch, call: BatchCall, result: BatchResult) -> None:

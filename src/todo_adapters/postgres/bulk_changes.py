@@ -27,13 +27,17 @@ class BulkChange:
     max_affected: int | None
 
 
-async def apply(database: Database, call: BulkChange) -> tuple[UUID, ...]:
-    """Apply the changes; return the ids of the altered tasks. Raises what the port raises."""
+# The ids of the altered tasks, and the last change number that was taken.
+Applied = tuple[tuple[UUID, ...], int | None]
+
+
+async def apply(database: Database, call: BulkChange) -> Applied:
+    """Apply the changes. Raises what the port raises."""
     if call.changes.get("repeat") is None:
         row = await _change_others(database.fetch, call, call.max_affected, skips_series=False)
         _require_allowed(call, row["affected"])
         if not row["has_series"]:
-            return tuple(row["ids"] or ())
+            return tuple(row["ids"] or ()), row["change_number"]
     return await database.transact(call.owner, lambda fetch: _change_each(fetch, call))
 
 
@@ -54,7 +58,7 @@ async def _change_others(
     return rows[0]
 
 
-async def _change_each(fetch: Fetch, call: BulkChange) -> tuple[UUID, ...]:
+async def _change_each(fetch: Fetch, call: BulkChange) -> Applied:
     """Change the tasks of series one by one, and the other tasks at once."""
     sets_repeat = call.changes.get("repeat") is not None
     await fetch(batch_statements.LOCK_COUNTER, owner=call.owner)
@@ -67,12 +71,13 @@ async def _change_each(fetch: Fetch, call: BulkChange) -> tuple[UUID, ...]:
     changed = [state.task.changed(call.now, **call.changes) for state in stored.values()]
     new = [StoredTask(task) for task in changed if task is not stored[task.id].task]
     others: tuple[UUID, ...] = ()
+    number: int | None = None
     if not sets_repeat:
         row = await _change_others(fetch, call, None, skips_series=True)
-        others = tuple(row["ids"] or ())
+        others, number = tuple(row["ids"] or ()), row["change_number"]
     _require_allowed(call, len(new) + len(others))
-    await write(fetch, call.owner, stored, new, call.now)
-    return (*others, *(state.task.id for state in new))
+    number = await write(fetch, call.owner, stored, new, call.now) or number
+    return (*others, *(state.task.id for state in new)), number
 
 
 def _require_allowed(call: BulkChange, affected: int) -> None:

@@ -1,7 +1,8 @@
 """The SQL that changes or deletes every task that matches a filter.
 
-Each statement returns one row: ``affected``, the number of tasks that it would write, and ``ids``,
-those that it has written. It writes nothing if ``affected`` exceeds the parameter ``max_affected``.
+Each statement returns one row: ``affected``, how many tasks it would write, ``ids``, those that it
+has written, and ``change_number``, which is null if it has taken none. It writes nothing if
+``affected`` exceeds the parameter ``max_affected``.
 """
 
 from functools import lru_cache
@@ -50,11 +51,11 @@ def change(shape: filters.Shape, columns: frozenset[str]) -> Statement:
     found = filters.conditions(shape)
     if not columns & SERIES_COLUMNS:
         affected, number = _affected(*found, ~is_same)
-        return _write(affected, update(TASKS).values(**values, change=number.c.last))
+        return _write(affected, number, update(TASKS).values(**values, change=number.c.last))
     has_series = exists().where(*IS_LIVE, *found, HAS_SERIES)
     affected, number = _affected(*found, ~is_same, or_(_SKIPS_SERIES, ~has_series))
     changed = update(TASKS).values(**values, change=number.c.last)
-    return _write(affected, changed, has_series)
+    return _write(affected, number, changed, has_series)
 
 
 @lru_cache(maxsize=256)
@@ -71,7 +72,7 @@ def delete(shape: filters.Shape) -> Statement:
     """Mark every task that matches as deleted, and purge what can no longer be restored."""
     affected, number = _affected(*filters.conditions(shape))
     deleted = update(TASKS).values(deleted_at=NOW, change=number.c.last)
-    return _write(affected, deleted.add_cte(purge_deleted()))
+    return _write(affected, number, deleted.add_cte(purge_deleted()))
 
 
 def _affected(*conditions: ColumnElement[bool]) -> tuple[CTE, CTE]:
@@ -90,7 +91,12 @@ def _affected(*conditions: ColumnElement[bool]) -> tuple[CTE, CTE]:
     return affected, number
 
 
-def _write(affected: CTE, written: Any, has_series: Any = None) -> Statement:  # noqa: ANN401 - SQLAlchemy's Update
+def _write(
+    affected: CTE,
+    number: CTE,
+    written: Any,  # noqa: ANN401 - SQLAlchemy's Update
+    has_series: ColumnElement[bool] | None = None,
+) -> Statement:
     rows = written.where(*IS_LIVE, TASKS.c.id.in_(select(affected.c.id))).returning(TASKS.c.id)
     ids = rows.cte("written")
     return Statement.compiled(
@@ -98,6 +104,7 @@ def _write(affected: CTE, written: Any, has_series: Any = None) -> Statement:  #
             _count(affected).label("affected"),
             select(func.array_agg(ids.c.id)).scalar_subquery().label("ids"),
             (false() if has_series is None else has_series).label("has_series"),
+            select(number.c.last).scalar_subquery().label("change_number"),
         )
     )
 

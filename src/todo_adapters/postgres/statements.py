@@ -45,6 +45,8 @@ _ROW: Final = {
 }
 _IS_TASK: Final = (TASKS.c.user_id == OWNER, TASKS.c.id == _ROW["id"])
 _IS_LIVE_TASK: Final = (*_IS_TASK, TASKS.c.deleted_at.is_(None))
+# Of a row that the statement has written.
+_CHANGE_NUMBER: Final = TASKS.c.change.label("change_number")
 COMPARED: Final = frozenset(column.name for column in TASK_COLUMNS)
 _KEY_RESULTS: Final = ("task_id", "outcomes")  # of a new task, and of a batch
 NOW: Final = bindparam("now", type_=TASKS.c.updated_at.type)
@@ -135,7 +137,7 @@ def delete_expired_keys() -> CTE:
 
 
 def _add(*, with_key: bool) -> Statement:
-    """Add the task and return its id; no row if the id is taken or the idempotency key is in use.
+    """Add the task and return its number; no row if its id is taken or the key is in use.
 
     Concurrent calls of one user wait for each other at the counter. The conditions are tested
     before that, and by ON CONFLICT after it.
@@ -154,7 +156,9 @@ def _add(*, with_key: bool) -> Statement:
         where=TASKS.c.deleted_at <= RESTORABLE_AFTER,
     )
     expired_keys = (delete_expired_keys(),) if with_key else ()
-    return Statement.compiled(added.add_cte(record_owner(), *expired_keys).returning(TASKS.c.id))
+    return Statement.compiled(
+        added.add_cte(record_owner(), *expired_keys).returning(_CHANGE_NUMBER)
+    )
 
 
 ADD: Final = _add(with_key=False)
@@ -187,12 +191,12 @@ _SAVED: Final = {
 
 
 def _save(number: CTE, **values: ColumnElement[Any]) -> ReturningUpdate[Any]:
-    """Replace the row if it still has the version that was read; return its id then."""
+    """Replace the row if it still has the version that was read; return its number then."""
     return (
         update(TASKS)
         .where(*_IS_AS_READ)
         .values(**_SAVED | values, change=number.c.last)
-        .returning(TASKS.c.id)
+        .returning(_CHANGE_NUMBER)
     )
 
 
@@ -202,7 +206,7 @@ def successor_parameters(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def _save_completed() -> Statement:
-    """Save a completed task, add its successor, and return the stored successor.
+    """Save a completed task, add its successor, and return the stored successor and the number.
 
     No row if the task was not saved. A successor that was removed is stored again. A live task with
     the successor's id stays as it is.
@@ -224,10 +228,10 @@ def _save_completed() -> Statement:
             set_={**{name: task.excluded[name] for name in values}, "deleted_at": null()},
             where=TASKS.c.deleted_at.is_not(None),
         )
-        .returning(*TASK_COLUMNS)
+        .returning(*TASK_COLUMNS, _CHANGE_NUMBER)
         .cte("added")
     )
-    present = select(*TASK_COLUMNS).where(
+    present = select(*TASK_COLUMNS, select(saved.c.change_number).scalar_subquery()).where(
         *IS_LIVE, TASKS.c.id == row["id"], exists(select(saved)), ~exists(select(added))
     )
     return Statement.compiled(union_all(select(added), present))
@@ -294,17 +298,20 @@ def changed_values(
 
 @cache
 def change(columns: frozenset[str]) -> Statement:
-    """Change these columns of the task; nothing is written if no value differs."""
+    """Change these columns of the task; nothing is written if no value differs.
+
+    The row also has ``change_number``, null if nothing was written.
+    """
     is_same, values = changed_values(columns)
     number = take_number(exists().where(*_IS_LIVE_TASK, ~is_same))
     changed = (
         update(TASKS)
         .where(*_IS_LIVE_TASK)
         .values(**values, change=number.c.last)
-        .returning(*TASK_COLUMNS)
+        .returning(*TASK_COLUMNS, _CHANGE_NUMBER)
         .cte("changed")
     )
-    unchanged = select(*TASK_COLUMNS).where(*_IS_LIVE_TASK, ~exists(select(number.c.last)))
+    unchanged = select(*TASK_COLUMNS, null()).where(*_IS_LIVE_TASK, ~exists(select(number.c.last)))
     return Statement.compiled(union_all(select(changed), unchanged))
 
 
@@ -338,22 +345,25 @@ def purge_deleted() -> CTE:
 
 
 def _delete(*conditions: ColumnElement[bool]) -> Statement:
-    """Mark the task as deleted, and purge what can no longer be restored."""
+    """Mark the task as deleted, and purge what can no longer be restored.
+
+    The row also has ``change_number``.
+    """
     number = take_number(exists().where(*conditions))
     return Statement.compiled(
         update(TASKS)
         .where(*conditions)
         .values(deleted_at=NOW, change=number.c.last)
         .add_cte(purge_deleted())
-        .returning(*TASK_COLUMNS)
+        .returning(*TASK_COLUMNS, _CHANGE_NUMBER)
     )
 
 
 def _restore() -> Statement:
     """Undelete a task.
 
-    The row also has ``was_deleted_at``, so that the caller can distinguish a task that is not
-    deleted from one that was deleted too long ago.
+    The row also has ``change_number``, and ``was_deleted_at``, so that the caller can distinguish a
+    task that is not deleted from one that was deleted too long ago.
     """
     is_restorable = (*_IS_TASK, TASKS.c.deleted_at > RESTORABLE_AFTER)
     number = take_number(exists().where(*is_restorable))
@@ -362,7 +372,7 @@ def _restore() -> Statement:
         update(TASKS)
         .where(*is_restorable)
         .values(deleted_at=null(), change=number.c.last)
-        .returning(*TASK_COLUMNS)
+        .returning(*TASK_COLUMNS, _CHANGE_NUMBER)
         .cte("restored")
     )
     return Statement.compiled(

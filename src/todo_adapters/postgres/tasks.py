@@ -1,6 +1,8 @@
 """The task repository on PostgreSQL."""
 
-from collections.abc import Callable, Coroutine, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import wraps
@@ -22,11 +24,12 @@ from todo_adapters.postgres import (
     user_data,
 )
 from todo_adapters.postgres.batches import BatchCall
-from todo_adapters.postgres.database import Database
+from todo_adapters.postgres.database import Database, Statement
 from todo_adapters.postgres.rows import columns_of, row_from_task, set_members, task_from_row
 from todo_adapters.postgres.statements import OWNER_SEEN_INTERVAL
 from todo_domain.batch import Batch, BatchResult, StoredTask
 from todo_domain.errors import (
+    DatabaseUnavailable,
     EditConflict,
     IdempotencyKeyReused,
     StaleVersion,
@@ -35,9 +38,9 @@ from todo_domain.errors import (
     TaskNotFound,
     TooManyAffected,
 )
-from todo_domain.ports import KEY_LIFETIME, RETENTION
+from todo_domain.ports import KEY_LIFETIME, RETENTION, ChangeListener
 from todo_domain.queries import TaskCounts, TaskFilter, TaskPage, TaskQuery
-from todo_domain.sync import FeedPage, FeedPosition
+from todo_domain.sync import Change, FeedPage, FeedPosition
 from todo_domain.task import Task, TaskChanges, clean_changes
 from todo_domain.user_data import ImportResult, StoredPage, UserRecord
 
@@ -79,11 +82,13 @@ class PostgresTaskRepository:
         *,
         retention: timedelta = RETENTION,
         batches_in_transactions: bool = False,
+        on_change: ChangeListener = lambda _: None,
     ) -> None:
         """With ``batches_in_transactions`` a batch is several statements in one transaction."""
         self._database = database
         self._retention = retention
         self._batches_in_transactions = batches_in_transactions
+        self._on_change = on_change
 
     @_repeated_after_erasure
     async def add(self, task: Task, *, key: str | None = None) -> Task:
@@ -92,18 +97,22 @@ class PostgresTaskRepository:
             "restorable_after": task.created_at - self._retention,
         }
         if key is None:
-            if await self._database.fetch(statements.ADD, **values):
-                return task
-            raise TaskIdTaken
+            rows = await self._write(task.owner, statements.ADD, **values)
+            if not rows:
+                raise TaskIdTaken
+            self._report(rows[0], task.owner, task.id, task)
+            return task
         content = _hash_content(task)
         values |= {
             "key": key,
             "content": content,
             "keys_valid_since": task.created_at - KEY_LIFETIME,
         }
-        if await self._database.fetch(statements.ADD_WITH_KEY, **values):
-            return task
-        return await self._first_added(task, key, content)
+        rows = await self._write(task.owner, statements.ADD_WITH_KEY, **values)
+        if not rows:
+            return await self._first_added(task, key, content)
+        self._report(rows[0], task.owner, task.id, task)
+        return task
 
     async def _first_added(self, task: Task, key: str, content: bytes) -> Task:
         """The task that was added with the key, as it was added. Raises IdempotencyKeyReused."""
@@ -146,9 +155,13 @@ class PostgresTaskRepository:
             values |= statements.successor_parameters(row_from_task(successor))
         elif not task.completed and task.next_id is not None:
             statement = statements.SAVE_REOPENED
-        rows = await self._database.fetch(statement, **values)
+        rows = await self._write(task.owner, statement, **values)
         if not rows:
             raise StaleVersion
+        if statement is statements.SAVE:
+            self._report(rows[0], task.owner, task.id, task)
+        else:
+            self._report(rows[0], task.owner)
         return None if successor is None else task_from_row(rows[0])
 
     async def change(
@@ -158,14 +171,16 @@ class PostgresTaskRepository:
             return await self.get(owner, task_id)
         columns = columns_of(clean_changes(changes), now=now)
         statement = statements.change(frozenset(columns))
-        return _first_task(
-            await self._database.fetch(statement, owner=owner, id=task_id, now=now, **columns)
-        )
+        rows = await self._write(owner, statement, owner=owner, id=task_id, now=now, **columns)
+        task = _first_task(rows)
+        self._report(rows[0], owner, task_id, task)
+        return task
 
     async def delete(
         self, owner: str, task_id: UUID, *, now: datetime, version: int | None = None
     ) -> Task:
-        rows = await self._database.fetch(
+        rows = await self._write(
+            owner,
             statements.DELETE if version is None else statements.DELETE_VERSION,
             owner=owner,
             id=task_id,
@@ -175,7 +190,9 @@ class PostgresTaskRepository:
         )
         if version is not None and not rows:
             raise StaleVersion
-        return _first_task(rows)
+        task = _first_task(rows)
+        self._report(rows[0], owner, task_id)
+        return task
 
     async def change_matching(
         self,
@@ -189,12 +206,17 @@ class PostgresTaskRepository:
         if not changes:
             return ()
         call = bulk_changes.BulkChange(owner, wanted, clean_changes(changes), now, max_affected)
-        return await bulk_changes.apply(self._database, call)
+        with self._reporting_doubt(owner):
+            ids, number = await bulk_changes.apply(self._database, call)
+        if number is not None:
+            self._on_change(Change(owner, number))
+        return ids
 
     async def delete_matching(
         self, owner: str, wanted: TaskFilter, *, now: datetime, max_affected: int | None = None
     ) -> tuple[UUID, ...]:
-        rows = await self._database.fetch(
+        rows = await self._write(
+            owner,
             bulk_statements.delete(filters.shape_of(wanted)),
             owner=owner,
             max_affected=max_affected,
@@ -204,26 +226,33 @@ class PostgresTaskRepository:
         )
         if max_affected is not None and rows[0]["affected"] > max_affected:
             raise TooManyAffected(rows[0]["affected"])
+        self._report(rows[0], owner)
         return tuple(rows[0]["ids"] or ())
 
     async def apply(
         self, owner: str, batch: Batch, *, now: datetime, key: str | None = None
     ) -> BatchResult:
         call = BatchCall(owner, batch, now, key, self._retention)
-        return await batches.apply(
-            self._database, call, in_transaction=self._batches_in_transactions
-        )
+        with self._reporting_doubt(owner):
+            result, number = await batches.apply(
+                self._database, call, in_transaction=self._batches_in_transactions
+            )
+        if number is not None:
+            self._on_change(Change(owner, number))
+        return result
 
     async def restore(self, owner: str, task_id: UUID, *, now: datetime) -> Task:
         restorable_after = now - self._retention
-        rows = await self._database.fetch(
-            statements.RESTORE, owner=owner, id=task_id, restorable_after=restorable_after
+        rows = await self._write(
+            owner, statements.RESTORE, owner=owner, id=task_id, restorable_after=restorable_after
         )
         if not rows or (rows[0]["was_deleted_at"] or now) <= restorable_after:
             raise TaskNotFound
         if rows[0]["id"] is None:
             raise TaskNotDeleted
-        return task_from_row(rows[0])
+        task = task_from_row(rows[0])
+        self._report(rows[0], owner, task_id, task)
+        return task
 
     async def changes(
         self, owner: str, *, after: FeedPosition, floor: int | None, limit: int
@@ -257,10 +286,43 @@ class PostgresTaskRepository:
         self, owner: str, imported: Sequence[StoredTask], *, now: datetime
     ) -> ImportResult:
         call = user_data.ImportCall(owner, imported, now, self._retention)
-        return await user_data.import_tasks(self._database, call)
+        with self._reporting_doubt(owner):
+            result, number = await user_data.import_tasks(self._database, call)
+        if number is not None:
+            self._on_change(Change(owner, number))
+        return result
 
     async def erase(self, owner: str) -> int:
-        return await user_data.erase(self._database, owner)
+        with self._reporting_doubt(owner):
+            erased = await user_data.erase(self._database, owner)
+        self._on_change(Change(owner, None))  # another history of changes begins
+        return erased
+
+    async def _write(
+        self, owner: str, statement: Statement, /, **values: object
+    ) -> list[asyncpg.Record]:
+        with self._reporting_doubt(owner):
+            return await self._database.fetch(statement, **values)
+
+    @contextmanager
+    def _reporting_doubt(self, owner: str) -> Iterator[None]:
+        """Report a write whose response is missing: it may have been committed."""
+        try:
+            yield
+        except (DatabaseUnavailable, asyncio.CancelledError):
+            self._on_change(Change(owner, None))
+            raise
+
+    def _report(
+        self,
+        row: asyncpg.Record,
+        owner: str,
+        task_id: UUID | None = None,
+        task: Task | None = None,
+    ) -> None:
+        """Report the change if the statement has taken a number."""
+        if row["change_number"] is not None:
+            self._on_change(Change(owner, row["change_number"], task_id, task))
 
 
 def _first_task(rows: Sequence[asyncpg.Record]) -> Task:

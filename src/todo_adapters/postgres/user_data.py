@@ -152,30 +152,34 @@ async def read_page(
     return StoredPage(tasks, has_more=len(rows) > limit)
 
 
-async def import_tasks(database: Database, call: ImportCall) -> ImportResult:
-    """Import the tasks. Raises ImportRefused, and EditConflict if every attempt failed."""
+async def import_tasks(database: Database, call: ImportCall) -> tuple[ImportResult, int | None]:
+    """Import the tasks; also return the change number if it took one.
+
+    Raises ImportRefused, and EditConflict if every attempt failed.
+    """
     for _ in range(ATTEMPTS):
         try:
-            created = await database.transact(call.owner, lambda fetch: _import(fetch, call))
+            created, number = await database.transact(
+                call.owner, lambda fetch: _import(fetch, call)
+            )
         except _LostRace:
             continue
-        return ImportResult(created, len(call.imported) - created)
+        return ImportResult(created, len(call.imported) - created), number
     raise EditConflict
 
 
-async def _import(fetch: Fetch, call: ImportCall) -> int:
+async def _import(fetch: Fetch, call: ImportCall) -> tuple[int, int | None]:
     await fetch(LOCK_COUNTER, owner=call.owner)
     ids = [each.task.id for each in call.imported]
     rows = await fetch(LOCK_TASKS, owner=call.owner, ids=ids)
     stored = {row["id"]: StoredTask(task_from_row(row), row["deleted_at"]) for row in rows}
     new = tasks_to_store(call.imported, stored, call.now, call.retention)
-    if new:
-        await _store(fetch, call, new)
-    return len(new)
+    return len(new), await _store(fetch, call, new) if new else None
 
 
-async def _store(fetch: Fetch, call: ImportCall, new: Sequence[StoredTask]) -> None:
-    number = (await fetch(TAKE_NUMBER, owner=call.owner))[0]["last"]
+async def _store(fetch: Fetch, call: ImportCall, new: Sequence[StoredTask]) -> int:
+    """Store the tasks and return their change number."""
+    number: int = (await fetch(TAKE_NUMBER, owner=call.owner))[0]["last"]
     await fetch(
         RECORD_OWNER,
         owner=call.owner,
@@ -193,6 +197,7 @@ async def _store(fetch: Fetch, call: ImportCall, new: Sequence[StoredTask]) -> N
     )
     if len(inserted) < len(new):
         raise _LostRace
+    return number
 
 
 async def erase(database: Database, owner: str) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from batch_contract import BatchContract
 from contracts import TaskRepositoryContract
+from support.postgres.round_trips import proxy_before
 from support.tasks import COMPLETED, NOW, a_task
 from todo_adapters.postgres.batch_statements import TAKE_NUMBER
 from todo_adapters.postgres.database import Database, Fetch, Statement
@@ -19,9 +20,10 @@ from todo_adapters.postgres.statements import OWNER_SEEN_INTERVAL
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_adapters.postgres.user_data import ERASE
-from todo_domain.batch import Batch, CreateTask
-from todo_domain.errors import TaskIdTaken, TaskNotFound
+from todo_domain.batch import Batch, CreateTask, DeleteTask
+from todo_domain.errors import DatabaseUnavailable, TaskIdTaken, TaskNotFound
 from todo_domain.ports import KEY_LIFETIME, RETENTION, TaskRepository
+from todo_domain.sync import Change
 from todo_domain.task import Task
 
 INSTANT: Final = timedelta(microseconds=1)
@@ -44,8 +46,8 @@ def database(target_database: Database) -> Database:
 
 class TestPostgresTaskRepository(TaskRepositoryContract):
     @pytest.fixture
-    def tasks(self, database: Database) -> TaskRepository:
-        return PostgresTaskRepository(database)
+    def tasks(self, database: Database, reported: list[Change]) -> TaskRepository:
+        return PostgresTaskRepository(database, on_change=reported.append)
 
 
 class TestErasure:
@@ -133,8 +135,49 @@ async def rows_of_users(database: Database) -> dict[str, list[str]]:
 
 class TestBatchesInTransactions(BatchContract):
     @pytest.fixture
-    def tasks(self, database: Database) -> TaskRepository:
-        return PostgresTaskRepository(database, batches_in_transactions=True)
+    def tasks(self, database: Database, reported: list[Change]) -> TaskRepository:
+        return PostgresTaskRepository(
+            database, batches_in_transactions=True, on_change=reported.append
+        )
+
+
+class TestAWriteThatMayHaveBeenCommitted:
+    async def test_is_reported_without_a_number_if_the_server_does_not_respond(
+        self, address: DatabaseUrl
+    ) -> None:
+        reported: list[Change] = []
+        async with proxy_before(address) as proxy:
+            database = Database(proxy.address, pool_size=1)
+            tasks = PostgresTaskRepository(database, on_change=reported.append)
+            await proxy.leave()
+            with pytest.raises(DatabaseUnavailable):
+                await tasks.add(a_task())
+            await database.close()
+        assert reported == [Change("ada", None)]
+
+    @pytest.mark.parametrize("in_transactions", [False, True])
+    async def test_is_reported_without_a_number_if_its_request_is_cancelled(
+        self, address: DatabaseUrl, *, in_transactions: bool
+    ) -> None:
+        reported: list[Change] = []
+        async with proxy_before(address) as proxy:
+            database = Database(proxy.address, pool_size=1)
+            await database.check()
+            tasks = PostgresTaskRepository(
+                database, batches_in_transactions=in_transactions, on_change=reported.append
+            )
+            for write in (
+                tasks.delete("ada", uuid4(), now=NOW),
+                tasks.apply("ada", Batch((DeleteTask(uuid4()),)), now=NOW),
+            ):
+                proxy.freeze()
+                writing = asyncio.create_task(write)
+                await proxy.message_held()
+                writing.cancel()
+                await asyncio.wait([writing])
+                proxy.thaw()
+            await database.close()
+        assert reported == [Change("ada", None)] * 2
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +198,12 @@ class TestPostgresTaskRepositoryWithoutIndexes(TaskRepositoryContract):
 
     @pytest.fixture
     async def tasks(
-        self, unindexed: Database, erase: Callable[[Database], Awaitable[object]]
+        self,
+        unindexed: Database,
+        erase: Callable[[Database], Awaitable[object]],
+        reported: list[Change],
     ) -> AsyncIterator[TaskRepository]:
-        yield PostgresTaskRepository(unindexed)
+        yield PostgresTaskRepository(unindexed, on_change=reported.append)
         await erase(unindexed)
 
     async def test_query_plans_have_no_index_scan(self, unindexed: Database) -> None:

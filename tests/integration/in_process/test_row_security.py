@@ -17,6 +17,7 @@ from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl
 from todo_domain.ports import TaskRepository
 from todo_domain.queries import TaskQuery
+from todo_domain.sync import Change
 from todo_domain.task import Task
 
 Branch = Callable[[str], Awaitable[DatabaseUrl]]
@@ -61,8 +62,8 @@ async def service(rls_url: DatabaseUrl, superuser: Database) -> AsyncIterator[Da
 
 class TestPostgresTaskRepositoryWithRowLevelSecurity(TaskRepositoryContract):
     @pytest.fixture
-    def tasks(self, service: Database) -> TaskRepository:
-        return PostgresTaskRepository(service)
+    def tasks(self, service: Database, reported: list[Change]) -> TaskRepository:
+        return PostgresTaskRepository(service, on_change=reported.append)
 
 
 async def test_a_statement_without_an_owner_sees_no_rows(
