@@ -14,6 +14,7 @@ from bench.load import OPERATIONS, MissingProgram
 from bench.migration import migration
 from bench.progress import Progress
 from bench.rounds import InvalidRun, Samples, is_conclusive, measure
+from bench.streams import streams
 from bench.stress import (
     constant_rate,
     latency_over_network,
@@ -74,6 +75,12 @@ def show_stress() -> None:
 def show_migration() -> None:
     """Time the migration of 1,000,000 tasks of version 0.1, and the waits of clients meanwhile."""
     typer.echo(asyncio.run(migration()))
+
+
+@app.command("streams")
+def show_streams() -> None:
+    """Measure 2,000 streams on one worker: memory, the time to an event, the shutdown."""
+    typer.echo(asyncio.run(streams()))
 
 
 @app.command("writes")

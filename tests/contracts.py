@@ -684,6 +684,13 @@ class TaskRepositoryContract(BatchContract, UserDataContract):
             (2, successor.id),
         }
 
+    async def test_a_write_of_a_task_and_its_successor_is_reported_with_its_number_alone(
+        self, tasks: TaskRepository, reported: list[Change]
+    ) -> None:
+        _, completed, _ = await completed_series(tasks)
+        await tasks.save(completed.changed(LATER, completed=False))
+        assert reported[1:] == [Change("ada", 2), Change("ada", 3)]
+
     async def test_a_stale_completion_stores_no_successor(self, tasks: TaskRepository) -> None:
         task = await added(tasks, a_repeating_task())
         completed = task.changed(LATER, completed=True)

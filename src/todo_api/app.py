@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
 from todo_api.bearer_tokens import DevelopmentTokens
+from todo_api.change_streams import ChangeStreams, StreamLimits
 from todo_api.compat.hints import CompatHint
 from todo_api.compat.middleware import CompatMiddleware
 from todo_api.dependencies import Adapters
@@ -23,7 +25,7 @@ from todo_api.middleware.limits import LimitsMiddleware
 from todo_api.middleware.path_aliases import PathAliasMiddleware
 from todo_api.middleware.request_log import RequestLogMiddleware
 from todo_api.openapi import DocumentedApp
-from todo_api.routes import batch, bulk, docs, health, me, metrics, start, sync, tasks
+from todo_api.routes import batch, bulk, docs, health, me, metrics, start, stream, sync, tasks
 from todo_api.shutdown import stopping_event
 from todo_api.tracing import stop_tracing, telemetry
 
@@ -39,7 +41,18 @@ _TAGS: Final = (
     {"name": "me", "description": "The authenticated user."},
     {"name": "health", "description": "For load balancers and orchestrators. Needs no token."},
 )
-_DEFAULT_TIMEOUTS: Final = Timeouts()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of one process. ``concurrency`` is the number of concurrent requests."""
+
+    concurrency: int = 1000
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    streams: StreamLimits = field(default_factory=StreamLimits)
+
+
+_DEFAULT_LIMITS: Final = Limits()
 
 
 class _App(DocumentedApp):
@@ -57,11 +70,10 @@ def create_app(  # noqa: PLR0913 - each is an option of the app
     *,
     cors_origins: Sequence[str] = (),
     root_path: str = "",
-    concurrency: int = 1000,
     shows_metrics: bool = True,
     shows_docs: bool = True,
     development_tokens: DevelopmentTokens | None = None,
-    timeouts: Timeouts = _DEFAULT_TIMEOUTS,
+    limits: Limits = _DEFAULT_LIMITS,
 ) -> FastAPI:
     """The app. It opens the adapters when it starts and closes them when it stops."""
     app_metrics = Metrics()
@@ -69,22 +81,27 @@ def create_app(  # noqa: PLR0913 - each is an option of the app
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        stopping = stopping_event()
         async with open_adapters() as adapters:
+            streams = ChangeStreams(adapters.broker, limits.streams)
             app_metrics.add_gauges(adapters.gauges)
-            yield {
-                "adapters": adapters,
-                "metrics": app_metrics,
-                "readiness": health.Readiness(adapters.checks),
-                "stopping": stopping_event(),
-                "timeouts": timeouts,
-                "shows_docs": shows_docs,
-                "development_tokens": development_tokens,
-            }
+            app_metrics.add_gauges({"todo_streams": ("Open streams of changes.", streams.count)})
+            with streams.ended_by(stopping):
+                yield {
+                    "adapters": adapters,
+                    "metrics": app_metrics,
+                    "readiness": health.Readiness(adapters.checks),
+                    "stopping": stopping,
+                    "streams": streams,
+                    "timeouts": limits.timeouts,
+                    "shows_docs": shows_docs,
+                    "development_tokens": development_tokens,
+                }
         await stop_tracing(tracing)
 
-    # sync before tasks: the path of the feed also matches the path of a task.
+    # sync and stream before tasks: their paths also match the path of a task.
     routers = [
-        *(sync.router, tasks.router, bulk.router, batch.router),
+        *(sync.router, stream.router, tasks.router, bulk.router, batch.router),
         *(me.router, health.router, docs.problems, start.router),
     ]
     if shows_docs:
@@ -112,7 +129,7 @@ def create_app(  # noqa: PLR0913 - each is an option of the app
             Middleware(CorsMiddleware, origins=cors_origins),
             Middleware(CompatMiddleware),
             Middleware(ExceptionMiddleware, handlers=EXCEPTION_HANDLERS),
-            Middleware(LimitsMiddleware, concurrency=concurrency),
+            Middleware(LimitsMiddleware, concurrency=limits.concurrency),
             Middleware(AsyncExitStackMiddleware),  # for FastAPI's own routes, such as PublicRoute
         ],
     )

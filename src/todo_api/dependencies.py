@@ -14,6 +14,7 @@ from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 
 from todo_api.bearer_tokens import bearer_token, no_value
+from todo_api.change_streams import ChangeBroker
 from todo_api.metrics import GaugeSource
 from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER, RateLimiter, enforce
 from todo_api.request_state import request_state
@@ -32,7 +33,8 @@ class Adapters:
     """The implementations that the composition root chose.
 
     The service is ready if every check passes. Deleted tasks can be restored for the ``retention``
-    time. ``gauges`` become metrics.
+    time. ``broker`` delivers the changes of ``tasks``; there are no streams without it. ``gauges``
+    become metrics.
     """
 
     tasks: TaskRepository
@@ -40,6 +42,7 @@ class Adapters:
     limiter: RateLimiter
     checks: Mapping[str, ReadinessCheck]
     retention: timedelta = RETENTION
+    broker: ChangeBroker | None = None
     gauges: Mapping[str, GaugeSource] = field(default_factory=dict)
 
 

@@ -8,11 +8,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from hashlib import blake2b
 from typing import Final
 
 import structlog
 from starlette.types import ASGIApp
 
+from todo_adapters.change_brokers import InProcessChangeBroker, RedisChangeBroker
 from todo_adapters.jose.development import DevelopmentIssuer
 from todo_adapters.jose.key_sets import RemoteKeySet
 from todo_adapters.jose.verifiers import JwksTokenVerifier, SharedSecretTokenVerifier
@@ -20,9 +22,11 @@ from todo_adapters.postgres.database import Database
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl, parse_database_url
 from todo_adapters.rate_limits import LimitsRateLimiter, parse_policy
-from todo_api.app import create_app
+from todo_api.app import Limits, create_app
 from todo_api.bearer_tokens import DevelopmentTokens
+from todo_api.change_streams import ChangeBroker, StreamLimits
 from todo_api.dependencies import Adapters, ReadinessCheck
+from todo_api.http.event_streams import publisher
 from todo_api.rate_limits import PER_FAILING_ADDRESS, PER_USER
 from todo_api.server.logs import configure_logs
 from todo_api.server.proxies import behind_proxies
@@ -34,6 +38,7 @@ from todo_api.server.settings import (
     translate_value_errors,
 )
 from todo_domain.ports import TokenVerifier
+from todo_domain.sync import Change
 
 # The variable of each rate limit
 RATE_LIMITS: Final = {PER_USER: "RATE_LIMIT", PER_FAILING_ADDRESS: "RATE_LIMIT_AUTH_FAILURES"}
@@ -71,10 +76,13 @@ def build_app(settings: Settings, *, development: bool = False) -> ASGIApp:
         open_adapters,
         cors_origins=settings.cors_origins,
         root_path=settings.root_path,
-        concurrency=settings.max_concurrent_requests,
         shows_metrics=settings.metrics == "on",
         shows_docs=settings.docs == "on",
         development_tokens=_development_tokens(settings) if development else None,
+        limits=Limits(
+            concurrency=settings.max_concurrent_requests,
+            streams=StreamLimits(per_worker=settings.max_streams),
+        ),
     )
     proxies = settings.forwarded_allow_ips
     return behind_proxies(api, proxies) if proxies else api
@@ -139,6 +147,10 @@ async def _no_op() -> None:
     """Check or close nothing."""
 
 
+def _ignore(_change: Change) -> None:
+    """A listener without a broker."""
+
+
 @dataclass(frozen=True, slots=True)
 class Authentication:
     """The token verifier and the life cycle of its keys."""
@@ -188,6 +200,24 @@ def rate_limiter(settings: Settings) -> LimitsRateLimiter:
         return LimitsRateLimiter(policies, redis_url)
 
 
+def serves_streams(settings: Settings) -> bool:
+    """Whether each worker sees the changes that the other workers make."""
+    return settings.workers == 1 or settings.redis_url is not None
+
+
+@asynccontextmanager
+async def _open_broker(settings: Settings, url: DatabaseUrl) -> AsyncIterator[ChangeBroker | None]:
+    if settings.redis_url is not None:
+        # Services that share a Redis, but no database, must not see changes of each other.
+        database = blake2b(url.display_name.encode(), digest_size=8).hexdigest()
+        redis_url = settings.redis_url.get_secret_value()
+        broker = RedisChangeBroker(redis_url, f"todo:changes:{database}")
+        async with broker.connected():
+            yield broker
+    else:
+        yield InProcessChangeBroker() if serves_streams(settings) else None
+
+
 @asynccontextmanager
 async def _open_adapters(
     settings: Settings, url: DatabaseUrl, auth: Authentication, limiter: LimitsRateLimiter
@@ -198,16 +228,19 @@ async def _open_adapters(
         )
         for close in (database.close, auth.close, limiter.close):
             stack.push_async_callback(close)
+        broker = await stack.enter_async_context(_open_broker(settings, url))
         retention = timedelta(days=settings.retention_days)
         yield Adapters(
             tasks=PostgresTaskRepository(
                 database,
                 retention=retention,
                 batches_in_transactions=settings.database_batches == "transaction",
+                on_change=publisher(broker) if broker else _ignore,
             ),
             tokens=auth.tokens,
             limiter=limiter,
             retention=retention,
+            broker=broker,
             checks={"database": database.check, "auth_keys": auth.check},
             gauges={
                 "todo_database_connections_in_use": (
@@ -218,6 +251,10 @@ async def _open_adapters(
                 "todo_rate_limit_shared": (
                     "Workers that count requests in Redis, not in their own memory.",
                     limiter.is_shared,
+                ),
+                "todo_streams_shared": (
+                    "Workers that exchange changes through Redis.",
+                    lambda: isinstance(broker, RedisChangeBroker) and broker.is_shared(),
                 ),
             },
         )

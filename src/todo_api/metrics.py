@@ -64,11 +64,17 @@ class Metrics:
             gauge = Gauge(name, description, registry=self._registry, multiprocess_mode="livesum")
             self._gauges.append((gauge, read))
 
-    def count_request(self, method: str, route: str | None, status: int, seconds: float) -> None:
-        """Count and time a request. ``route`` is the path template, None if no route matched."""
+    def count_request(
+        self, method: str, route: str | None, status: int, seconds: float | None
+    ) -> None:
+        """Count and time a request. ``route`` is the path template, None if no route matched.
+
+        ``seconds`` is None for a stream, whose duration says nothing about the service.
+        """
         requests, duration = self._labelled(method, route, status)
         requests.inc()
-        duration.observe(seconds)
+        if seconds is not None:
+            duration.observe(seconds)
 
     def render(self) -> bytes:
         """The metrics of all workers as Prometheus text."""

@@ -168,6 +168,7 @@ def responses(
     headers: Sequence[str] = (),
     texts: Mapping[str, str] = _NO_TEXTS,
     model: Any = None,  # noqa: ANN401 - a type
+    media_type: str = "application/json",
 ) -> dict[int | str, dict[str, Any]]:
     """FastAPI's ``responses``: the successful response, and the error responses for the codes.
 
@@ -180,7 +181,7 @@ def responses(
             "description": _phrase(status),
             "headers": _headers("X-Request-ID", *rate_limit, *headers),
             "content": {
-                "application/json": {"example": example},
+                media_type: {"example": example},
                 **{name: {"schema": _TEXT, "example": text} for name, text in texts.items()},
             },
             **({"model": model} if model else {}),

@@ -129,6 +129,11 @@ PROBLEM_TYPES: Final[dict[str, ProblemType]] = {
     "headers_too_large": ProblemType(
         431, "Headers too large", "the header fields together are larger than 16 KiB"
     ),
+    "too_many_streams": ProblemType(
+        429,
+        "Too many streams",
+        "this user has too many open streams: close one, or share one among the browser's tabs",
+    ),
     "rate_limited": ProblemType(
         429, "Too many requests", "too many requests: wait as many seconds as Retry-After says"
     ),
@@ -141,6 +146,12 @@ PROBLEM_TYPES: Final[dict[str, ProblemType]] = {
     "not_ready": _unavailable("Not ready", "a part of the service does not respond", 2),
     "auth_keys_unavailable": _unavailable(
         "Auth keys unavailable", "the keys of the auth server cannot be fetched: try again", 5
+    ),
+    "stream_unavailable": _unavailable(
+        "Stream unavailable",
+        "this service has several workers and no REDIS_URL, so that a stream would miss changes: "
+        "poll GET /api/tasks/changes",
+        60,
     ),
     "overloaded": _unavailable("Overloaded", "the service is overloaded: try again", 1),
 }

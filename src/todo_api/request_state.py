@@ -1,7 +1,7 @@
 """The state of the current request, which middleware, routes and log events share."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import quote
 
 import uuid_utils
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 from structlog.typing import EventDict
 
 _KEY: Final = "todo_api.request_state"
@@ -27,6 +27,8 @@ class RequestState:
     ``user_id`` is the authenticated user, ``path_user_id`` the user that the path names.
     ``method`` and ``path`` are those of the client, ``root_path`` the path prefix under which the
     client sees the service, ``rate_limit_fields`` the header fields with its remaining requests.
+    ``stream`` sends a response without an end, after the request has ceased to count as one that is
+    under way.
     """
 
     request_id: str
@@ -37,6 +39,7 @@ class RequestState:
     user_id: str | None = None
     path_user_id: str | None = None
     rate_limit_fields: Sequence[tuple[bytes, bytes]] = ()
+    stream: Callable[[Receive, Send], Awaitable[None]] | None = None
 
 
 # One variable for all fields: structlog.contextvars has one per field and costs 2.7 µs more per

@@ -53,13 +53,14 @@ class TestChanges:
         await tasks.delete("ada", gone.id, now=LATER)
         page = await pull(ada)
         listed = (await ada.get("/api/tasks")).json()
-        assert (page["changes"], page["more"]) == (listed, False)
+        assert (page["changes"], page["more"], page["change"]) == (listed, False, 3)
 
     async def test_of_nothing_are_empty(self, ada: httpx.AsyncClient) -> None:
         first = await pull(ada)
         second = await pull(ada, first["next"])
         assert first["changes"] == second["changes"] == []
         assert first["next"] == second["next"]
+        assert first["change"] == second["change"] == 0
 
     async def test_keep_a_copy_equal_to_the_list(
         self, ada: httpx.AsyncClient, tasks: TaskRepository

@@ -10,8 +10,9 @@ from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fakes import FakeTokenVerifier, InMemoryTaskRepository, UnlimitedRateLimiter
-from todo_api.app import create_app
+from todo_api.app import Limits, create_app
 from todo_api.bearer_tokens import DevelopmentTokens
+from todo_api.change_streams import ChangeBroker, StreamLimits
 from todo_api.dependencies import Adapters, ReadinessCheck
 from todo_api.http.errors import EXCEPTION_HANDLERS
 from todo_api.http.routing import Timeouts
@@ -76,6 +77,8 @@ class AppOptions(TypedDict, total=False):
     shows_docs: bool
     development_tokens: DevelopmentTokens
     timeouts: Timeouts
+    broker: ChangeBroker | None
+    stream_limits: StreamLimits
 
 
 @asynccontextmanager
@@ -93,6 +96,7 @@ async def served(
             tokens=tokens or FakeTokenVerifier("ada", "eve"),
             limiter=options.get("limiter", UnlimitedRateLimiter()),
             checks=options.get("checks", {}),
+            broker=options.get("broker"),
             gauges=options.get("gauges", {}),
         )
 
@@ -100,11 +104,14 @@ async def served(
         open_adapters,
         cors_origins=options.get("cors_origins", [FRONTEND]),
         root_path=options.get("root_path", ""),
-        concurrency=options.get("concurrency", 1000),
         shows_metrics=options.get("shows_metrics", True),
         shows_docs=options.get("shows_docs", True),
         development_tokens=options.get("development_tokens"),
-        timeouts=options.get("timeouts", Timeouts()),
+        limits=Limits(
+            concurrency=options.get("concurrency", 1000),
+            timeouts=options.get("timeouts", Timeouts()),
+            streams=options.get("stream_limits", StreamLimits()),
+        ),
     )
     async with started(app) as served:
         yield served

@@ -8,7 +8,12 @@ import structlog
 import typer
 
 from todo_api.cli.database import check_schema, log_encoding_problem
-from todo_api.main import build_app, database_url, validate_for_production
+from todo_api.main import (
+    build_app,
+    database_url,
+    serves_streams,
+    validate_for_production,
+)
 from todo_api.server import granian
 from todo_api.server.settings import Settings
 from todo_domain.errors import TodoError
@@ -36,6 +41,8 @@ def _log_start(settings: Settings) -> None:
         issuer=issuer,
         origins=settings.cors_origins,
     )
+    if not serves_streams(settings):
+        _log.warning("streams.unavailable", reason="several WORKERS need REDIS_URL")
 
 
 async def _check_database(settings: Settings) -> None:

@@ -49,8 +49,10 @@ def _unsupported_endpoint(route: APIRoute) -> Iterator[str]:
         for kind in get_args(returned) or (returned,)
     ):
         yield "the endpoint must return a Response, and its annotation must say so"
-    if not isinstance(route.response_class, DefaultPlaceholder):
-        yield "response_class has no effect, because the endpoint returns a Response"
+    if not isinstance(route.response_class, DefaultPlaceholder | type(None)) and (
+        route.response_class is not returned
+    ):
+        yield "response_class must be the class that the endpoint returns"
     if not isinstance(route.strict_content_type, DefaultPlaceholder):
         yield "strict_content_type has no effect, because a body needs a JSON Content-Type"
 

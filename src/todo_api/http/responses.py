@@ -8,6 +8,7 @@ import orjson
 from starlette.responses import Response
 
 from todo_api.http.headers import matches_if_none_match, prefers, version_etag
+from todo_domain.sync import Change
 from todo_domain.task import Task
 
 _NO_HEADERS: Final[Mapping[str, str]] = {}
@@ -76,6 +77,16 @@ def serialize_task(task: Task) -> dict[str, object]:
         "completed_at": task.completed_at and format_time(task.completed_at),
         "version": task.version,
     }
+
+
+def change_document(change: Change) -> bytes:
+    """The JSON of a change: its number, with the task or with the id of a deleted task."""
+    document: dict[str, object] = {"change": change.number}
+    if change.task is not None:
+        document["task"] = serialize_task(change.task)
+    elif change.task_id is not None:
+        document |= {"id": str(change.task_id), "deleted": True}
+    return to_json(document)
 
 
 def to_json(document: object) -> bytes:

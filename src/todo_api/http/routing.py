@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from todo_api.http.bodies import JsonBody
 from todo_api.http.declarations import authenticates, query_model, refuse_unsupported
-from todo_api.http.headers import choose_media_type, prefers
+from todo_api.http.headers import JSON, choose_media_type, prefers
 from todo_api.http.query_params import QueryModel
 from todo_api.problems import ProblemError, refuse_unknown
 from todo_api.schemas import UUID_FORM
@@ -88,6 +88,7 @@ class _Handler:
     def __init__(self, route: ApiRoute) -> None:
         declared = route.dependant
         self._route = route
+        self._media_type = _media_type(route)
         self._endpoint = route.endpoint
         self._dependencies = _dependencies(declared)
         self._path = [(p.name, p.alias, p.field_info.annotation) for p in declared.path_params]
@@ -119,8 +120,9 @@ class _Handler:
         """The arguments of the endpoint, in the order in which a request may be refused."""
         values = await self._dependency_values(request)
         fields = self._fields(request)
-        if not self._negotiates and choose_media_type(fields.get(_ACCEPT)) is None:
-            raise ProblemError("not_acceptable")
+        offered = (self._media_type,)
+        if not self._negotiates and choose_media_type(fields.get(_ACCEPT), offered) is None:
+            raise ProblemError("not_acceptable", _returns_only(self._media_type))
         for name, alias, kind in self._path:
             text = request.path_params[alias]
             values[name] = text if kind is str else _uuid(text)
@@ -193,3 +195,13 @@ def _uuid(text: str) -> UUID:
     if not UUID_FORM.fullmatch(text):
         raise TaskNotFound
     return UUID(text)
+
+
+def _media_type(route: ApiRoute) -> str:
+    """The media type of the route's responses, which ``response_class`` declares."""
+    declared = route.response_class
+    return getattr(declared, "media_type", None) or JSON
+
+
+def _returns_only(media_type: str) -> str | None:
+    return None if media_type == JSON else f"Accept: this route returns only {media_type}"

@@ -6,6 +6,7 @@ import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from todo_api.problems import ProblemError
+from todo_api.request_state import request_state
 
 HEADERS_MAX: Final = 16 * 1024  # bytes
 TARGET_MAX: Final = 8 * 1024  # bytes of path and query
@@ -17,7 +18,8 @@ class LimitsMiddleware:
     """Refuses requests with an oversized head, and requests beyond ``concurrency``.
 
     ``concurrency`` is the number of requests that this process handles at the same time. Health
-    checks are not counted: an overloaded process is alive.
+    checks are not counted: an overloaded process is alive. Streams, which have limits of their own,
+    are counted until they begin.
     """
 
     def __init__(self, app: ASGIApp, concurrency: int) -> None:
@@ -38,6 +40,9 @@ class LimitsMiddleware:
             await self._app(scope, receive, send)
         finally:
             self._available += slots
+        stream = request_state(scope).stream
+        if stream is not None:
+            await stream(receive, send)
 
 
 def _refuse_oversized(scope: Scope) -> None:

@@ -43,7 +43,9 @@ class RequestLogMiddleware:
         finally:
             seconds = perf_counter() - started
             route = getattr(scope.get("route"), "path_format", None)
-            self._metrics.count_request(state.method, route, status, seconds)
+            self._metrics.count_request(
+                state.method, route, status, None if state.stream else seconds
+            )
             self._log.info(
                 "request",
                 method=state.method,

@@ -47,12 +47,17 @@ class Changes(TypedDict):
     ]
     next: Annotated[str, Field(description="The token for `since` in the next request.")]
     more: Annotated[bool, Field(description="Whether another page is ready.")]
+    change: Annotated[
+        int,
+        Field(description="The number of the last change: a copy has it after the last page."),
+    ]
 
 
 _EXAMPLE: Final[Changes] = {
     "changes": [TASK, {"id": "0198f3c2-8a44-7d19-8c55-3f2b7c9d1e01", "deleted": True}],
     "next": "N2Q1ZjA4NzFhZg",
     "more": False,
+    "change": 42,
 }
 
 
@@ -82,6 +87,7 @@ async def list_changes(
         "changes": [_serialize(entry) for entry in page.entries],
         "next": encode_sync_token(actor.user_id, token),
         "more": page.has_more,
+        "change": page.state.last,
     }
     return json_response(document)
 

@@ -158,6 +158,7 @@ class Settings(BaseSettings):
     rate_limit: _RateLimit = "600/minute"
     rate_limit_auth_failures: _RateLimit = "60/minute"
     max_concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    max_streams: Annotated[int, Field(ge=1, le=100_000)] = 2000
     keep_alive_timeout: Annotated[int, Field(ge=1, le=3600)] = 125
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     forwarded_allow_ips: _List = ()

@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Unpack
@@ -17,19 +17,24 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from http_contract import *  # noqa: F403 - its suites, for pytest to collect
+from support.event_streams import HELLO, opened
 from support.frontend import token_of
 from support.http_client import AppOptions, client, served
 from support.jose_tokens import SECRET, seconds
 from support.postgres.round_trips import PostgresProxy, proxy_before
-from support.tasks import HOSTILE_TEXTS, OPTIONAL_MEMBERS
+from support.tasks import HOSTILE_TEXTS, OPTIONAL_MEMBERS, a_task
+from todo_adapters.change_brokers import InProcessChangeBroker
 from todo_adapters.jose.development import DevelopmentIssuer
 from todo_adapters.jose.key_sets import RemoteKeySet
 from todo_adapters.jose.verifiers import JwksTokenVerifier, SharedSecretTokenVerifier
 from todo_adapters.postgres.database import Database, Timeouts
 from todo_adapters.postgres.tasks import PostgresTaskRepository
 from todo_adapters.postgres.url import DatabaseUrl
+from todo_api.http.event_streams import publisher
+from todo_api.http.responses import serialize_task, to_json
 from todo_api.http.routing import Timeouts as RequestTimeouts
 from todo_domain.ports import TaskRepository, TokenVerifier
+from todo_domain.task import Task
 
 Json = Any
 
@@ -424,6 +429,33 @@ class TestPrinciples:
             *[await ada.put(at(task), content=VALID, headers=head) for head in heads],
         ]
         assert max(answer.status_code for answer in answers) < 500
+
+
+class TestStreams:
+    async def test_touch_no_database(
+        self, proxied: Service, proxy: PostgresProxy, address: DatabaseUrl
+    ) -> None:
+        broker = InProcessChangeBroker()
+        elsewhere = Database(address, pool_size=1)
+        tasks = PostgresTaskRepository(elsewhere, on_change=publisher(broker))
+        trips = proxy.trips
+        async with proxied.running(broker=broker) as app, AsyncExitStack() as stack:
+            streams = [
+                await stack.enter_async_context(opened(app, proxied.token(user)))
+                for user in (ADA, EVE)
+                for _ in range(5)
+            ]
+            assert [await stream.next() for stream in streams] == [HELLO] * 10
+            task = await tasks.add(a_task(owner=ADA))
+            for stream in streams[:5]:
+                event = await stream.next()
+                assert event.data == {"change": 1, "task": serialized(task)}
+        await elsewhere.close()
+        assert proxy.trips == trips
+
+
+def serialized(task: Task) -> Json:
+    return json.loads(to_json(serialize_task(task)))
 
 
 # --- Round trips ----------------------------------------------------------------------------------

@@ -150,6 +150,7 @@ class TestTheSeries:
             "todo_requests": "counter",
             "todo_request_seconds": "histogram",
             "todo_build_info": "gauge",
+            "todo_streams": "gauge",
         }
         assert all(family.documentation for family in found.values())
 

@@ -401,7 +401,7 @@ REFUSED: Final[dict[Declare, str]] = {
     no_actor: "no dependency authenticates the user",
     background_tasks: "BackgroundTasks are not supported",
     response_parameter: "a Response parameter is not supported",
-    response_class: "response_class has no effect",
+    response_class: "response_class must be the class that the endpoint returns",
     sync_dependency: "provide: a dependency must be `async def`",
     dependency_with_yield: "provide: a dependency must be `async def`, without `yield`",
     dependency_with_a_parameter: "provide: a dependency must have no parameter",
