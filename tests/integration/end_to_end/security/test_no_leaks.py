@@ -587,7 +587,9 @@ class TestSearch:
 
 class TestTour:
     def test_caused_every_problem(self, tour: Tour) -> None:
-        assert tour.codes() == set(PROBLEM_TYPES)
+        # The limits of streams: test_change_streams.py causes them, and their texts are constant.
+        of_streams = {"too_many_streams", "stream_unavailable"}
+        assert tour.codes() == set(PROBLEM_TYPES) - of_streams
 
     def test_produced_logs_to_search(self, tour: Tour) -> None:
         assert all("request" in log for log in tour.logs.values())
