@@ -26,6 +26,7 @@ from todo_adapters.postgres.url import DatabaseUrl, parse_database_url
 from todo_domain.errors import DatabaseUnavailable, InvalidTask
 from todo_domain.ports import TaskRepository
 from todo_domain.queries import Sort, SortBy, TaskFilter, TaskQuery
+from todo_domain.sync import Change
 from todo_domain.task import Task
 
 Branch = Callable[[str], Awaitable[DatabaseUrl]]
@@ -112,10 +113,10 @@ async def changed_settings(server_url: str, administer: Administer) -> DatabaseU
 class TestPostgresTaskRepositoryWithChangedSettings(TaskRepositoryContract):
     @pytest.fixture
     async def tasks(
-        self, changed_settings: DatabaseUrl, erase: Erase
+        self, changed_settings: DatabaseUrl, erase: Erase, reported: list[Change]
     ) -> AsyncIterator[TaskRepository]:
         async with pool(changed_settings, erase) as database:
-            yield PostgresTaskRepository(database)
+            yield PostgresTaskRepository(database, on_change=reported.append)
 
 
 @pytest.mark.parametrize("connections", [1, 2])

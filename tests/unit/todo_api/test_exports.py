@@ -149,6 +149,8 @@ class TestCsv:
             "due_date": "2026-01-20",
             "tags": "home, food",
             "position": "",
+            "repeat": "",
+            "time_zone": "",
             "created_at": "2026-01-18T09:30:00.000000Z",
             "updated_at": "2026-01-18T09:31:00.000000Z",
             "completed_at": "2026-01-18T09:31:00.000000Z",

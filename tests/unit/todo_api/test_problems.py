@@ -18,6 +18,7 @@ from todo_api.problems import PROBLEM_TYPES, problem
 from todo_domain.errors import (
     AuthKeysUnavailable,
     DatabaseUnavailable,
+    ImportRefused,
     InvalidTask,
     Overloaded,
     TodoError,
@@ -51,6 +52,7 @@ CODES_OF_THE_CONTRACT: Final = {
 WITH_ARGUMENTS: Final[dict[type[TodoError], TodoError]] = {
     InvalidTask: InvalidTask([Violation("title", "blank", "must not be empty")]),
     TokenRejected: TokenRejected(TokenErrorCode.EXPIRED, "expired"),
+    ImportRefused: ImportRefused([0]),
     TooManyAffected: TooManyAffected(3),
 }
 
