@@ -59,7 +59,8 @@ def with_times(task: Task, times: ExportedTimes, now: datetime) -> StoredTask:
     A time after ``now`` becomes ``now``, one before the creation becomes the time of the creation.
     Only a completed task has a time of completion; a missing one is the time of the last change.
     """
-    created_at = min(times.get("created_at", now), now)
+    known = [moment for moment in (*times.values(), now) if isinstance(moment, datetime)]
+    created_at = min(times.get("created_at") or min(known), now)
 
     def bounded(moment: datetime) -> datetime:
         return max(created_at, min(moment, now))

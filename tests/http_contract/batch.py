@@ -143,6 +143,13 @@ class TestBatch:
             del each["id"], each["problem"]["request_id"]
         assert theirs == missing
 
+    async def test_may_spell_the_version_in_camel_case(
+        self, ada: httpx.AsyncClient, tasks: TaskRepository
+    ) -> None:
+        task = await tasks.add(a_task())
+        answer = await apply(ada, {"op": "delete", "id": str(task.id), "ifVersion": 7})
+        assert answer.json()["errors"][0]["code"] == "stale_version"
+
     async def test_creates_the_same_task_once(self, ada: httpx.AsyncClient) -> None:
         answers = [await apply(ada, create(ID)) for _ in range(2)]
         assert [answer.json()["results"][0]["status"] for answer in answers] == [201, 200]
@@ -188,6 +195,7 @@ class TestBatch:
                 [{"op": "change", "id": ID, "task": {"is_completed": True, "id": ID}}],
                 ["/operations/0/task/is_completed", "/operations/0/task/id"],
             ),
+            ([{"op": "delete", "id": ID, "if_versoin": 1}], ["/operations/0/if_versoin"]),
             ([{"op": "delete", "id": ID, "if_version": "1"}], ["/operations/0/if_version"]),
             ([{"op": "delete", "id": ID, "if_version": 2**31}], ["/operations/0/if_version"]),
         ],

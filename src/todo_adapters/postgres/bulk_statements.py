@@ -5,6 +5,7 @@ has written, and ``change_number``, which is null if it has taken none. It write
 ``affected`` exceeds the parameter ``max_affected``.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -50,12 +51,10 @@ def change(shape: filters.Shape, columns: frozenset[str]) -> Statement:
     is_same, values = changed_values(columns)
     found = filters.conditions(shape)
     if not columns & SERIES_COLUMNS:
-        affected, number = _affected(*found, ~is_same)
-        return _write(affected, number, update(TASKS).values(**values, change=number.c.last))
+        return _write((*found, ~is_same), values)
     has_series = exists().where(*IS_LIVE, *found, HAS_SERIES)
-    affected, number = _affected(*found, ~is_same, or_(_SKIPS_SERIES, ~has_series))
-    changed = update(TASKS).values(**values, change=number.c.last)
-    return _write(affected, number, changed, has_series)
+    conditions = (*found, ~is_same, or_(_SKIPS_SERIES, ~has_series))
+    return _write(conditions, values, has_series=has_series)
 
 
 @lru_cache(maxsize=256)
@@ -70,9 +69,7 @@ def lock_series(shape: filters.Shape, *, is_any: bool) -> Statement:
 @lru_cache(maxsize=256)
 def delete(shape: filters.Shape) -> Statement:
     """Mark every task that matches as deleted, and purge what can no longer be restored."""
-    affected, number = _affected(*filters.conditions(shape))
-    deleted = update(TASKS).values(deleted_at=NOW, change=number.c.last)
-    return _write(affected, number, deleted.add_cte(purge_deleted()))
+    return _write(filters.conditions(shape), {"deleted_at": NOW}, purge_deleted())
 
 
 def _affected(*conditions: ColumnElement[bool]) -> tuple[CTE, CTE]:
@@ -92,13 +89,19 @@ def _affected(*conditions: ColumnElement[bool]) -> tuple[CTE, CTE]:
 
 
 def _write(
-    affected: CTE,
-    number: CTE,
-    written: Any,  # noqa: ANN401 - SQLAlchemy's Update
+    conditions: Sequence[ColumnElement[bool]],
+    values: Mapping[str, ColumnElement[Any]],
+    *others: CTE,
     has_series: ColumnElement[bool] | None = None,
 ) -> Statement:
-    rows = written.where(*IS_LIVE, TASKS.c.id.in_(select(affected.c.id))).returning(TASKS.c.id)
-    ids = rows.cte("written")
+    """Write these values to the tasks that meet the conditions.
+
+    The update tests the conditions a second time. A join with the locked ids would be a nested loop
+    while the table has no statistics: 2.5 s for 5,000 tasks instead of 0.4 s.
+    """
+    affected, number = _affected(*conditions)
+    written = update(TASKS).where(*IS_LIVE, *conditions).values(**values, change=number.c.last)
+    ids = written.add_cte(*others).returning(TASKS.c.id).cte("written")
     return Statement.compiled(
         select(
             _count(affected).label("affected"),

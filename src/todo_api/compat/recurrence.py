@@ -58,7 +58,7 @@ def _rule(sent: Mapping[str, object], units: Sequence[str]) -> object:
     if units:
         every = next(iter(counts.values()), 1)
         return {"every": every, "unit": units[0], "on": [], "from": "due", "until": None}
-    for spelling in counts:
+    for spelling in (*counts, *(name for name, value in sent.items() if value is True)):
         raise InvalidValue("required", "needs a recurrence_pattern such as weekly", spelling)
     return ABSENT
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal, NotRequired, Required, cast
 import structlog
 from fastapi import APIRouter, Body, Request
 from pydantic import (
+    AliasChoices,
     Field,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -46,6 +47,7 @@ from todo_domain.batch import (
     DeleteTask,
     Operation,
     Outcome,
+    Refusal,
     RestoreTask,
 )
 from todo_domain.errors import InvalidTask, InvalidValue
@@ -59,9 +61,10 @@ router = APIRouter(prefix="/api/tasks", tags=["batches"], route_class=ApiRoute)
 Version = Annotated[
     int, Field(ge=1, lt=2**31, description="Refuse the operation unless the task has this version.")
 ]
+_VERSION_SPELLINGS: Final = Field(validation_alias=AliasChoices("if_version", "ifVersion"))
 
 
-@with_config(strict=True)
+@with_config(strict=True, extra="forbid")
 class CreateOperation(TypedDict):
     """Create a task. An equal task with this id counts as created."""
 
@@ -70,26 +73,26 @@ class CreateOperation(TypedDict):
     task: NewTask
 
 
-@with_config(strict=True)
+@with_config(strict=True, extra="forbid")
 class ChangeOperation(TypedDict):
     """Change the members that are sent."""
 
     op: Literal["change"]
     id: TaskId
     task: TaskChanges
-    if_version: NotRequired[Version | None]
+    if_version: Annotated[NotRequired[Version | None], _VERSION_SPELLINGS]
 
 
-@with_config(strict=True)
+@with_config(strict=True, extra="forbid")
 class DeleteOperation(TypedDict):
     """Delete a task."""
 
     op: Literal["delete"]
     id: TaskId
-    if_version: NotRequired[Version | None]
+    if_version: Annotated[NotRequired[Version | None], _VERSION_SPELLINGS]
 
 
-@with_config(strict=True)
+@with_config(strict=True, extra="forbid")
 class RestoreOperation(TypedDict):
     """Undo a delete."""
 
@@ -152,7 +155,7 @@ _REPEATED: Final = InvalidValue("repeated", "must not be the id of two operation
 _CHANGEABLE: Final = field_names(TaskChanges)
 
 
-@with_config(strict=True, title="Batch")
+@with_config(strict=True, extra="forbid", title="Batch")
 class BatchBody(TypedDict, total=False):
     """Operations, each on another task."""
 
@@ -291,8 +294,14 @@ def _refusals(result: BatchResult) -> Iterator[FieldError]:
                 field=f"operations.{number}",
                 pointer=f"/operations/{number}",
                 code=outcome.refusal,
-                message=PROBLEM_TYPES[outcome.refusal].detail,
+                message=_detail(outcome),
             )
+
+
+def _detail(outcome: Outcome) -> str:
+    if outcome.refusal is Refusal.NOT_FOUND:
+        return "there is no task with this id"
+    return PROBLEM_TYPES[str(outcome.refusal)].detail
 
 
 def _serialize(request: Request, operation: Operation, outcome: Outcome) -> dict[str, object]:
@@ -300,5 +309,8 @@ def _serialize(request: Request, operation: Operation, outcome: Outcome) -> dict
     result: dict[str, object] = {"id": str(operation.id), "status": 200, "task": task}
     if outcome.refusal is not None:
         status = PROBLEM_TYPES[outcome.refusal].status
-        return result | {"status": status, "problem": problem_document(request, outcome.refusal)}
+        return result | {
+            "status": status,
+            "problem": problem_document(request, outcome.refusal, _detail(outcome)),
+        }
     return result | {"status": 201} if outcome.is_new else result

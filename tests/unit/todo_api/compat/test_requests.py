@@ -70,9 +70,10 @@ class TestMembers:
         assert members == {"repeat": repeat and repeat | simple}
 
     @pytest.mark.parametrize(
-        "sent", [{"is_recurring": True}, {"recurrence_pattern": "custom", "is_recurring": True}]
+        "sent",
+        [{"recurrence_pattern": "custom"}, {"recurrence_pattern": "custom", "is_recurring": True}],
     )
-    def test_a_recurrence_without_a_word_changes_nothing(self, sent: dict[str, object]) -> None:
+    def test_a_custom_recurrence_stays(self, sent: dict[str, object]) -> None:
         assert canonical_members(sent, PLAIN).members == {}
 
     @pytest.mark.parametrize(
@@ -81,6 +82,8 @@ class TestMembers:
             {"recurrence_pattern": "hourly"},
             {"recurring": "FREQ=SECONDLY"},
             {"recurrence_interval": 2},
+            {"is_recurring": True},
+            {"is_recurring": True},
         ],
     )
     def test_an_unknown_recurrence_is_refused_with_its_pointer(
