@@ -84,7 +84,8 @@ export async function pull(api: Api, copy: Map<string, Task>, since = ""): Promi
  */
 export async function applyEach(api: Api, operations: Operation[]): Promise<Result[]> {
   if (!operations.length) return [];
-  const body = JSON.stringify({ atomic: false, operations });
+  const sent = operations.map(({ op, id, task }) => (op === "restore" ? { op, id } : { op, id, task }));
+  const body = JSON.stringify({ atomic: false, operations: sent });
   const response = await api("/api/tasks/batch", { method: "POST", body });
   if (response.status === 422) return applyValid(api, operations, (await response.json()) as Problem);
   const { results } = await read<{ results: Result[] }>(response);
