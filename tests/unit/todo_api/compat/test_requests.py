@@ -83,7 +83,6 @@ class TestMembers:
             {"recurring": "FREQ=SECONDLY"},
             {"recurrence_interval": 2},
             {"is_recurring": True},
-            {"is_recurring": True},
         ],
     )
     def test_an_unknown_recurrence_is_refused_with_its_pointer(
