@@ -30,7 +30,12 @@ async function create(title: string): Promise<Task> {
 
 const userOf = async () => ((await (await api("/api/me")).json()) as { user_id: string }).user_id;
 
-before(() => new Promise<void>((resolve) => server.listen(Number(process.env.AUTH_PORT), "127.0.0.1", resolve)));
+before(async () => {
+  await new Promise<void>((resolve) => server.listen(Number(process.env.AUTH_PORT), "127.0.0.1", resolve));
+  // The service has started before the auth server, and fetches the keys at most once a second.
+  await signUp();
+  while ((await api("/api/me")).status === 503) await new Promise((resolve) => setTimeout(resolve, 100));
+});
 after(() => server.close());
 beforeEach(async () => {
   await signOut();
