@@ -85,7 +85,7 @@ def show_streams() -> None:
 
 @app.command("writes")
 def show_writes() -> None:
-    """Time the writes of the repository, batches included, and run rival batches."""
+    """Time the writes of the repository, batches included, and run concurrent batches."""
     typer.echo(asyncio.run(writes()))
 
 

@@ -1,4 +1,4 @@
-"""Times the repository's writes, counts their write-ahead log, and runs rival batches."""
+"""Times the repository's writes, counts their write-ahead log, and runs concurrent batches."""
 
 import asyncio
 import time
@@ -22,8 +22,8 @@ from todo_domain.task import Task
 
 OWNER: Final = "user-0"
 CALLS: Final = 300
-RIVALS: Final = 8
-RIVAL_SECONDS: Final = 5
+WRITERS: Final = 8
+CONCURRENT_SECONDS: Final = 5
 SIZES: Final = (1, 20, 100)
 
 _WAL: Final = Statement("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0') AS bytes", ())
@@ -35,19 +35,19 @@ Write = Callable[[], Awaitable[object]]
 
 
 async def writes() -> str:
-    """The time and write-ahead log of each write, and the outcomes of rival batches."""
+    """The time and write-ahead log of each write, and the outcomes of concurrent batches."""
     async with database() as filled:
-        db = Database(parse_database_url(filled.url), pool_size=RIVALS)
+        db = Database(parse_database_url(filled.url), pool_size=WRITERS)
         tasks = PostgresTaskRepository(db)
         in_transactions = PostgresTaskRepository(db, batches_in_transactions=True)
         rows = [await _single(name, db, write) for name, write in _calls(tasks).items()]
         for size in SIZES:
             rows.append(await _batch(f"batch of {size}", db, tasks, size))
             rows.append(await _batch(f"batch of {size}, transaction", db, in_transactions, size))
-        rivals = await _rivals(db, tasks)
+        writers = await _concurrent(db, tasks)
         await db.close()
     header = ["write", "p50 ms", "longest ms", "WAL bytes"]
-    return f"{markdown([header, *rows])}\n\n{rivals}"
+    return f"{markdown([header, *rows])}\n\n{writers}"
 
 
 def _calls(tasks: PostgresTaskRepository) -> dict[str, Write]:
@@ -100,14 +100,14 @@ async def _batch(name: str, db: Database, tasks: PostgresTaskRepository, size: i
     return await _single(name, db, write, max(20, CALLS // size))
 
 
-async def _rivals(db: Database, tasks: PostgresTaskRepository) -> str:
-    """Rivals that change the same tasks at the version that they have read, in different orders."""
-    stored = [await tasks.add(replace(_new(), owner="rivals")) for _ in range(10)]
+async def _concurrent(db: Database, tasks: PostgresTaskRepository) -> str:
+    """Writers that change the same tasks at the versions that they have read, in any order."""
+    stored = [await tasks.add(replace(_new(), owner="writers")) for _ in range(10)]
     deadlocks = (await db.fetch(_DEADLOCKS))[0]["deadlocks"]
     outcomes: Counter[bool] = Counter()
-    end = time.monotonic() + RIVAL_SECONDS
+    end = time.monotonic() + CONCURRENT_SECONDS
 
-    async def rival(number: int) -> None:
+    async def write_batches(number: int) -> None:
         order = stored[number:] + stored[:number]
         while time.monotonic() < end:
             versions = {task.id: task.version for task in await _listed(tasks)}
@@ -116,18 +116,18 @@ async def _rivals(db: Database, tasks: PostgresTaskRepository) -> str:
                     ChangeTask(task.id, {"title": uuid4().hex}, versions[task.id]) for task in order
                 )
             )
-            outcomes[(await tasks.apply("rivals", batch, now=_now())).is_applied] += 1
+            outcomes[(await tasks.apply("writers", batch, now=_now())).is_applied] += 1
 
-    await asyncio.gather(*map(rival, range(RIVALS)))
+    await asyncio.gather(*map(write_batches, range(WRITERS)))
     versions = {task.version for task in await _listed(tasks)}
     deadlocks = (await db.fetch(_DEADLOCKS))[0]["deadlocks"] - deadlocks
-    row = [RIVALS, outcomes[True], outcomes[False], sorted(versions), deadlocks]
-    header = ["rivals", "applied", "refused", "versions in the end", "deadlocks"]
+    row = [WRITERS, outcomes[True], outcomes[False], sorted(versions), deadlocks]
+    header = ["writers", "applied", "refused", "versions in the end", "deadlocks"]
     return markdown([header, list(map(str, row))])
 
 
 async def _listed(tasks: PostgresTaskRepository) -> tuple[Task, ...]:
-    return (await tasks.find("rivals", TaskQuery())).tasks
+    return (await tasks.find("writers", TaskQuery())).tasks
 
 
 def _new() -> Task:

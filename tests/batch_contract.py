@@ -276,8 +276,8 @@ class BatchContract:
         for version in range(1, 5):
             results = await asyncio.gather(
                 *(
-                    tasks.apply("ada", overlapping(stored, rival, version), now=LATER)
-                    for rival in range(6)
+                    tasks.apply("ada", overlapping(stored, writer, version), now=LATER)
+                    for writer in range(6)
                 )
             )
             applied = [result.is_applied for result in results]
@@ -293,7 +293,7 @@ class BatchContract:
         for task in stored:
             await tasks.add(task)
         await asyncio.gather(
-            *(tasks.apply("ada", overlapping(stored, rival), now=LATER) for rival in range(8))
+            *(tasks.apply("ada", overlapping(stored, writer), now=LATER) for writer in range(8))
         )
         current = (await live(tasks)).values()
         assert {task.version for task in current} == {9}
@@ -517,11 +517,11 @@ class BatchContract:
         assert await tasks.apply("ada", batch, now=LATER, key="k") == first
 
 
-def overlapping(stored: list[Task], rival: int, version: int | None = None) -> Batch:
-    """A rival's change of every task, each rival in another order."""
-    order = stored[rival % len(stored) :] + stored[: rival % len(stored)]
+def overlapping(stored: list[Task], writer: int, version: int | None = None) -> Batch:
+    """A writer's change of every task, each writer in another order."""
+    order = stored[writer % len(stored) :] + stored[: writer % len(stored)]
     return Batch(
-        tuple(ChangeTask(task.id, {"title": f"{rival} {version}"}, version) for task in order)
+        tuple(ChangeTask(task.id, {"title": f"{writer} {version}"}, version) for task in order)
     )
 
 

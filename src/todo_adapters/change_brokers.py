@@ -1,7 +1,7 @@
 """Deliver changes to subscribers: of this process, or through Redis of all processes.
 
 Redis sends each published change to every worker, in one order, so that each worker knows the last
-number of each user. Redis keeps no message: a worker that was disconnected tells its subscribers
+number of each user. Redis keeps no message: a worker that was disconnected notifies its subscribers
 that changes are lost.
 """
 
@@ -29,7 +29,7 @@ PING_INTERVAL: Final = 5.0  # a connection without a message for this time is te
 RECONNECT_MIN: Final = 0.2
 RECONNECT_MAX: Final = 5.0
 
-_LOST: Final = b""  # the message that tells all workers that changes of one worker are lost
+_LOST: Final = b""  # the message to all workers that changes of one worker are lost
 
 _log = structlog.get_logger()
 

@@ -73,7 +73,7 @@ _OUTCOME: Final[dict[str, type[TypeEngine[Any]]]] = {
 
 
 def _operations() -> CTE:
-    """The operations: ``number``, ``kind``, ``id``, ``if_version``, and the columns to ``set``."""
+    """The operations: ``number``, ``kind``, ``id``, ``if_version``, and the names of its columns in ``sets``."""
     content = [column(name, TASKS.c[name].type) for name in _CONTENT]
     return (
         select(
@@ -95,7 +95,7 @@ def _operations() -> CTE:
 
 
 def _stored(operations: CTE) -> CTE:
-    """The stored tasks of the operations, locked. Those that cannot be restored are missing."""
+    """The stored tasks of the operations, locked; also deleted ones that are not purged yet."""
     return (
         select(*(TASKS.c[name] for name in _NAMES), TASKS.c.deleted_at)
         .where(

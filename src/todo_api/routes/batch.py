@@ -35,7 +35,7 @@ from todo_api.problems import (
     ProblemError,
     problem_document,
 )
-from todo_api.schemas import NewTask, Task, TaskChanges, TaskId
+from todo_api.schemas import Id, NewTask, Task, TaskChanges, TaskId
 from todo_domain import task as domain
 from todo_domain import use_cases
 from todo_domain.batch import (
@@ -174,7 +174,7 @@ class BatchBody(TypedDict, total=False):
 class OperationResult(TypedDict, total=False):
     """The result of one operation. An operation with a `problem` has changed nothing."""
 
-    id: Required[Annotated[str, Field(json_schema_extra={"format": "uuid"})]]
+    id: Required[Id]
     status: Required[Annotated[int, Field(description="As for the same operation on its own.")]]
     task: Required[
         Annotated[

@@ -12,7 +12,7 @@ from todo_api.http.cursors import decode_sync_token, encode_sync_token
 from todo_api.http.responses import json_response, serialize_task
 from todo_api.http.routing import ApiRoute
 from todo_api.openapi import COMMON, TASK, responses
-from todo_api.schemas import Task
+from todo_api.schemas import Id, Task
 from todo_domain import use_cases
 from todo_domain.sync import FEED_PAGE_DEFAULT, FEED_PAGE_MAX, FeedEntry
 
@@ -34,7 +34,7 @@ class ChangesQuery(BaseModel):
 class DeletedTask(TypedDict):
     """A task that was deleted since the token was issued."""
 
-    id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+    id: Id
     deleted: Literal[True]
 
 

@@ -193,7 +193,7 @@ class User:
         """The versions at which the tasks of each number are there, in the list and in the copy."""
         stored: dict[int, list[int]] = defaultdict(list)
         listed, before = await self._listed(), None
-        while listed != before:  # a request that nobody waits for may still be changing a task
+        while listed != before:  # an abandoned request may still be changing a task
             await self.pull()
             listed, before = await self._listed(), listed
         assert self._copy == {task["id"]: task for task in listed}
