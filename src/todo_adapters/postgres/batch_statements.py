@@ -73,7 +73,7 @@ _OUTCOME: Final[dict[str, type[TypeEngine[Any]]]] = {
 
 
 def _operations() -> CTE:
-    """The operations: ``number``, ``kind``, ``id``, ``if_version``, and the names of its columns in ``sets``."""
+    """The operations. ``sets`` has the names of the columns that an operation sets."""
     content = [column(name, TASKS.c[name].type) for name in _CONTENT]
     return (
         select(
